@@ -1,0 +1,117 @@
+"""orlop: a container image service for Python.
+
+Name an image and a path; get back mounts, in order, that assemble its root file system at that path.
+Run something in it, commit what changed as a new image, clean up::
+
+    import orlop
+
+    with orlop.open() as store, store.prepare("alpine", "/srv/a") as root:
+        root.mount()
+        ...
+        image = root.commit("localhost/changed")
+
+`open` works on the store in this process; `connect` asks a daemon.  Both return a `Store`.
+Importing this package is cheap: the machinery is imported by the first call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orlop import errors
+from orlop.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+if TYPE_CHECKING:
+    from orlop.config import Limits, Settings
+    from orlop.facade import Prepared, Store, connect, open  # noqa: A004 - the library's verb
+    from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
+    from orlop.observe import Call, CancelToken, Observer, Progress
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Call",
+    "CancelToken",
+    "Cancelled",
+    "CommitOptions",
+    "DataLoss",
+    "DeadlineExceeded",
+    "Error",
+    "FailedPrecondition",
+    "ImageDetails",
+    "ImageInfo",
+    "Internal",
+    "InvalidArgument",
+    "Limits",
+    "Mount",
+    "NotFound",
+    "Observer",
+    "PermissionDenied",
+    "PrepareOptions",
+    "Prepared",
+    "PreparedInfo",
+    "Progress",
+    "ResourceExhausted",
+    "Settings",
+    "Store",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "__version__",
+    "connect",
+    "errors",
+    "open",
+]
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Call": "orlop.observe",
+    "CancelToken": "orlop.observe",
+    "Observer": "orlop.observe",
+    "Progress": "orlop.observe",
+    "Limits": "orlop.config",
+    "Settings": "orlop.config",
+    "CommitOptions": "orlop.images.api",
+    "ImageDetails": "orlop.images.api",
+    "ImageInfo": "orlop.images.api",
+    "Mount": "orlop.images.api",
+    "PrepareOptions": "orlop.images.api",
+    "PreparedInfo": "orlop.images.api",
+    "Prepared": "orlop.facade",
+    "Store": "orlop.facade",
+    "connect": "orlop.facade",
+    "open": "orlop.facade",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

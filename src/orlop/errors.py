@@ -1,0 +1,194 @@
+"""The error classes every room raises, and the one place that turns an OSError into one of them.
+
+The classes follow the gRPC status codes, so a caller meets the same class from the library, from
+the daemon and, as an exit code, from the command line.  An error reads ``verb object: reason`` and
+may carry a hint that says what to do next.
+
+This module knows nothing of gRPC or of exit codes: `orlop.service` and `orlop.cli` hold those maps.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import ClassVar
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Cancelled",
+    "DataLoss",
+    "DeadlineExceeded",
+    "Error",
+    "FailedPrecondition",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "by_code",
+    "from_oserror",
+]
+
+
+class Error(Exception):
+    """Base of every error orlop raises on purpose.
+
+    ``attempted`` is what was tried and on what (``prepare /srv/a``), ``reason`` why it did not
+    happen, ``hint`` what the caller can do about it, and ``details`` fields for programs.
+    The cause, where there is one, is chained as ``__cause__``.
+    """
+
+    code: ClassVar[str] = "UNKNOWN"
+
+    def __init__(
+        self,
+        attempted: str,
+        reason: str,
+        *,
+        hint: str = "",
+        details: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(attempted, reason)
+        self.attempted = attempted
+        self.reason = reason
+        self.hint = hint
+        self.details: dict[str, str] = dict(details or {})
+
+    def __str__(self) -> str:
+        text = f"{self.attempted}: {self.reason}" if self.attempted else self.reason
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class NotFound(Error):
+    """The named thing is not there."""
+
+    code = "NOT_FOUND"
+
+
+class AlreadyExists(Error):
+    """The name or the path is taken."""
+
+    code = "ALREADY_EXISTS"
+
+
+class InvalidArgument(Error):
+    """The request itself is wrong, whatever the state of the store."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class FailedPrecondition(Error):
+    """The store or the machine is not in the state that the call needs."""
+
+    code = "FAILED_PRECONDITION"
+
+
+class Unavailable(Error):
+    """Something we depend on does not answer; trying again may help."""
+
+    code = "UNAVAILABLE"
+
+
+class DataLoss(Error):
+    """Bytes are not what their name says."""
+
+    code = "DATA_LOSS"
+
+
+class PermissionDenied(Error):
+    """The caller may not do this."""
+
+    code = "PERMISSION_DENIED"
+
+
+class ResourceExhausted(Error):
+    """A disk is full, or a limit of the configuration was reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+
+class Unimplemented(Error):
+    """This build, kernel or driver cannot do it."""
+
+    code = "UNIMPLEMENTED"
+
+
+class Aborted(Error):
+    """Another call won; look again and decide."""
+
+    code = "ABORTED"
+
+
+class Unauthenticated(Error):
+    """Credentials are missing or were refused."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Cancelled(Error):
+    """The caller gave up."""
+
+    code = "CANCELLED"
+
+
+class DeadlineExceeded(Error):
+    """The caller's time is over."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class Internal(Error):
+    """A promise of our own was broken: a bug."""
+
+    code = "INTERNAL"
+
+
+_BY_CODE: dict[str, type[Error]] = {cls.code: cls for cls in Error.__subclasses__()}
+
+
+def by_code(code: str) -> type[Error]:
+    """The class for a gRPC status name such as ``NOT_FOUND``; `Error` where there is none."""
+    return _BY_CODE.get(code, Error)
+
+
+_BY_ERRNO: dict[int, type[Error]] = {
+    errno.ENOENT: NotFound,
+    errno.ENOTDIR: FailedPrecondition,
+    errno.EEXIST: AlreadyExists,
+    errno.EACCES: PermissionDenied,
+    errno.EPERM: PermissionDenied,
+    errno.EROFS: FailedPrecondition,
+    errno.EBUSY: FailedPrecondition,
+    errno.ENOTEMPTY: FailedPrecondition,
+    errno.ENOSPC: ResourceExhausted,
+    errno.EDQUOT: ResourceExhausted,
+    errno.EMFILE: ResourceExhausted,
+    errno.ENFILE: ResourceExhausted,
+    errno.ENOMEM: ResourceExhausted,
+    errno.EFBIG: ResourceExhausted,
+    errno.EIO: DataLoss,
+    errno.EINVAL: InvalidArgument,
+    errno.ENAMETOOLONG: InvalidArgument,
+    errno.ENOSYS: Unimplemented,
+    errno.EOPNOTSUPP: Unimplemented,
+    errno.ECONNREFUSED: Unavailable,
+    errno.ECONNRESET: Unavailable,
+    errno.ETIMEDOUT: Unavailable,
+}
+
+
+def from_oserror(attempted: str, exc: OSError, *, hint: str = "") -> Error:
+    """The error class for an errno, with the system's own words as the reason.
+
+    The caller raises it ``from exc``.
+    """
+    cls = _BY_ERRNO.get(exc.errno or 0, Internal)
+    reason = exc.strerror or (os.strerror(exc.errno) if exc.errno else str(exc))
+    if exc.filename is not None:
+        reason = f"{reason}: {os.fsdecode(exc.filename)}"
+    return cls(attempted, reason, hint=hint, details={"errno": errno.errorcode.get(exc.errno or 0, "")})

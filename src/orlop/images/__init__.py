@@ -1,0 +1,1 @@
+"""The service itself: prepare, cleanup, commit, pull, push, import, check and collection."""

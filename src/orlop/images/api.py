@@ -1,0 +1,300 @@
+"""The verbs of an image service, and the values that go in and come out.
+
+`LocalStore` (orlop.images.store) does the work in this process; `RemoteStore` (orlop.client) asks a
+daemon.  Both satisfy these protocols, with the same results and the same errors, so everything above
+this module is written once.
+
+Names are image references as people type them (``alpine``); results carry the full name
+(``docker.io/library/alpine:latest``).  An image can also be named by its ID, the digest of its config,
+or at least 12 hexadecimal digits of it.  Paths are absolute and clean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from orlop.config import PullPolicy
+from orlop.observe import Call
+
+__all__ = [
+    "Blob",
+    "Collected",
+    "CommitOptions",
+    "ImageDetails",
+    "ImageInfo",
+    "Images",
+    "Mount",
+    "PrepareOptions",
+    "PreparedInfo",
+    "PushResult",
+    "Removed",
+    "Roots",
+    "Store",
+    "StoreInfo",
+    "Upkeep",
+]
+
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mount to perform, in mount(2)'s terms: ``mount -t type -o options source target``."""
+
+    type: str
+    source: str
+    target: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfo:
+    """An image of the store.
+
+    ``id`` is the digest of its config; ``digest`` that of its manifest, or None while it has none
+    (an image made by commit has a manifest only once it was pushed or exported).  ``size`` counts the
+    bytes of its layers' tars.  ``created`` is RFC 3339, from the config.
+    """
+
+    name: str
+    id: str
+    digest: str | None = None
+    platform: str = ""
+    created: str = ""
+    size: int = 0
+    layers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """One layer of an image: its diff ID, its tar's size, and the blob it came as, where known."""
+
+    diff_id: str
+    size: int = 0
+    entries: int = 0
+    blob: str | None = None
+    blob_size: int = 0
+    media_type: str = ""
+    blob_present: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDetails:
+    """What `inspect` shows.  ``config`` and ``manifest`` are the documents' own bytes (JSON)."""
+
+    info: ImageInfo
+    names: tuple[str, ...]
+    config: bytes
+    manifest: bytes | None = None
+    layers: tuple[Blob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareOptions:
+    """How to prepare a root.
+
+    ``view`` gives a read-only root with nothing to commit.  ``mount`` performs the mounts, too.
+    ``self_contained`` gives mounts for another mount namespace that sees the store at the same
+    path.  ``pull`` overrides the store's setting; ``platform`` is ``os/arch[/variant]``.
+    """
+
+    view: bool = False
+    mount: bool = False
+    self_contained: bool = False
+    pull: PullPolicy | None = None
+    platform: str | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedInfo:
+    """A prepared root.
+
+    ``kind`` is ``active`` (has an upper) or ``view``; ``mounted`` whether orlop mounted it itself.
+    ``image`` is the name it was prepared under, ``image_id`` what that name meant then.
+    ``created`` is RFC 3339.
+    """
+
+    path: str
+    image: str
+    image_id: str
+    kind: Literal["active", "view"]
+    driver: str
+    mounted: bool
+    created: str
+    mounts: tuple[Mount, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOptions:
+    """What to record with a commit.
+
+    ``changes`` are Dockerfile instructions that edit the config (``ENV A=b``, ``CMD ["sh"]``).
+    """
+
+    author: str = ""
+    message: str = ""
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushResult:
+    """Where an image went, and the digest of the manifest there."""
+
+    name: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """Names that are gone, and the bytes of disk that went with them."""
+
+    names: tuple[str, ...]
+    freed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a collection took, or would take: pairs of a thing (``layer sha256:…``) and its bytes."""
+
+    items: tuple[tuple[str, int], ...]
+
+    @property
+    def freed(self) -> int:
+        """The bytes in all."""
+        return sum(size for _, size in self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreInfo:
+    """A store and what serves it."""
+
+    version: str
+    root: str
+    run: str
+    driver: str
+    format: int
+    images: int
+    prepared: int
+
+
+class Images(Protocol):
+    """Images: names, where they come from, where they go.
+
+    Every method is thread-safe and may be called by many processes at once.  Raises `NotFound` for a
+    name the store does not have, `InvalidArgument` for one that is not a name.
+    """
+
+    def pull(self, name: str, *, platform: str | None = None, call: Call = ...) -> ImageInfo:
+        """Fetch an image; every byte is verified and durable on return.  Idempotent."""
+        ...
+
+    def push(
+        self, name: str, destination: str | None = None, *, recompress: bool = False, call: Call = ...
+    ) -> PushResult:
+        """Send an image to a registry, under ``destination`` or its own name.
+
+        The digest of an image whose manifest is known never changes, unless ``recompress``.
+        """
+        ...
+
+    def images(self) -> list[ImageInfo]:
+        """All images, by name."""
+        ...
+
+    def inspect(self, name: str) -> ImageDetails:
+        """One image, whole."""
+        ...
+
+    def tag(self, name: str, new_name: str) -> ImageInfo:
+        """Give an image a further name; a name that meant another image moves."""
+        ...
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """Take a name away; what nothing else needs is deleted before the call returns.
+
+        An ID takes all its names, but only with ``force`` if they are several.  Prepared roots keep
+        what they stand on.
+        """
+        ...
+
+    def load(self, source: str, *, name: str | None = None, call: Call = ...) -> list[ImageInfo]:
+        """Import an OCI layout (folder or tar) or a ``docker save`` archive.
+
+        A name in the archive never moves a name that means another image (`AlreadyExists`).
+        """
+        ...
+
+
+class Roots(Protocol):
+    """Prepared roots: from Prepare to Cleanup."""
+
+    def prepare_root(
+        self, name: str, path: str, *, options: PrepareOptions = ..., call: Call = ...
+    ) -> PreparedInfo:
+        """Make an image's root ready at ``path`` and say which mounts assemble it there.
+
+        The image is pulled if the policy says so.  ``path`` need not exist and is not touched unless
+        ``options.mount``.  Durable on return.  Raises `AlreadyExists` if the path is prepared,
+        `InvalidArgument` if it is relative, not clean, or inside the store.
+        """
+        ...
+
+    def mounts(self, path: str) -> PreparedInfo:
+        """The mounts of a prepared root again, after making sure that they can be performed."""
+        ...
+
+    def mount(self, path: str) -> PreparedInfo:
+        """Perform the mounts of a prepared root in the service's mount namespace.  Idempotent."""
+        ...
+
+    def unmount(self, path: str) -> PreparedInfo:
+        """Undo `mount`.  Idempotent."""
+        ...
+
+    def prepared(self) -> list[PreparedInfo]:
+        """All prepared roots, by path (their ``mounts`` left empty)."""
+        ...
+
+    def commit(
+        self, path: str, name: str | None = None, *, options: CommitOptions = ..., call: Call = ...
+    ) -> ImageInfo:
+        """Capture what changed below ``path`` as a new image; the root stays prepared and usable.
+
+        Without ``name`` a new one under ``localhost/`` is made.  With one, that name moves to the new
+        image.  Raises `NotFound` if nothing is prepared there, `FailedPrecondition` for a view.
+        """
+        ...
+
+    def cleanup(self, path: str, *, call: Call = ...) -> None:
+        """Forget a prepared root and delete what it wrote.
+
+        Raises `NotFound` if nothing is prepared there, `FailedPrecondition`, naming the processes
+        where they can be found, while it is in use; then nothing is removed.
+        """
+        ...
+
+
+class Upkeep(Protocol):
+    """The store itself."""
+
+    def collect(self, *, dry_run: bool = False, call: Call = ...) -> Collected:
+        """Delete what no image and no prepared root needs."""
+        ...
+
+    def info(self) -> StoreInfo:
+        """The store and what serves it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and processes.  Prepared roots stay.  Idempotent."""
+        ...
+
+
+class Store(Images, Roots, Upkeep, Protocol):
+    """All of it."""

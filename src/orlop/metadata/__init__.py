@@ -1,0 +1,1 @@
+"""What the store knows, in SQLite: the transaction is the truth."""

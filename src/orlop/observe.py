@@ -1,0 +1,132 @@
+"""What a long call carries with it: where to report, when to stop.
+
+One hook serves progress bars, logs, metrics and traces; the null implementation does nothing.
+A `Call` is handed down unchanged through the rooms.  Work looks at it once per chunk of bytes or
+per few entries, so that Ctrl-C, a closed RPC and a deadline all stop it soon.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orlop.errors import Cancelled, DeadlineExceeded
+
+__all__ = ["NULL_OBSERVER", "Call", "CancelToken", "NullObserver", "Observer", "Progress", "Rate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One step of one item of a long call.
+
+    ``item`` is a digest or a name; ``phase`` one of ``resolving``, ``waiting``, ``fetching``,
+    ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``pushing``,
+    ``exists``, ``done``.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
+    ``rate`` is bytes per second over the last moments.
+    """
+
+    item: str
+    phase: str
+    done: int = 0
+    total: int = 0
+    rate: float = 0.0
+
+
+class Observer(Protocol):
+    """Where a call reports.  Called from several threads; must not block or raise."""
+
+    def progress(self, event: Progress) -> None:
+        """An item moved on."""
+
+    def warning(self, text: str) -> None:
+        """Something was left out or chosen that the user may want to know."""
+
+
+class NullObserver:
+    """An observer that does nothing."""
+
+    def progress(self, event: Progress) -> None:
+        """Drop the event."""
+
+    def warning(self, text: str) -> None:
+        """Drop the text."""
+
+
+NULL_OBSERVER = NullObserver()
+
+
+class CancelToken:
+    """Set once, from any thread or from a signal handler; looked at by the work."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the work to stop.  Idempotent."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep up to ``seconds``; True as soon as the token is cancelled."""
+        return self._event.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The circumstances of one call: observer, cancel token, deadline.
+
+    ``deadline`` is a value of `time.monotonic`, or None.
+    """
+
+    observer: Observer = NULL_OBSERVER
+    cancel: CancelToken = field(default_factory=CancelToken)
+    deadline: float | None = None
+
+    def check(self, attempted: str) -> None:
+        """Raise `Cancelled` or `DeadlineExceeded` if the call should stop."""
+        if self.cancel.cancelled:
+            raise Cancelled(attempted, "cancelled")
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise DeadlineExceeded(attempted, "the deadline has passed")
+
+    def pause(self, seconds: float, attempted: str) -> None:
+        """Sleep, but wake and raise at once when cancelled or past the deadline."""
+        if self.deadline is not None:
+            seconds = min(seconds, max(0.0, self.deadline - time.monotonic()) + 0.001)
+        self.cancel.wait(seconds)
+        self.check(attempted)
+
+
+class Rate:
+    """Bytes per second over a sliding moment; one per item, used by one thread."""
+
+    __slots__ = ("_bytes", "_last", "_since", "rate")
+
+    _WINDOW = 0.5
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._bytes = 0
+        self._last = 0.0
+        self.rate = 0.0
+
+    def add(self, count: int) -> bool:
+        """Count bytes; True when it is time to report (at most ten times a second)."""
+        self._bytes += count
+        now = time.monotonic()
+        span = now - self._since
+        if span >= self._WINDOW:
+            self.rate = self._bytes / span
+            self._since, self._bytes = now, 0
+        if now - self._last < 0.1:
+            return False
+        self._last = now
+        return True

@@ -1,0 +1,1 @@
+"""Generated stubs.  Never edited: `make proto` writes them."""

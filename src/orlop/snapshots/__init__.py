@@ -1,0 +1,1 @@
+"""How layers become a root file system: chains, activations and the drivers that mount them."""

@@ -1,0 +1,1 @@
+"""What helps to test orlop and programs that use it; imported by nothing in orlop itself."""
