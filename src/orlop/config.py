@@ -51,8 +51,8 @@ class Settings:
     pull: PullPolicy = "missing"
     keep_blobs: bool = False  # keep layers' compressed blobs once the layer is durable
     downloads: int = 3  # blobs fetched at a time, per call
-    unpackers: int = 2  # layers decompressed and indexed at a time, per call
     timeout: float = 30.0  # seconds without a byte after which a connection counts as dead
     retries: int = 4  # further tries after a network fault, 408, 429 and 5xx
     insecure_registries: tuple[str, ...] = ()  # hosts spoken to over http or unverified TLS
+    auth_files: tuple[str, ...] = ()  # docker config.json or containers auth.json, first match wins
     limits: Limits = field(default_factory=Limits)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+import weakref
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from orlop.errors import Cancelled, DeadlineExceeded
@@ -60,14 +61,25 @@ NULL_OBSERVER = NullObserver()
 class CancelToken:
     """Set once, from any thread or from a signal handler; looked at by the work."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("__weakref__", "_children", "_event")
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._children: weakref.WeakSet[CancelToken] = weakref.WeakSet()
 
     def cancel(self) -> None:
         """Ask the work to stop.  Idempotent."""
         self._event.set()
+        for child in list(self._children):
+            child.cancel()
+
+    def child(self) -> CancelToken:
+        """A token that is cancelled with this one, and can be cancelled alone."""
+        token = CancelToken()
+        self._children.add(token)
+        if self.cancelled:
+            token.cancel()
+        return token
 
     @property
     def cancelled(self) -> bool:
@@ -96,6 +108,10 @@ class Call:
             raise Cancelled(attempted, "cancelled")
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlineExceeded(attempted, "the deadline has passed")
+
+    def child(self) -> Call:
+        """The same circumstances for a part of the work, which can be cancelled alone."""
+        return replace(self, cancel=self.cancel.child())
 
     def pause(self, seconds: float, attempted: str) -> None:
         """Sleep, but wake and raise at once when cancelled or past the deadline."""

@@ -1,1 +1,41 @@
-"""The command line: one file per verb or family of verbs."""
+"""The command line: `orlop` and `orlopd`.  Its Python names are not part of the public API.
+
+The library does the work; this room reads options and the environment, shows progress and prints
+results.  Standard output carries results, standard error everything else.  `exits` maps errors to
+exit codes, `app` has the table of verbs, and every other module holds a family of them.
+
+Invariant: what a verb does not need is not imported (a list or a help text must not pay for RPC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop.cli.session import OpenStore, Runner
+
+__all__ = ["daemon_main", "main"]
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    open_store: OpenStore | None = None,
+    runner: Runner | None = None,
+) -> int:
+    """Run ``orlop`` with ``argv`` (default: this process's) and return its exit code.
+
+    ``open_store`` replaces what opens the store or connects to the daemon, ``runner`` the OCI runtime.
+    """
+    from orlop.cli.app import app, run_command
+
+    return run_command(app, "orlop", argv, opener=open_store, runner=runner)
+
+
+def daemon_main(argv: Sequence[str] | None = None) -> int:
+    """Run ``orlopd``: ``orlop daemon``, with the global options among its own."""
+    from orlop.cli.app import run_command
+    from orlop.cli.daemon import orlopd
+
+    return run_command(orlopd, "orlopd", argv)

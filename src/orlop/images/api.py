@@ -134,11 +134,13 @@ class CommitOptions:
     """What to record with a commit.
 
     ``changes`` are Dockerfile instructions that edit the config (``ENV A=b``, ``CMD ["sh"]``).
+    ``created`` is the time to record, in seconds since 1970 (SOURCE_DATE_EPOCH); None means now.
     """
 
     author: str = ""
     message: str = ""
     changes: tuple[str, ...] = ()
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

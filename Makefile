@@ -1,0 +1,68 @@
+# Everything starts here, on a Debian 12 or 13 that has make and a network; `make help` lists it.
+# SOAK_SECONDS bounds the long seeded trials; LAB is where the bench images lie.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+LAB ?= /var/tmp/orlop-lab
+SOAK_SECONDS ?= 600
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest
+export LAB SOAK_SECONDS
+
+.PHONY: help setup lint format test unit integration images check-images soak bench demo proto lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: Debian packages (as root), then .venv
+	@tools/setup-system
+	@tools/setup-venv $(VENV) requirements/dev.txt project
+
+lint: setup ## ruff, mypy, and the rule of who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## let ruff format and fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+test: unit integration ## all tests that take minutes; root tests use a disk of their own
+
+unit: setup ## the tests that need no privilege
+	$(PYTEST) -n $(TEST_WORKERS) tests/unit
+
+integration: setup ## the tests with real tools, mounts and registries
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile tests/integration
+
+images: setup ## make the bench images and a registry for them (20 minutes the first time)
+	@tools/setup-system bench
+	PYTHON=$(CURDIR)/$(BIN)/python bench/make_images.sh
+
+check-images: images ## the bench images' trees beside what GNU tar makes of their layers
+	$(PYTEST) -m images --timeout 3600 tests
+
+soak: setup ## the long seeded trials, SOAK_SECONDS in all
+	$(PYTEST) -m soak --timeout $$(( SOAK_SECONDS + 600 )) tests
+
+bench: images ## measure beside other tools
+	$(BIN)/python bench/run.py
+
+demo: setup ## the main job, step by step
+	tools/demo
+
+proto: ## generate the gRPC stubs again
+	@tools/setup-venv .cache/venv-proto requirements/proto.txt
+	PATH="$(CURDIR)/.cache/venv-proto/bin:$$PATH" tools/proto
+
+lock: ## choose the newest versions of everything and pin them
+	tools/lock
+
+clean: ## remove what these targets made in this folder
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,238 @@
+"""The root command: global options, the table of verbs, and how a run of it ends.
+
+Verbs live in modules that are imported when a verb is used; the table below has their names and what
+``orlop --help`` says of them, so that help needs none of them.  A test holds the two together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import TypeVar
+
+import click
+
+from orlop import __version__
+from orlop.cli import output
+from orlop.cli.exits import EXIT_CODES, Misuse, report
+from orlop.cli.session import OpenStore, Runner, Session, Target, open_store
+from orlop.errors import from_oserror
+
+__all__ = ["VERBS", "app", "global_options", "run_command"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+# heading -> verb -> module, what the help says
+VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Images": {
+        "pull": ("transfer", "Fetch images from a registry."),
+        "push": ("transfer", "Send an image to a registry."),
+        "import": ("transfer", "Import an OCI layout or a docker archive."),
+        "images": ("images", "List images."),
+        "inspect": ("images", "Show all there is to know of an image or a prepared root."),
+        "tag": ("images", "Give an image a further name."),
+        "rmi": ("images", "Remove images, and the disk that nothing else needs."),
+    },
+    "Root file systems": {
+        "run": ("run", "Run a command in a container made from an image."),
+        "prepare": ("roots", "Make an image's root file system ready at a path."),
+        "mounts": ("roots", "Print the mounts of a prepared root again."),
+        "mount": ("roots", "Mount prepared roots."),
+        "unmount": ("roots", "Unmount prepared roots; what was written stays."),
+        "ps": ("roots", "List prepared roots."),
+        "commit": ("roots", "Make an image of what changed in a prepared root."),
+        "cleanup": ("roots", "Unmount prepared roots and delete what was written."),
+    },
+    "Service": {
+        "daemon": ("daemon", "Serve the store on a unix socket."),
+        "gc": ("upkeep", "Delete what no image and no prepared root needs."),
+        "info": ("upkeep", "Show the store and what serves it."),
+        "version": ("upkeep", "Show versions."),
+    },
+}
+_MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
+
+# What people know from elsewhere, and what does it here.
+_ELSEWHERE = {
+    "create": "prepare",
+    "delete": "rmi",
+    "down": "cleanup",
+    "exec": "run",
+    "image": "images",
+    "list": "images",
+    "load": "import",
+    "ls": "images",
+    "prune": "gc",
+    "remove": "cleanup",
+    "rm": "cleanup",
+    "serve": "daemon",
+    "umount": "unmount",
+    "unpack": "prepare",
+}
+
+_EXAMPLES = """\b
+Begin with:
+  orlop pull alpine
+  orlop run alpine echo hello
+  orlop prepare --mount alpine /srv/a    then write below /srv/a
+  orlop commit /srv/a localhost/mine     make an image of the change
+  orlop cleanup /srv/a
+
+\b
+Completion for bash, zsh or fish:
+  eval "$(_ORLOP_COMPLETE=bash_source orlop)"
+"""
+
+
+class VerbGroup(click.Group):
+    """A group whose verbs are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the help."""
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb's module and take the verb from it (``pull`` is ``pull_verb`` there)."""
+        module = _MODULES.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(import_module(f"orlop.cli.{module}"), f"{cmd_name}_verb")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb; for a mistyped one suggest what was meant."""
+        word = args[0]
+        if word not in _MODULES and not word.startswith("-"):
+            raise Misuse(f"no such verb: {word}", _suggestion(word), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs under their headings, without importing one."""
+        width = max(map(len, _MODULES))
+        for heading, verbs in VERBS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(verb.ljust(width), text) for verb, (_, text) in verbs.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, and the exit codes."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, _, meaning in EXIT_CODES])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the verb.  An OSError that reached this far gets the class of its errno."""
+        try:
+            return super().invoke(ctx)
+        except OSError as exc:
+            raise from_oserror(ctx.invoked_subcommand or "", exc) from exc
+
+
+def global_options(function: _F) -> _F:
+    """Add the options that say which store is meant."""
+    options = (
+        click.option("--root", metavar="DIR", envvar="ORLOP_ROOT", help="Where images are kept."),
+        click.option("--run", metavar="DIR", envvar="ORLOP_RUN", help="Where mount points are kept."),
+        click.option(
+            "--insecure-registry",
+            "insecure_registries",
+            metavar="HOST",
+            multiple=True,
+            envvar="ORLOP_INSECURE_REGISTRIES",
+            help="Speak http or unverified TLS with this registry.  May be repeated.",
+        ),
+        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group(
+    cls=VerbGroup,
+    invoke_without_command=True,
+    subcommand_metavar="VERB [ARGS]...",
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--host",
+    metavar="unix://PATH",
+    envvar="ORLOP_HOST",
+    help="Ask the daemon at this socket instead of opening the store here.",
+)
+@global_options
+@click.pass_context
+def app(
+    ctx: click.Context,
+    host: str | None,
+    root: str | None,
+    run: str | None,
+    insecure_registries: tuple[str, ...],
+    debug: bool,
+) -> None:
+    """orlop: container images, and root file systems from them.
+
+    Name an image and a path; get a root file system there.  Write in it, make an image of what
+    changed, clean up.
+    """
+    session = ctx.ensure_object(Session)
+    session.target = Target(
+        root=root, run=run, host=host, insecure_registries=insecure_registries, debug=debug
+    )
+    if ctx.invoked_subcommand is None:
+        output.write(ctx.get_help() + "\n")
+
+
+def run_command(
+    command: click.Command,
+    program: str,
+    argv: Sequence[str] | None,
+    *,
+    opener: OpenStore | None = None,
+    runner: Runner | None = None,
+) -> int:
+    """Run a command to its exit code; whatever goes wrong is reported here and nowhere else.
+
+    A verb returns None, or an int that becomes the exit code.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    session = Session(opener or open_store, runner=runner)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names that are not UTF-8 are written as they are
+            stream.reconfigure(errors="surrogateescape")
+    try:
+        code = command.main(args, prog_name=program, standalone_mode=False, obj=session)
+        output.flush()
+    except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the last resort: no traceback for users
+        return report(_explained(exc), program=program, debug=_debug(session, args))
+    return code if isinstance(code, int) else 0
+
+
+def _debug(session: Session, args: Sequence[str]) -> bool:
+    # Before the options were parsed there is only the text.
+    return session.target.debug or "--debug" in args[:1]
+
+
+def _explained(exc: BaseException) -> BaseException:
+    """A hint for a global option that was given after the verb."""
+    if isinstance(exc, click.NoSuchOption) and exc.ctx is not None and exc.ctx.parent is not None:
+        known = {name for param in app.params for name in param.opts}
+        if exc.option_name in known:
+            verb = exc.ctx.info_name
+            return Misuse(
+                f"no such option of {verb}: {exc.option_name}",
+                f"it goes before the verb: orlop {exc.option_name} … {verb} …",
+                ctx=exc.ctx,
+            )
+    return exc
+
+
+def _suggestion(word: str) -> str:
+    from difflib import get_close_matches
+
+    meant = _ELSEWHERE.get(word) or next(iter(get_close_matches(word, _MODULES, n=1, cutoff=0.5)), "")
+    return f"did you mean `orlop {meant}`?" if meant else "`orlop --help` lists them"

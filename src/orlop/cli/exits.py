@@ -1,0 +1,164 @@
+"""Errors to exit codes and to the lines on standard error: the one place that does either.
+
+`EXIT_CODES` is the table that ``orlop --help`` and docs/exit-codes.md show; a test holds the latter to
+it.  Codes are stable: a new meaning gets a new number.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+
+from orlop.errors import Error, from_oserror
+
+__all__ = [
+    "CANCELLED",
+    "EXIT_CODES",
+    "OUTPUT_CLOSED",
+    "RUN_FAILED",
+    "Misuse",
+    "OutputClosed",
+    "RunFailed",
+    "exit_code",
+    "one_line",
+    "report",
+]
+
+UNEXPECTED = 1
+USAGE = 2
+RUN_FAILED = 125  # docker-run(1), "Exit Status"
+CANCELLED = 130  # 128 + SIGINT, as shells show it
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE, likewise
+
+# code, gRPC classes, meaning
+EXIT_CODES: tuple[tuple[int, tuple[str, ...], str], ...] = (
+    (0, (), "success"),
+    (UNEXPECTED, ("UNKNOWN",), "unexpected: most likely a bug"),
+    (USAGE, ("INVALID_ARGUMENT",), "wrong usage or a wrong argument"),
+    (3, ("NOT_FOUND",), "no such image, root or file"),
+    (4, ("ALREADY_EXISTS",), "the name or the path is taken"),
+    (5, ("FAILED_PRECONDITION",), "the store or the machine is not in the state that this needs"),
+    (6, ("UNAVAILABLE",), "a registry or the daemon does not answer; trying again may help"),
+    (7, ("PERMISSION_DENIED", "UNAUTHENTICATED"), "not allowed, or credentials are missing"),
+    (8, ("RESOURCE_EXHAUSTED",), "a disk is full or a limit was reached"),
+    (9, ("DATA_LOSS",), "bytes are not what their digest says"),
+    (10, ("UNIMPLEMENTED",), "this build, kernel or driver cannot do it"),
+    (11, ("DEADLINE_EXCEEDED",), "out of time"),
+    (12, ("ABORTED", "INTERNAL"), "another call won, or a promise of orlop's own was broken"),
+    (RUN_FAILED, (), "orlop run: orlop itself failed"),
+    (126, (), "orlop run: the command cannot be executed"),
+    (127, (), "orlop run: the command is not in the image"),
+    (CANCELLED, ("CANCELLED",), "stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)"),
+    (OUTPUT_CLOSED, (), "whoever read the output went away"),
+)
+_CODE_OF = {name: code for code, names, _ in EXIT_CODES for name in names}
+
+
+class OutputClosed(Exception):
+    """Standard output is a pipe that nobody reads any more."""
+
+
+class Misuse(click.UsageError):
+    """Wrong usage, with a hint of its own."""
+
+    def __init__(self, message: str, hint: str, *, ctx: click.Context | None = None) -> None:
+        super().__init__(message, ctx)
+        self.hint = hint
+
+
+class RunFailed(Exception):
+    """`orlop run` failed before or beside the container; the cause is chained.
+
+    ``signum`` is the signal that stopped it, or 0.
+    """
+
+    def __init__(self, signum: int = 0) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    def exit_code(self) -> int:
+        """128 + signal; 127 or 126 where the command could not be started, as in shells; else 125."""
+        if self.signum:
+            return 128 + self.signum
+        details = self.__cause__.details if isinstance(self.__cause__, Error) else {}
+        return int(details.get("exit_code") or RUN_FAILED)
+
+
+def exit_code(exc: BaseException) -> int:
+    """The exit code for an exception."""
+    if isinstance(exc, RunFailed):
+        return exc.exit_code()
+    if isinstance(exc, Error):
+        signum = exc.details.get("signal", "")
+        return 128 + int(signum) if signum else _CODE_OF.get(exc.code, UNEXPECTED)
+    if isinstance(exc, click.UsageError) and exc.ctx is not None and exc.ctx.info_name == "run":
+        return RUN_FAILED
+    if isinstance(exc, click.ClickException):
+        return USAGE
+    if isinstance(exc, KeyboardInterrupt | click.Abort):
+        return CANCELLED
+    if isinstance(exc, OutputClosed):
+        return OUTPUT_CLOSED
+    return UNEXPECTED
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, with nothing that a terminal would act upon.
+
+    Errors quote what registries and images say, so escape sequences are made visible.
+    """
+    return "".join(
+        char if char.isprintable() or "\udc80" <= char <= "\udcff" else _visible(char) for char in text
+    )
+
+
+def _visible(char: str) -> str:
+    return " " if char in "\n\r\t" else char.encode("unicode_escape").decode()
+
+
+def report(exc: BaseException, *, program: str = "orlop", debug: bool = False) -> int:
+    """Say on standard error what went wrong, in one line and perhaps a hint; return the exit code."""
+    code = exit_code(exc)
+    if isinstance(exc, OutputClosed):
+        return code
+    shown = exc.__cause__ if isinstance(exc, RunFailed) and exc.__cause__ is not None else exc
+    if isinstance(shown, OSError):
+        shown = from_oserror("", shown)
+    with suppress(OSError, ValueError):  # standard error is closed: the exit code still tells
+        if debug:
+            import traceback
+
+            traceback.print_exception(exc, file=sys.stderr)
+        text, hint = _words(shown, program)
+        sys.stderr.write(f"{program}: error: {one_line(text)}\n")
+        if hint:
+            sys.stderr.write(f"hint: {one_line(hint)}\n")
+        sys.stderr.flush()
+    return code
+
+
+def _words(exc: BaseException, program: str) -> tuple[str, str]:
+    if isinstance(exc, Error):
+        text = f"{exc.attempted}: {exc.reason}" if exc.attempted else exc.reason
+        return text, exc.hint
+    if isinstance(exc, KeyboardInterrupt | click.Abort):
+        return "interrupted", ""
+    if isinstance(exc, click.UsageError):
+        return _sentence(exc.format_message()), _usage_hint(exc, program)
+    if isinstance(exc, click.ClickException):
+        return _sentence(exc.format_message()), ""
+    text = f"unexpected {type(exc).__name__}: {exc}"
+    return text, f"this is a bug; `{program} --debug …` shows where, please report it"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _usage_hint(exc: click.UsageError, program: str) -> str:
+    if isinstance(exc, Misuse):
+        return exc.hint
+    path = exc.ctx.command_path if exc.ctx is not None else program
+    return f"`{path} --help` shows how"

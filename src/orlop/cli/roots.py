@@ -1,0 +1,250 @@
+"""Verbs about prepared roots: ``prepare`` to ``cleanup``.
+
+Paths go to the service as they were typed: that a relative one is refused is the service's rule.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from orlop.cli import output
+from orlop.cli.session import Session, format_options, pass_session, path_hint, progress_options, verb
+
+if TYPE_CHECKING:
+    from orlop.cli.progress import ProgressMode
+    from orlop.config import PullPolicy
+    from orlop.images.api import Mount, PreparedInfo
+
+__all__ = [
+    "cleanup_verb",
+    "commit_verb",
+    "labels_of",
+    "mount_verb",
+    "mounts_verb",
+    "prepare_verb",
+    "ps_verb",
+    "unmount_verb",
+]
+
+PULL = click.Choice(["missing", "never", "always"])
+
+
+@verb(
+    "prepare",
+    "orlop prepare --mount alpine /srv/a",
+    "orlop prepare alpine /srv/a | sudo sh -e",
+    "orlop prepare --view --json alpine /srv/b",
+)
+@click.argument("image", metavar="IMAGE")
+@click.argument("path", metavar="PATH")
+@click.option("--view", is_flag=True, help="Read-only, with nothing to commit.")
+@click.option("--mount", is_flag=True, help="Mount it, too; prints PATH instead of the mounts.")
+@click.option(
+    "--self-contained",
+    is_flag=True,
+    help="Mounts for another mount namespace that sees the store at the same path.",
+)
+@click.option("--pull", type=PULL, help="When to fetch the image.  [default: missing]")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Instead of this machine's.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="Remember a label.")
+@click.option("--json", "as_json", is_flag=True, help="Print the mounts as JSON.")
+@progress_options
+@pass_session
+def prepare_verb(
+    session: Session,
+    image: str,
+    path: str,
+    view: bool,
+    mount: bool,
+    self_contained: bool,
+    pull: PullPolicy | None,
+    platform: str | None,
+    labels: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    progress: ProgressMode,
+) -> None:
+    """Make an image's root file system ready at a path.
+
+    Prints the mounts that assemble it at PATH.  PATH is absolute and need not exist.  The image is
+    fetched if it is missing.  Each line of the output is a mount command, in order; with --json it
+    is a list of {type, source, target, options}. The root stays prepared, also across a reboot, until
+    `orlop cleanup PATH`.
+    """
+    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+        prepared = store.prepare(
+            image,
+            path,
+            view=view,
+            mount=mount,
+            self_contained=self_contained,
+            pull=pull,
+            platform=platform,
+            labels=labels_of(labels),
+            call=call,
+        )
+    if mount and not as_json:
+        output.write(f"{prepared.path}\n")
+    else:
+        _show_mounts(prepared.mounts, as_json=as_json)
+
+
+@verb(
+    "mounts",
+    "orlop mounts /srv/a | sudo sh -e",
+)
+@click.argument("path", metavar="PATH")
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@pass_session
+def mounts_verb(session: Session, path: str, as_json: bool) -> None:
+    """Print the mounts of a prepared root again.
+
+    They can be performed when they are printed, also after a reboot.
+    """
+    with session.store() as store, path_hint(path):
+        mounts = store.get(path).mounts
+    _show_mounts(mounts, as_json=as_json)
+
+
+@verb(
+    "mount",
+    "orlop mount /srv/a",
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@pass_session
+def mount_verb(session: Session, paths: tuple[str, ...]) -> None:
+    """Mount prepared roots.
+
+    Prints each path.  One that is mounted already is left as it is.
+    """
+    with session.store() as store:
+        for path in paths:
+            with path_hint(path):
+                output.write(f"{store.verbs.mount(path).path}\n")
+
+
+@verb(
+    "unmount",
+    "orlop unmount /srv/a",
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@pass_session
+def unmount_verb(session: Session, paths: tuple[str, ...]) -> None:
+    """Unmount prepared roots; what was written stays.
+
+    It is there again after `orlop mount`.  Prints each path.
+    """
+    with session.store() as store:
+        for path in paths:
+            with path_hint(path):
+                output.write(f"{store.verbs.unmount(path).path}\n")
+
+
+@verb(
+    "ps",
+    "orlop ps",
+    "orlop ps --quiet | xargs -r orlop cleanup",
+    "orlop ps --format '{{.path}} {{.labels}}'",
+)
+@format_options
+@pass_session
+def ps_verb(session: Session, form: str = "table") -> None:
+    """List prepared roots."""
+    columns: list[output.Column] = [
+        ("PATH", lambda root: root.path),
+        ("IMAGE", lambda root: root.image),
+        ("KIND", lambda root: root.kind),
+        ("DRIVER", lambda root: root.driver),
+        ("MOUNTED", lambda root: output.yes_no(root.mounted)),
+        ("CREATED", lambda root: output.ago(root.created)),
+    ]
+    with session.store() as store:
+        found: list[PreparedInfo] = store.prepared()
+    output.show_list(found, columns, form=form, names=lambda root: root.path)
+
+
+@verb(
+    "commit",
+    "orlop commit /srv/a localhost/mine",
+    """orlop commit -m 'with git' -c 'CMD ["git", "--version"]' /srv/a""",
+)
+@click.argument("path", metavar="PATH")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("-a", "--author", default="", help="Who made the change.")
+@click.option("-m", "--message", default="", help="What the change is.")
+@click.option(
+    "-c",
+    "--change",
+    "changes",
+    metavar="INSTRUCTION",
+    multiple=True,
+    help="Edit the image's config as a Dockerfile would: 'ENV A=b', 'CMD [\"sh\"]'.  May be repeated.",
+)
+@progress_options
+@pass_session
+def commit_verb(
+    session: Session,
+    path: str,
+    name: str | None,
+    author: str,
+    message: str,
+    changes: tuple[str, ...],
+    quiet: bool,
+    progress: ProgressMode,
+) -> None:
+    """Make an image of what changed in a prepared root.
+
+    Prints the new image's name.  The root stays prepared and usable.  Without NAME a new one under
+    localhost/ is made; with one, that name moves to the new image.
+    """
+    from orlop.images.api import CommitOptions
+
+    options = CommitOptions(author=author, message=message, changes=changes)
+    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+        info = store.verbs.commit(path, name, options=options, call=call)
+        output.write(f"{info.name}\n")
+
+
+@verb(
+    "cleanup",
+    "orlop cleanup /srv/a /srv/b",
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@progress_options
+@pass_session
+def cleanup_verb(session: Session, paths: tuple[str, ...], quiet: bool, progress: ProgressMode) -> None:
+    """Unmount prepared roots and delete what was written.
+
+    Prints each path.  One that is still in use is left whole, with an error that says who uses it.
+    """
+    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+        for path in paths:
+            call.check(f"clean up {path}")
+            with path_hint(path):
+                store.verbs.cleanup(path, call=call)
+            output.write(f"{path}\n")
+
+
+def labels_of(texts: Iterable[str]) -> dict[str, str]:
+    """Labels out of ``key=value`` texts; without ``=`` the value is empty, as in docker."""
+    pairs = (text.partition("=") for text in texts)
+    return {key: value for key, _, value in pairs}
+
+
+def mount_command(mount: Mount) -> str:
+    """A mount as a command for a shell."""
+    words = ["mount", "-t", mount.type]
+    if mount.options:
+        words += ["-o", ",".join(mount.options)]
+    return shlex.join([*words, mount.source, mount.target])
+
+
+def _show_mounts(mounts: tuple[Mount, ...], *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(mounts)
+    else:
+        output.write("".join(f"{mount_command(mount)}\n" for mount in mounts))

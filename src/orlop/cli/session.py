@@ -1,0 +1,186 @@
+"""What every verb is given: the global options, the store they name, and a call to carry.
+
+The one place that opens a store or connects to a daemon for the command line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from orlop.cli.environment import auth_files, default_root, default_run, registries
+from orlop.errors import InvalidArgument, Unimplemented
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orlop.cli.progress import ProgressMode
+    from orlop.config import Settings
+    from orlop.facade import Store
+    from orlop.observe import Call
+
+__all__ = [
+    "OpenStore",
+    "Runner",
+    "Session",
+    "Target",
+    "format_options",
+    "needs_extra",
+    "pass_session",
+    "path_hint",
+    "progress_options",
+    "verb",
+]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The global options as they were given; None stands for the default."""
+
+    root: str | None = None
+    run: str | None = None
+    host: str | None = None
+    insecure_registries: tuple[str, ...] = ()
+    debug: bool = False
+
+    @property
+    def root_path(self) -> str:
+        """The store's folder, absolute."""
+        return os.path.abspath(self.root) if self.root else default_root(os.environ, os.geteuid())
+
+    @property
+    def run_path(self) -> str:
+        """The folder of mount points, absolute.  Raises as `default_run` does."""
+        return os.path.abspath(self.run) if self.run else default_run(os.environ, os.geteuid())
+
+    def settings(self) -> Settings:
+        """The settings of a store that is opened in this process."""
+        from orlop.config import Settings
+
+        return Settings(
+            insecure_registries=registries(self.insecure_registries), auth_files=auth_files(os.environ)
+        )
+
+
+OpenStore = Callable[[Target], "Store"]
+# Runs the bundle in a folder under an ID and returns the exit code of the container's command.
+Runner = Callable[["Path", str], int]
+
+
+def open_store(target: Target) -> Store:
+    """Open the store in this process, or connect where a host is given."""
+    from orlop import facade
+
+    if target.host is None:
+        return facade.open(target.root_path, target.run_path, settings=target.settings())
+    with needs_extra(f"connect to {target.host}", "daemon"):
+        return facade.connect(target.host)
+
+
+@contextmanager
+def needs_extra(attempted: str, extra: str) -> Iterator[None]:
+    """Turn the absence of an optional dependency into what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").startswith("orlop"):
+            raise
+        raise Unimplemented(
+            attempted, f"{exc.name} is not installed", hint=f"pip install 'orlop[{extra}]'"
+        ) from exc
+
+
+class Session:
+    """One run of the command line.  ``runner`` replaces the OCI runtime of `orlop run`."""
+
+    def __init__(self, opener: OpenStore = open_store, *, runner: Runner | None = None) -> None:
+        self.target = Target()
+        self.opener = opener
+        self.runner = runner
+
+    def store(self) -> Store:
+        """Open the store; a context manager."""
+        return self.opener(self.target)
+
+    @contextmanager
+    def call(self, *, quiet: bool = False, progress: ProgressMode = "auto") -> Iterator[Call]:
+        """Show progress and heed Ctrl-C while the block runs."""
+        from orlop.cli.interrupts import Interrupts
+        from orlop.cli.progress import default_observer
+        from orlop.observe import Call
+
+        observer = default_observer(progress, quiet=quiet)
+        try:
+            with Interrupts(on_first=observer.interrupted) as interrupts:
+                yield Call(observer=observer, cancel=interrupts.cancel)
+        finally:
+            observer.close()
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def verb(name: str, *examples: str) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a function a verb; its docstring is the help, and ``examples`` follow the options.
+
+    The function may return an exit code.
+    """
+    heading = "Examples:" if len(examples) > 1 else "Example:"
+    # A line with a backspace alone keeps click from filling the paragraph.
+    epilog = "\n".join(["\b", heading, *(f"  {example}" for example in examples)])
+    return click.command(name, epilog=epilog)
+
+
+def progress_options(function: _F) -> _F:
+    """Add ``--quiet`` and ``--progress`` to a verb that may take long."""
+    function = click.option(
+        "--progress",
+        type=click.Choice(["auto", "plain", "json", "none"]),
+        default="auto",
+        envvar="ORLOP_PROGRESS",
+        show_default=True,
+        help="How to show progress on standard error.",
+    )(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Show no progress.")(function)
+
+
+def format_options(function: _F) -> _F:
+    """Add ``--json``, ``--format`` and ``--quiet`` to a verb that lists; the verb takes ``form``."""
+
+    def choose(ctx: click.Context, param: click.Parameter, value: object) -> None:
+        if value:
+            ctx.params["form"] = param.name if value is True else value
+
+    for flags, name, text, kind in (
+        (("--format",), "format_text", "table, json, name, or a template such as '{{.name}}'.", False),
+        (("-q", "--quiet"), "name", "Names alone, one a line.", True),
+        (("--json",), "json", "JSON; its fields are stable.", True),
+    ):
+        function = click.option(
+            *flags,
+            name,
+            is_flag=kind,
+            metavar=None if kind else "FORM",
+            expose_value=False,
+            callback=choose,
+            help=text,
+        )(function)
+    return function
+
+
+@contextmanager
+def path_hint(path: str) -> Iterator[None]:
+    """Where the service refuses a relative path, say what to write instead."""
+    try:
+        yield
+    except InvalidArgument as exc:
+        if not os.path.isabs(path) and path in f"{exc.attempted} {exc.reason}":
+            exc.hint = f"write {os.path.abspath(path)}"
+        raise

@@ -1,0 +1,90 @@
+"""Verbs about the store itself: ``gc``, ``info``, ``version``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import click
+
+from orlop import __version__
+from orlop.cli import output
+from orlop.cli.exits import one_line
+from orlop.cli.session import Session, pass_session, progress_options, verb
+
+if TYPE_CHECKING:
+    from orlop.cli.progress import ProgressMode
+
+__all__ = ["gc_verb", "info_verb", "version_verb"]
+
+
+@verb(
+    "gc",
+    "orlop gc --dry-run",
+    "orlop gc --json | jq .freed",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Delete nothing; say what would be deleted.")
+@click.option("--json", "as_json", is_flag=True, help="JSON: items with their bytes, and the sum.")
+@progress_options
+@pass_session
+def gc_verb(session: Session, dry_run: bool, as_json: bool, quiet: bool, progress: ProgressMode) -> None:
+    """Delete what no image and no prepared root needs."""
+    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+        collected = store.collect(dry_run=dry_run, call=call)
+    if as_json:
+        items = [{"item": item, "size": size} for item, size in collected.items]
+        output.write_json({"items": items, "freed": collected.freed, "dry_run": dry_run})
+        return
+    for item, size in collected.items:
+        output.write(f"{item}  {output.size_text(size)}\n")
+    output.note(f"{'would free' if dry_run else 'freed'} {output.size_text(collected.freed)}")
+
+
+@verb(
+    "info",
+    "orlop info --json | jq -r .driver",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@pass_session
+def info_verb(session: Session, as_json: bool) -> None:
+    """Show the store and what serves it.
+
+    Its folders, driver and format, and how much there is.
+    """
+    with session.store() as store:
+        fields = output.plain(store.info())
+    if session.target.host is not None:
+        fields["host"] = session.target.host
+    _show(fields, as_json=as_json)
+
+
+@verb(
+    "version",
+    "orlop version --json | jq -r .version",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@pass_session
+def version_verb(session: Session, as_json: bool) -> None:
+    """Show versions.
+
+    Of orlop, Python and the kernel; with --host also of the daemon.
+    """
+    fields: dict[str, object] = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+    }
+    if session.target.host is not None:
+        with session.store() as store:
+            fields["daemon"] = store.info().version
+    _show(fields, as_json=as_json)
+
+
+def _show(fields: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        output.write_json(fields)
+        return
+    width = max(map(len, fields))
+    output.write("".join(f"{key:<{width}}  {one_line(str(value))}\n" for key, value in fields.items()))

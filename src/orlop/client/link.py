@@ -1,0 +1,215 @@
+"""The channel to a daemon, and the two shapes of calls on it: one answer, or a stream of events.
+
+Not the verbs: they are in `orlop.client.remote`.
+
+Invariants: a call's cancel token and deadline end its RPC at once, as do Ctrl-C and any other exception
+in the calling thread; every failure leaves here as one of `orlop.errors`.  A process forked from one
+that has a channel opens its own and leaves the parent's alone (gRPC's threads do not survive a fork).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+
+from orlop.client.address import Address
+from orlop.client.status import error_of, no_daemon
+from orlop.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+    from_oserror,
+)
+from orlop.observe import Call, CancelToken
+from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
+
+__all__ = ["Link", "Stubs", "unicode_only"]
+
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
+
+_LOOK = 0.05  # seconds between looks at the cancel token while a single answer is awaited
+_LINGER = 0.25  # seconds that a stream's watcher may outlive it
+_PROBE = 5.0  # seconds for connect(2): a socket's backlog may be full
+_MAX_ANSWER = 64 << 20  # bytes: a list of 100,000 prepared roots has about 30 MB
+_OPTIONS = (
+    ("grpc.max_receive_message_length", _MAX_ANSWER),
+    ("grpc.enable_http_proxy", 0),
+    # A restarted daemon is met again soon: gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+_left_to_parents: list[grpc.Channel] = []  # kept, as deallocating one in a forked child may hang
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The services of orlop.v1 on one channel of one process."""
+
+    pid: int
+    channel: grpc.Channel
+    images: images_pb2_grpc.ImagesStub
+    transfer: transfer_pb2_grpc.TransferStub
+    store: store_pb2_grpc.StoreStub
+
+
+class Link:
+    """A connection to the daemon at an address.  Thread-safe; connects when first used."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._lock = threading.Lock()  # guards _stubs and _closed
+        self._stubs: Stubs | None = None
+        self._closed = False
+
+    def probe(self, attempted: str) -> None:
+        """Raise `Unavailable` if nothing listens, `PermissionDenied` if the caller may not connect."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_PROBE)
+            try:
+                probe.connect(self.address.path)
+            except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
+                raise no_daemon(attempted, self.address) from exc
+            except PermissionError as exc:
+                hint = "join the group of the socket, or become root"
+                raise PermissionDenied(attempted, f"no right to use {self.address}", hint=hint) from exc
+            except TimeoutError as exc:
+                raise Unavailable(attempted, f"the daemon at {self.address} accepts no call") from exc
+            except OSError as exc:
+                raise from_oserror(f"{attempted} at {self.address}", exc) from exc
+
+    def unary(
+        self,
+        choose: Callable[[Stubs], grpc.UnaryUnaryMultiCallable[_Q, _A]],
+        request: _Q,
+        attempted: str,
+        *,
+        call: Call | None = None,
+    ) -> _A:
+        """Ask once.  Without ``call`` nothing but an exception ends the wait."""
+        method = choose(self._open(attempted))
+        timeout = _timeout(call, attempted)
+        with self._errors(attempted, call):
+            if call is None:
+                return method(request)
+            answer = method.future(request, timeout=timeout)
+            try:
+                while True:
+                    try:
+                        return answer.result(timeout=_LOOK)
+                    except grpc.FutureTimeoutError:
+                        call.check(attempted)
+            finally:
+                answer.cancel()  # does nothing once the answer is there
+
+    def stream(
+        self,
+        choose: Callable[[Stubs], grpc.UnaryStreamMultiCallable[_Q, _A]],
+        request: _Q,
+        attempted: str,
+        *,
+        call: Call,
+    ) -> Iterator[_A]:
+        """Ask, and yield events as they come.  The caller's ``close`` ends the RPC."""
+        method = choose(self._open(attempted))
+        timeout = _timeout(call, attempted)
+        with self._errors(attempted, call):
+            events = method(request, timeout=timeout)
+            ended = threading.Event()
+            watcher = threading.Thread(
+                target=_watch, args=(call.cancel, ended, events), daemon=True, name="orlop-watch"
+            )
+            watcher.start()
+            try:
+                yield from events
+            finally:
+                ended.set()
+                events.cancel()
+
+    def close(self) -> None:
+        """Close the channel; calls under way end as `Cancelled`.  Idempotent."""
+        with self._lock:
+            stubs, self._stubs, self._closed = self._stubs, None, True
+        if stubs is not None:
+            _drop(stubs)
+
+    def _open(self, attempted: str) -> Stubs:
+        stubs = self._stubs
+        if stubs is not None and stubs.pid == os.getpid():
+            return stubs
+        with self._lock:
+            if self._closed:
+                raise FailedPrecondition(attempted, f"the connection to {self.address} is closed")
+            if self._stubs is not None and self._stubs.pid != os.getpid():
+                _left_to_parents.append(self._stubs.channel)
+                self._stubs = None
+            if self._stubs is None:
+                channel = grpc.insecure_channel(self.address.target, options=_OPTIONS)
+                self._stubs = Stubs(
+                    os.getpid(),
+                    channel,
+                    images_pb2_grpc.ImagesStub(channel),
+                    transfer_pb2_grpc.TransferStub(channel),
+                    store_pb2_grpc.StoreStub(channel),
+                )
+            return self._stubs
+
+    @contextmanager
+    def _errors(self, attempted: str, call: Call | None) -> Iterator[None]:
+        try:
+            yield
+        except grpc.FutureCancelledError as exc:
+            raise Cancelled(attempted, "cancelled") from exc
+        except grpc.RpcError as exc:
+            error = error_of(exc, attempted, self.address)
+            late = call is not None and call.deadline is not None and time.monotonic() >= call.deadline
+            if late and isinstance(error, Cancelled):
+                # The daemon's own clock ended the call first, and its reset arrived as a cancellation.
+                error = DeadlineExceeded(attempted, "the deadline has passed")
+            raise error from exc
+        except ValueError as exc:
+            if not self._closed:
+                raise
+            raise Cancelled(attempted, f"the connection to {self.address} was closed") from exc
+
+
+@contextmanager
+def unicode_only(attempted: str) -> Iterator[None]:
+    """Around the making of a request: a string that is not Unicode cannot be sent."""
+    try:
+        yield
+    except UnicodeError as exc:
+        raise InvalidArgument(attempted, "a name or path that is not valid UTF-8 cannot be sent") from exc
+
+
+def _timeout(call: Call | None, attempted: str) -> float | None:
+    if call is None:
+        return None
+    call.check(attempted)
+    return None if call.deadline is None else max(0.0, call.deadline - time.monotonic())
+
+
+def _watch(token: CancelToken, ended: threading.Event, events: grpc.RpcContext) -> None:
+    while not ended.is_set():
+        if token.wait(_LINGER):
+            events.cancel()
+            return
+
+
+def _drop(stubs: Stubs) -> None:
+    if stubs.pid == os.getpid():
+        stubs.channel.close()
+    else:
+        _left_to_parents.append(stubs.channel)

@@ -1,0 +1,237 @@
+"""`RemoteStore`: the verbs of `orlop.images.api`, answered by a daemon.
+
+Not a store of its own: no rule is checked here that the daemon checks.  Same results, same errors; what
+the daemon reports of a long call reaches the call's observer in the calling thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any, Protocol, Self, TypeVar, cast
+
+from orlop.client import wire
+from orlop.client.address import Address
+from orlop.client.link import Link, unicode_only
+from orlop.errors import Internal
+from orlop.images.api import (
+    Collected,
+    CommitOptions,
+    ImageDetails,
+    ImageInfo,
+    PreparedInfo,
+    PrepareOptions,
+    PushResult,
+    Removed,
+    StoreInfo,
+)
+from orlop.observe import NULL_OBSERVER, Call, Observer
+from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+
+__all__ = ["RemoteStore"]
+
+_DEFAULT_PREPARE = PrepareOptions()
+_DEFAULT_COMMIT = CommitOptions()
+
+
+class _Event(Protocol):
+    """What the messages of all streams have in common."""
+
+    @property
+    def progress(self) -> types_pb2.Progress: ...
+    @property
+    def warning(self) -> types_pb2.Warning: ...
+    def WhichOneof(self, oneof_group: Any, /) -> str | None: ...  # noqa: N802 - protobuf's name
+
+
+_E = TypeVar("_E", bound=_Event)
+
+
+class RemoteStore:
+    """A store behind a daemon; satisfies `orlop.images.api.Store`.  Thread-safe."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    @classmethod
+    def connect(cls, address: str) -> Self:
+        """Ask the daemon at ``unix:///PATH`` (or ``unix:PATH``).
+
+        Raises `Unavailable` if nothing listens there, `PermissionDenied` if the socket's mode forbids it,
+        `InvalidArgument` for another form of address.
+        """
+        link = Link(Address.parse(address, "connect"))
+        link.probe("connect")
+        return cls(link)
+
+    @property
+    def address(self) -> str:
+        """Where the daemon listens, as ``unix:///PATH``."""
+        return str(self._link.address)
+
+    # ------------------------------------------------------------------ images
+
+    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
+        """See `orlop.images.api.Images.pull`."""
+        attempted, call = f"pull {name}", call or Call()
+        with unicode_only(attempted):
+            request = transfer_pb2.PullRequest(name=name, platform=platform)
+        with closing(self._link.stream(lambda s: s.transfer.Pull, request, attempted, call=call)) as events:
+            return wire.image_from(_follow(events, "image", call.observer, attempted).image)
+
+    def push(
+        self,
+        name: str,
+        destination: str | None = None,
+        *,
+        recompress: bool = False,
+        call: Call | None = None,
+    ) -> PushResult:
+        """See `orlop.images.api.Images.push`."""
+        attempted, call = f"push {name}", call or Call()
+        with unicode_only(attempted):
+            request = transfer_pb2.PushRequest(name=name, destination=destination, recompress=recompress)
+        with closing(self._link.stream(lambda s: s.transfer.Push, request, attempted, call=call)) as events:
+            return wire.pushed_from(_follow(events, "pushed", call.observer, attempted).pushed)
+
+    def load(self, source: str, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+        """See `orlop.images.api.Images.load`; ``source`` is a path that the daemon sees."""
+        attempted, call = f"load {source}", call or Call()
+        with unicode_only(attempted):
+            request = transfer_pb2.LoadRequest(source=source, name=name)
+        with closing(self._link.stream(lambda s: s.transfer.Load, request, attempted, call=call)) as events:
+            loaded = _follow(events, "loaded", call.observer, attempted).loaded
+        return [wire.image_from(image) for image in loaded.images]
+
+    def images(self) -> list[ImageInfo]:
+        """See `orlop.images.api.Images.images`."""
+        answer = self._link.unary(lambda s: s.images.List, images_pb2.ListRequest(), "list images")
+        return [wire.image_from(image) for image in answer.images]
+
+    def inspect(self, name: str) -> ImageDetails:
+        """See `orlop.images.api.Images.inspect`."""
+        attempted = f"inspect {name}"
+        with unicode_only(attempted):
+            request = images_pb2.InspectRequest(name=name)
+        return wire.details_from(self._link.unary(lambda s: s.images.Inspect, request, attempted))
+
+    def tag(self, name: str, new_name: str) -> ImageInfo:
+        """See `orlop.images.api.Images.tag`."""
+        attempted = f"tag {name}"
+        with unicode_only(attempted):
+            request = images_pb2.TagRequest(name=name, new_name=new_name)
+        return wire.image_from(self._link.unary(lambda s: s.images.Tag, request, attempted).image)
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """See `orlop.images.api.Images.remove`."""
+        attempted = f"remove {name}"
+        with unicode_only(attempted):
+            request = images_pb2.RemoveRequest(name=name, force=force)
+        return wire.removed_from(self._link.unary(lambda s: s.images.Remove, request, attempted))
+
+    # ------------------------------------------------------------------ prepared roots
+
+    def prepare_root(
+        self, name: str, path: str, *, options: PrepareOptions = _DEFAULT_PREPARE, call: Call | None = None
+    ) -> PreparedInfo:
+        """See `orlop.images.api.Roots.prepare_root`.
+
+        With an observer it is a stream, which costs a little more than the single answer without.
+        """
+        attempted, call = f"prepare {path}", call or Call()
+        with unicode_only(attempted):
+            choices = wire.prepare_options_to(options)
+            ask = images_pb2.PrepareRootRequest(name=name, path=path, options=choices)
+            watch = images_pb2.WatchPrepareRootRequest(name=name, path=path, options=choices)
+        if call.observer is NULL_OBSERVER:
+            answer = self._link.unary(lambda s: s.images.PrepareRoot, ask, attempted, call=call)
+            return wire.root_from(answer.root)
+        events = self._link.stream(lambda s: s.images.WatchPrepareRoot, watch, attempted, call=call)
+        with closing(events):
+            return wire.root_from(_follow(events, "root", call.observer, attempted).root)
+
+    def mounts(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.mounts`."""
+        attempted = f"look up the mounts of {path}"
+        with unicode_only(attempted):
+            request = images_pb2.MountsRequest(path=path)
+        return wire.root_from(self._link.unary(lambda s: s.images.Mounts, request, attempted).root)
+
+    def mount(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.mount`; it happens in the daemon's mount namespace."""
+        attempted = f"mount {path}"
+        with unicode_only(attempted):
+            request = images_pb2.MountRequest(path=path)
+        return wire.root_from(self._link.unary(lambda s: s.images.Mount, request, attempted).root)
+
+    def unmount(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.unmount`."""
+        attempted = f"unmount {path}"
+        with unicode_only(attempted):
+            request = images_pb2.UnmountRequest(path=path)
+        return wire.root_from(self._link.unary(lambda s: s.images.Unmount, request, attempted).root)
+
+    def prepared(self) -> list[PreparedInfo]:
+        """See `orlop.images.api.Roots.prepared`."""
+        request = images_pb2.ListPreparedRequest()
+        answer = self._link.unary(lambda s: s.images.ListPrepared, request, "list prepared roots")
+        return [wire.root_from(root) for root in answer.roots]
+
+    def commit(
+        self,
+        path: str,
+        name: str | None = None,
+        *,
+        options: CommitOptions = _DEFAULT_COMMIT,
+        call: Call | None = None,
+    ) -> ImageInfo:
+        """See `orlop.images.api.Roots.commit`."""
+        attempted, call = f"commit {path}", call or Call()
+        with unicode_only(attempted):
+            choices = wire.commit_options_to(options)
+            request = images_pb2.CommitRequest(path=path, name=name, options=choices)
+        with closing(self._link.stream(lambda s: s.images.Commit, request, attempted, call=call)) as events:
+            return wire.image_from(_follow(events, "image", call.observer, attempted).image)
+
+    def cleanup(self, path: str, *, call: Call | None = None) -> None:
+        """See `orlop.images.api.Roots.cleanup`."""
+        attempted, call = f"clean up {path}", call or Call()
+        with unicode_only(attempted):
+            request = images_pb2.CleanupRequest(path=path)
+        answer = self._link.unary(lambda s: s.images.Cleanup, request, attempted, call=call)
+        for warning in answer.warnings:
+            call.observer.warning(warning.text)
+
+    # ------------------------------------------------------------------ the store
+
+    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
+        """See `orlop.images.api.Upkeep.collect`."""
+        attempted, call = "collect", call or Call()
+        request = store_pb2.CollectRequest(dry_run=dry_run)
+        with closing(self._link.stream(lambda s: s.store.Collect, request, attempted, call=call)) as events:
+            return wire.collected_from(_follow(events, "collected", call.observer, attempted).collected)
+
+    def info(self) -> StoreInfo:
+        """See `orlop.images.api.Upkeep.info`."""
+        return wire.info_from(self._link.unary(lambda s: s.store.Info, store_pb2.InfoRequest(), "get info"))
+
+    def close(self) -> None:
+        """Close the connection; the daemon goes on.  Idempotent."""
+        self._link.close()
+
+
+def _follow(events: Iterator[_E], result: str, observer: Observer, attempted: str) -> _E:
+    """Hand progress and warnings on until the stream ends; the event that holds the result."""
+    last: _E | None = None
+    for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "progress":
+            observer.progress(wire.progress_from(event.progress))
+        elif kind == "warning":
+            observer.warning(event.warning.text)
+        elif kind == result:
+            last = event
+        # An event of a kind unknown here comes from a newer daemon; the result will still come.
+    if last is None:
+        raise Internal(attempted, "the daemon ended the call without a result")
+    return cast("_E", last)

@@ -1,0 +1,306 @@
+"""The values of `orlop.images.api` as messages of orlop.v1 and back: field by field, both ways.
+
+No I/O and no rule of the store.  Invariant: ``from(to(value)) == value`` for every value whose strings
+are Unicode; stray bytes in one are shown escaped, since a protobuf string cannot hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from orlop.client.status import text
+from orlop.config import PullPolicy
+from orlop.errors import Internal, InvalidArgument
+from orlop.images.api import (
+    Blob,
+    Collected,
+    CommitOptions,
+    ImageDetails,
+    ImageInfo,
+    Mount,
+    PreparedInfo,
+    PrepareOptions,
+    PushResult,
+    Removed,
+    StoreInfo,
+)
+from orlop.observe import Progress
+from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+
+__all__ = [
+    "collected_from",
+    "collected_to",
+    "commit_options_from",
+    "commit_options_to",
+    "details_from",
+    "details_to",
+    "image_from",
+    "image_to",
+    "info_from",
+    "info_to",
+    "mount_from",
+    "mount_to",
+    "prepare_options_from",
+    "prepare_options_to",
+    "progress_from",
+    "progress_to",
+    "pushed_from",
+    "pushed_to",
+    "removed_from",
+    "removed_to",
+    "root_from",
+    "root_to",
+    "warning_to",
+]
+
+_KINDS: dict[Literal["active", "view"], types_pb2.RootKind.ValueType] = {
+    "active": types_pb2.ROOT_KIND_ACTIVE,
+    "view": types_pb2.ROOT_KIND_VIEW,
+}
+_POLICIES: dict[PullPolicy | None, types_pb2.PullPolicy.ValueType] = {
+    None: types_pb2.PULL_POLICY_UNSPECIFIED,
+    "missing": types_pb2.PULL_POLICY_MISSING,
+    "never": types_pb2.PULL_POLICY_NEVER,
+    "always": types_pb2.PULL_POLICY_ALWAYS,
+}
+_KIND_OF = {number: kind for kind, number in _KINDS.items()}
+_POLICY_OF = {number: policy for policy, number in _POLICIES.items()}
+
+
+def image_to(value: ImageInfo) -> types_pb2.Image:
+    """An image, in short."""
+    return types_pb2.Image(
+        name=text(value.name),
+        id=value.id,
+        digest=value.digest,
+        platform=text(value.platform),
+        created=text(value.created),
+        size=value.size,
+        layers=value.layers,
+    )
+
+
+def image_from(message: types_pb2.Image) -> ImageInfo:
+    """The inverse of `image_to`."""
+    return ImageInfo(
+        name=message.name,
+        id=message.id,
+        digest=message.digest if message.HasField("digest") else None,
+        platform=message.platform,
+        created=message.created,
+        size=message.size,
+        layers=message.layers,
+    )
+
+
+def mount_to(value: Mount) -> types_pb2.Mount:
+    """One mount."""
+    return types_pb2.Mount(
+        type=value.type,
+        source=text(value.source),
+        target=text(value.target),
+        options=_texts(value.options),
+    )
+
+
+def mount_from(message: types_pb2.Mount) -> Mount:
+    """The inverse of `mount_to`."""
+    return Mount(
+        type=message.type, source=message.source, target=message.target, options=tuple(message.options)
+    )
+
+
+def root_to(value: PreparedInfo) -> types_pb2.Root:
+    """A prepared root."""
+    return types_pb2.Root(
+        path=text(value.path),
+        image=text(value.image),
+        image_id=value.image_id,
+        kind=_KINDS[value.kind],
+        driver=value.driver,
+        mounted=value.mounted,
+        created=value.created,
+        mounts=[mount_to(mount) for mount in value.mounts],
+        labels={text(key): text(label) for key, label in value.labels.items()},
+    )
+
+
+def root_from(message: types_pb2.Root) -> PreparedInfo:
+    """The inverse of `root_to`.  Raises `Internal` for a kind that a newer daemon may know."""
+    kind = _KIND_OF.get(message.kind)
+    if kind is None:
+        raise Internal(f"read the root at {message.path}", f"its kind is unknown: {message.kind}")
+    return PreparedInfo(
+        path=message.path,
+        image=message.image,
+        image_id=message.image_id,
+        kind=kind,
+        driver=message.driver,
+        mounted=message.mounted,
+        created=message.created,
+        mounts=tuple(mount_from(mount) for mount in message.mounts),
+        labels=dict(message.labels),
+    )
+
+
+def details_to(value: ImageDetails) -> images_pb2.InspectResponse:
+    """An image, whole."""
+    return images_pb2.InspectResponse(
+        image=image_to(value.info),
+        names=_texts(value.names),
+        config=value.config,
+        manifest=value.manifest,
+        layers=[_layer_to(layer) for layer in value.layers],
+    )
+
+
+def details_from(message: images_pb2.InspectResponse) -> ImageDetails:
+    """The inverse of `details_to`."""
+    return ImageDetails(
+        info=image_from(message.image),
+        names=tuple(message.names),
+        config=message.config,
+        manifest=message.manifest if message.HasField("manifest") else None,
+        layers=tuple(_layer_from(layer) for layer in message.layers),
+    )
+
+
+def _layer_to(value: Blob) -> images_pb2.Layer:
+    return images_pb2.Layer(
+        diff_id=value.diff_id,
+        size=value.size,
+        entries=value.entries,
+        blob=value.blob,
+        blob_size=value.blob_size,
+        media_type=text(value.media_type),
+        blob_present=value.blob_present,
+    )
+
+
+def _layer_from(message: images_pb2.Layer) -> Blob:
+    return Blob(
+        diff_id=message.diff_id,
+        size=message.size,
+        entries=message.entries,
+        blob=message.blob if message.HasField("blob") else None,
+        blob_size=message.blob_size,
+        media_type=message.media_type,
+        blob_present=message.blob_present,
+    )
+
+
+def prepare_options_to(value: PrepareOptions) -> images_pb2.PrepareOptions:
+    """How to prepare a root."""
+    return images_pb2.PrepareOptions(
+        view=value.view,
+        mount=value.mount,
+        self_contained=value.self_contained,
+        pull=_POLICIES[value.pull],
+        platform=value.platform,
+        labels=dict(value.labels),
+    )
+
+
+def prepare_options_from(message: images_pb2.PrepareOptions, attempted: str) -> PrepareOptions:
+    """The inverse of `prepare_options_to`.  Raises `InvalidArgument` for a policy nobody knows."""
+    if message.pull not in _POLICY_OF:
+        raise InvalidArgument(attempted, f"not a pull policy: {message.pull}")
+    return PrepareOptions(
+        view=message.view,
+        mount=message.mount,
+        self_contained=message.self_contained,
+        pull=_POLICY_OF[message.pull],
+        platform=message.platform if message.HasField("platform") else None,
+        labels=dict(message.labels),
+    )
+
+
+def commit_options_to(value: CommitOptions) -> images_pb2.CommitOptions:
+    """What to record with a commit."""
+    return images_pb2.CommitOptions(author=value.author, message=value.message, changes=value.changes)
+
+
+def commit_options_from(message: images_pb2.CommitOptions) -> CommitOptions:
+    """The inverse of `commit_options_to`."""
+    return CommitOptions(author=message.author, message=message.message, changes=tuple(message.changes))
+
+
+def progress_to(value: Progress) -> types_pb2.Progress:
+    """One step of a long call."""
+    return types_pb2.Progress(
+        item=text(value.item), phase=value.phase, done=value.done, total=value.total, rate=value.rate
+    )
+
+
+def progress_from(message: types_pb2.Progress) -> Progress:
+    """The inverse of `progress_to`."""
+    return Progress(
+        item=message.item, phase=message.phase, done=message.done, total=message.total, rate=message.rate
+    )
+
+
+def warning_to(value: str) -> types_pb2.Warning:
+    """Something that the user may want to know."""
+    return types_pb2.Warning(text=text(value))
+
+
+def pushed_to(value: PushResult) -> transfer_pb2.Pushed:
+    """Where an image went."""
+    return transfer_pb2.Pushed(name=value.name, digest=value.digest, size=value.size)
+
+
+def pushed_from(message: transfer_pb2.Pushed) -> PushResult:
+    """The inverse of `pushed_to`."""
+    return PushResult(name=message.name, digest=message.digest, size=message.size)
+
+
+def removed_to(value: Removed) -> images_pb2.RemoveResponse:
+    """What is gone."""
+    return images_pb2.RemoveResponse(names=_texts(value.names), freed=value.freed)
+
+
+def removed_from(message: images_pb2.RemoveResponse) -> Removed:
+    """The inverse of `removed_to`."""
+    return Removed(names=tuple(message.names), freed=message.freed)
+
+
+def collected_to(value: Collected) -> store_pb2.Collected:
+    """What a collection took."""
+    items = (store_pb2.CollectedItem(name=text(name), size=size) for name, size in value.items)
+    return store_pb2.Collected(items=items)
+
+
+def collected_from(message: store_pb2.Collected) -> Collected:
+    """The inverse of `collected_to`."""
+    return Collected(items=tuple((item.name, item.size) for item in message.items))
+
+
+def info_to(value: StoreInfo) -> store_pb2.InfoResponse:
+    """The store and what serves it."""
+    return store_pb2.InfoResponse(
+        version=value.version,
+        root=text(value.root),
+        run=text(value.run),
+        driver=value.driver,
+        format=value.format,
+        images=value.images,
+        prepared=value.prepared,
+    )
+
+
+def info_from(message: store_pb2.InfoResponse) -> StoreInfo:
+    """The inverse of `info_to`."""
+    return StoreInfo(
+        version=message.version,
+        root=message.root,
+        run=message.run,
+        driver=message.driver,
+        format=message.format,
+        images=message.images,
+        prepared=message.prepared,
+    )
+
+
+def _texts(values: Iterable[str]) -> list[str]:
+    return [text(value) for value in values]

@@ -1,0 +1,139 @@
+"""Blobs by digest: verified documents and kept layers, and downloads in flight.
+
+::
+
+    content/blobs/<algorithm>/<hex>     whole, verified, durable, never changed
+    content/ingest/<hex>/data           a download as far as it came
+
+A file under ``blobs`` is whole because it is renamed there after it was verified and synced.  Whether
+it counts is the metadata's to say: a blob that no row names is garbage.
+An ingest belongs to whoever holds the digest's lock; it stays when its owner dies, so that the next one
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from orlop.errors import DataLoss, NotFound, from_oserror
+from orlop.linux.files import fsync_dir, remove_tree, write_durably
+from orlop.spec.digest import Digest
+
+__all__ = ["BlobStore", "Ingest"]
+
+
+class BlobStore:
+    """The folder ``content`` of a store.  Thread-safe; locking by digest is the caller's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._blobs = folder / "blobs"
+        self._ingests = folder / "ingest"
+
+    def create(self) -> None:
+        """Make the folders."""
+        for folder in (self._blobs / "sha256", self._blobs / "sha512", self._ingests):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, digest: Digest) -> Path:
+        """Where a blob is, or would be."""
+        return self._blobs / digest.algorithm / digest.hex
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the blob's file is there."""
+        return self.path(digest).exists()
+
+    def read(self, digest: Digest) -> bytes:
+        """A small blob's bytes, verified again.
+
+        Raises `NotFound` if it is not there, `DataLoss` if it is not what its name says.
+        """
+        try:
+            data = self.path(digest).read_bytes()
+        except FileNotFoundError as exc:
+            raise NotFound(f"read blob {digest}", "the store does not have it") from exc
+        if not digest.verifies(data):
+            raise DataLoss(f"read blob {digest}", "the file on disk has another digest")
+        return data
+
+    def write(self, digest: Digest, data: bytes) -> None:
+        """Add a document; durable on return.  Idempotent.  Raises `DataLoss` for wrong bytes."""
+        if not digest.verifies(data):
+            raise DataLoss(f"write blob {digest}", "the bytes have another digest")
+        path = self.path(digest)
+        try:
+            if not path.exists():
+                write_durably(path, data)
+        except OSError as exc:
+            raise from_oserror(f"write blob {digest}", exc) from exc
+
+    @contextlib.contextmanager
+    def ingest(self, digest: Digest) -> Iterator[Ingest]:
+        """The download of one blob, new or left by an earlier try.  Needs the digest's lock."""
+        ingest = Ingest(self._ingests / digest.hex, digest, self.path(digest))
+        try:
+            yield ingest
+        finally:
+            ingest.close()
+
+    def ingests(self) -> list[Path]:
+        """The folders of all downloads in flight."""
+        return sorted(self._ingests.iterdir())
+
+
+class Ingest:
+    """A download in flight: a file that grows.
+
+    ``size`` is the number of bytes that are there.  One thread writes; others may read ``fd``.
+    """
+
+    def __init__(self, folder: Path, digest: Digest, target: Path) -> None:
+        self._folder = folder
+        self._digest = digest
+        self._target = target
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.size = os.fstat(self.fd).st_size
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes at the end."""
+        done = 0
+        view = memoryview(chunk)
+        while done < len(chunk):
+            done += os.pwrite(self.fd, view[done:], self.size + done)
+        self.size += len(chunk)
+
+    def truncate(self, size: int = 0) -> None:
+        """Forget all bytes from ``size`` on."""
+        os.ftruncate(self.fd, size)
+        self.size = size
+
+    def chunks(self, size: int = 1 << 20) -> Iterator[bytes]:
+        """The bytes that are there, from the start."""
+        at = 0
+        while at < self.size:
+            chunk = os.pread(self.fd, min(size, self.size - at), at)
+            if not chunk:
+                return
+            yield chunk
+            at += len(chunk)
+
+    def publish(self) -> None:
+        """Make the verified download a blob; durable on return."""
+        os.fsync(self.fd)
+        os.rename(self._folder / "data", self._target)
+        fsync_dir(self._target.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Delete the download."""
+        self.close()
+        remove_tree(self._folder, missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the file; what was downloaded stays.  Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,214 @@
+"""The library's face: `open`, `connect`, `Store` and `Prepared`.
+
+The protocols of `orlop.images.api` are the verbs; this module adds what makes them pleasant in
+Python: `prepare` gives a handle that is a context manager.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
+from orlop.observe import Call
+
+if TYPE_CHECKING:
+    from orlop.config import PullPolicy, Settings
+    from orlop.images.api import Collected, PushResult, Removed, StoreInfo
+    from orlop.images.api import Store as StoreVerbs
+
+__all__ = ["DEFAULT_ROOT", "DEFAULT_RUN", "DEFAULT_SOCKET", "Prepared", "Store", "connect", "open"]
+
+DEFAULT_ROOT = "/var/lib/orlop"
+DEFAULT_RUN = "/run/orlop"
+DEFAULT_SOCKET = "/run/orlop/socket/orlop.sock"
+
+StrPath = str | os.PathLike[str]
+
+
+def open(  # noqa: A001 - the library's verb
+    root: StrPath = DEFAULT_ROOT, run: StrPath = DEFAULT_RUN, *, settings: Settings | None = None
+) -> Store:
+    """Open the store at ``root`` in this process, making it if it is not there.
+
+    ``run`` holds mount points and does not outlive a reboot.  Other processes may use the same store
+    at the same time.  Raises `FailedPrecondition` where the folder cannot serve as a store or was
+    written by a newer orlop, `PermissionDenied` without the privileges that mounting needs.
+    """
+    from orlop.images.store import LocalStore
+
+    return Store(LocalStore.open(Path(root), Path(run), settings=settings))
+
+
+def connect(address: str = f"unix://{DEFAULT_SOCKET}") -> Store:
+    """A store served by a daemon at ``unix:///path/to/orlop.sock``.
+
+    Raises `Unavailable` when nothing answers there.  Needs the extra ``daemon``.
+    """
+    from orlop.client import RemoteStore
+
+    return Store(RemoteStore.connect(address))
+
+
+class Store:
+    """Images and prepared roots, here or behind a daemon.  Thread-safe; a context manager.
+
+    Every method raises the classes of `orlop.errors`; `orlop.images.api` has each verb's contract.
+    """
+
+    def __init__(self, verbs: StoreVerbs) -> None:
+        self.verbs = verbs
+
+    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
+        """Fetch an image; every byte is verified and durable on return."""
+        return self.verbs.pull(name, platform=platform, call=call or Call())
+
+    def push(
+        self,
+        name: str,
+        destination: str | None = None,
+        *,
+        recompress: bool = False,
+        call: Call | None = None,
+    ) -> PushResult:
+        """Send an image to a registry, under ``destination`` or its own name."""
+        return self.verbs.push(name, destination, recompress=recompress, call=call or Call())
+
+    def load(self, source: StrPath, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+        """Import an OCI layout (folder or tar) or a ``docker save`` archive."""
+        return self.verbs.load(os.path.abspath(source), name=name, call=call or Call())
+
+    def images(self) -> list[ImageInfo]:
+        """All images, by name."""
+        return self.verbs.images()
+
+    def inspect(self, name: str) -> ImageDetails:
+        """One image, whole."""
+        return self.verbs.inspect(name)
+
+    def tag(self, name: str, new_name: str) -> ImageInfo:
+        """Give an image a further name."""
+        return self.verbs.tag(name, new_name)
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """Take a name away, and the disk that nothing else needs."""
+        return self.verbs.remove(name, force=force)
+
+    def prepare(
+        self,
+        name: str,
+        path: StrPath,
+        *,
+        view: bool = False,
+        mount: bool = False,
+        self_contained: bool = False,
+        pull: PullPolicy | None = None,
+        platform: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        call: Call | None = None,
+    ) -> Prepared:
+        """Make an image's root ready at ``path``.
+
+        As a context manager the result cleans up at the end of the block; without ``with`` the root
+        stays, also after this process, until `Prepared.cleanup`.
+        """
+        options = PrepareOptions(
+            view=view,
+            mount=mount,
+            self_contained=self_contained,
+            pull=pull,
+            platform=platform,
+            labels=dict(labels or {}),
+        )
+        info = self.verbs.prepare_root(name, os.fspath(path), options=options, call=call or Call())
+        return Prepared(self.verbs, info)
+
+    def prepared(self) -> list[PreparedInfo]:
+        """All prepared roots, by path."""
+        return self.verbs.prepared()
+
+    def get(self, path: StrPath) -> Prepared:
+        """The handle of a root that was prepared before, perhaps by another process."""
+        return Prepared(self.verbs, self.verbs.mounts(os.fspath(path)))
+
+    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
+        """Delete what no image and no prepared root needs."""
+        return self.verbs.collect(dry_run=dry_run, call=call or Call())
+
+    def info(self) -> StoreInfo:
+        """The store and what serves it."""
+        return self.verbs.info()
+
+    def close(self) -> None:
+        """Let go of files, processes and connections.  Prepared roots stay."""
+        self.verbs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Prepared:
+    """A prepared root: where it is, how to mount it, what to do with what changed.
+
+    Leaving a ``with`` block cleans up: the root is unmounted and what was written is deleted, also
+    when the block raised.
+    """
+
+    def __init__(self, verbs: StoreVerbs, info: PreparedInfo) -> None:
+        self._verbs = verbs
+        self.info = info
+
+    @property
+    def path(self) -> str:
+        """Where the root is, or will be once its mounts are performed."""
+        return self.info.path
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """The mounts to perform, in order."""
+        return self.info.mounts
+
+    def mount(self) -> Self:
+        """Perform the mounts, in this process's mount namespace (or the daemon's)."""
+        self.info = self._verbs.mount(self.path)
+        return self
+
+    def unmount(self) -> Self:
+        """Undo `mount`; what was written stays."""
+        self.info = self._verbs.unmount(self.path)
+        return self
+
+    def commit(
+        self,
+        name: str | None = None,
+        *,
+        author: str = "",
+        message: str = "",
+        changes: tuple[str, ...] = (),
+        created: int | None = None,
+        call: Call | None = None,
+    ) -> ImageInfo:
+        """Capture what changed as a new image; the root stays usable."""
+        options = CommitOptions(author=author, message=message, changes=changes, created=created)
+        return self._verbs.commit(self.path, name, options=options, call=call or Call())
+
+    def cleanup(self, *, call: Call | None = None) -> None:
+        """Unmount what `mount` mounted and delete what was written."""
+        self._verbs.cleanup(self.path, call=call or Call())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cleanup()

@@ -1,0 +1,237 @@
+"""Chains: what lists of layers look like, ready to mount; built when first needed.
+
+A chain is a stack of EROFS images, usually one or two.  Which layers an image covers is decided once, when
+it is built, and remembered in its row:
+
+- layers with, together, less than an eighth of the entries below them become one small top above the
+  chain of the layers below, so that images with one base share its page cache and a small commit costs
+  what it changed;
+- otherwise, or when the stack would be higher than eight, all layers are merged into one image.
+
+An existing chain of the lower layers is used where it fits the rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orlop.erofs.writer import build
+from orlop.errors import Aborted, DataLoss, NotFound, from_oserror
+from orlop.images.core import Core
+from orlop.layers.chainview import ChainView
+from orlop.layers.index import LayerIndex
+from orlop.layers.merge import DataLayout, LowerLinkError, Merger
+from orlop.linux.files import write_durably
+from orlop.metadata import layers as layer_rows
+from orlop.metadata import roots
+from orlop.metadata.db import Transaction
+from orlop.metadata.layers import LayerRow
+from orlop.metadata.roots import ChainRow
+from orlop.observe import Call, Progress
+from orlop.snapshots.erofs import ChainImage
+from orlop.spec.digest import DiffID, chain_id
+
+__all__ = ["Chains"]
+
+MAX_DEPTH = 8
+SMALL = 8  # a top is small if it has less than an eighth of the entries below it
+WRITER_VERSION = 1  # part of every UUID: raise it with any change of the bytes that we write
+_NO_INDEXES: Mapping[DiffID, LayerIndex] = {}
+
+
+class Chains:
+    """The chains of one store.  Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def file(self, name: str) -> Path:
+        """The EROFS image of a chain."""
+        return self._core.layout.chains / f"{name}.erofs"
+
+    def image(self, row: ChainRow) -> ChainImage:
+        """A row as what the driver mounts."""
+        return ChainImage(id=row.id, file=self.file(row.id), uuid=row.uuid, devices=self.devices(row))
+
+    def devices(self, row: ChainRow) -> tuple[Path, ...]:
+        """The files that an image's device numbers mean, in order."""
+        layers = self._core.layers
+        return tuple(
+            layers.data(diff_id) if kind == "data" else layers.tar(diff_id) for diff_id, kind in row.devices
+        )
+
+    def view(self, stack: Sequence[ChainRow]) -> ChainView:
+        """The chain, to be read without mounting it."""
+        return ChainView.open([self.file(row.id) for row in stack])
+
+    def stack(self, name: str) -> list[ChainRow]:
+        """A chain's images, top first; empty unless all are there."""
+        rows = self._core.db.read(lambda tx: roots.chain_stack(tx, name))
+        return rows if all(self.file(row.id).exists() for row in rows) else []
+
+    def ensure(
+        self,
+        diff_ids: Sequence[DiffID],
+        *,
+        call: Call,
+        whole: bool = False,
+        indexes: Mapping[DiffID, LayerIndex] = _NO_INDEXES,
+    ) -> list[ChainRow]:
+        """The chain of some layers, bottom first, built if it is not there; its images, top first.
+
+        ``whole`` asks for one image, whatever the sizes.  ``indexes`` are those at hand already.
+        Raises `NotFound` if the store lacks a layer, `InvalidArgument` where the layers contradict
+        one another.
+        """
+        name = self._name(diff_ids, whole=whole)
+        stack = self.stack(name)
+        if stack:
+            return stack
+        known = self._core.db.read(lambda tx: roots.get_chain(tx, name))
+        if known is not None:  # only the file is gone: it comes back in the same shape
+            parent = known.parent
+            below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent))) if parent else 0
+        else:
+            below = 0 if whole else self._plan(diff_ids)
+        parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes) if below else []
+        try:
+            self._build(name, diff_ids, below, parent_stack, indexes, call)
+        except LowerLinkError:
+            self._build(name, diff_ids, 0, [], indexes, call)
+        stack = self.stack(name)
+        if not stack:
+            raise Aborted(f"build chain {name[:12]}", "it was collected at once; try again")
+        return stack
+
+    @staticmethod
+    def _name(diff_ids: Sequence[DiffID], *, whole: bool) -> str:
+        if not diff_ids:
+            return "empty"
+        return chain_id(diff_ids).hex + ("-whole" if whole else "")
+
+    def _plan(self, diff_ids: Sequence[DiffID]) -> int:
+        """How many of the lowest layers the new image lies on; 0 to merge all."""
+        entries = [row.entries for row in self._rows(diff_ids)]
+        total = sum(entries)
+        above = 0
+        best = 0
+        for below in range(len(diff_ids) - 1, 0, -1):
+            above += entries[below]
+            if above * SMALL >= total - above:
+                break
+            row = self._core.db.read(
+                lambda tx, below=below: roots.get_chain(tx, self._name(diff_ids[:below], whole=False))  # type: ignore[misc]  # bound now
+            )
+            if row is not None and row.depth < MAX_DEPTH:
+                return below
+            if row is None:
+                best = below
+        return best
+
+    def _rows(self, diff_ids: Sequence[DiffID]) -> list[LayerRow]:
+        def body(tx: Transaction) -> list[LayerRow]:
+            found: list[LayerRow] = []
+            for diff_id in diff_ids:
+                row = layer_rows.get_layer(tx, diff_id)
+                if row is None:
+                    raise NotFound(
+                        f"read layer {diff_id}", "the store does not have it", hint="pull the image again"
+                    )
+                found.append(row)
+            return found
+
+        return self._core.db.read(body)
+
+    def _build(
+        self,
+        name: str,
+        diff_ids: Sequence[DiffID],
+        below: int,
+        parent: Sequence[ChainRow],
+        indexes: Mapping[DiffID, LayerIndex],
+        call: Call,
+    ) -> None:
+        with self._core.locked("chain", name, call=call, attempted=f"build chain {name[:12]}"):
+            if self.stack(name):
+                return
+            call.observer.progress(Progress(item=name[:12], phase="merging"))
+            rows = self._rows(diff_ids)
+            if parent:
+                with self.view(parent) as view:
+                    merger, devices = self._merge(diff_ids[below:], Merger(below=view), indexes, call)
+            else:
+                merger, devices = self._merge(diff_ids, Merger(), indexes, call)
+            for warning in merger.warnings[:20]:
+                call.observer.warning(warning)
+            sizes = {row.diff_id: row for row in rows}
+            uuid = _uuid(name, parent[0].id if parent else "")
+            image = build(
+                merger.finish(),
+                devices=[
+                    sizes[diff_id].data_size if kind == "data" else sizes[diff_id].size
+                    for diff_id, kind in devices
+                ],
+                uuid=uuid,
+            )
+            row = ChainRow(
+                id=name,
+                parent=parent[0].id if parent else None,
+                depth=(parent[0].depth if parent else 0) + 1,
+                entries=sum(row.entries for row in rows),
+                size=len(image),
+                uuid=uuid,
+                devices=tuple(devices),
+            )
+            self._publish(row, diff_ids, image, call)
+
+    def _merge(
+        self,
+        diff_ids: Sequence[DiffID],
+        merger: Merger,
+        indexes: Mapping[DiffID, LayerIndex],
+        call: Call,
+    ) -> tuple[Merger, list[tuple[DiffID, str]]]:
+        devices: list[tuple[DiffID, str]] = []
+        for diff_id in diff_ids:
+            call.check("build chain")
+            index = indexes.get(diff_id) or self._core.layers.load_index(diff_id)
+
+            def device(data: bool, diff_id: DiffID = diff_id) -> int:
+                wanted = (diff_id, "data" if data else "tar")
+                if wanted not in devices:
+                    devices.append(wanted)
+                return devices.index(wanted) + 1
+
+            merger.apply(index, device, DataLayout(index))
+        return merger, devices
+
+    def _publish(self, row: ChainRow, diff_ids: Sequence[DiffID], image: bytearray, call: Call) -> None:
+        what = f"build chain {row.id[:12]}"
+        known = self._core.db.read(lambda tx: roots.get_chain(tx, row.id))
+        if known is not None:
+            same = (known.uuid, known.devices, known.size) == (row.uuid, row.devices, row.size)
+            # Overlays remember the image's UUID and inode numbers in their uppers.
+            if not same and self._core.db.read(lambda tx: roots.chain_users(tx, row.id)):
+                raise DataLoss(what, "it is lost, and cannot be rebuilt as the prepared roots on it knew it")
+        try:
+            write_durably(self.file(row.id), bytes(image))
+        except OSError as exc:
+            raise from_oserror(what, exc) from exc
+
+        def body(tx: Transaction) -> None:
+            for diff_id in diff_ids:
+                if layer_rows.get_layer(tx, diff_id) is None:
+                    raise Aborted(what, f"layer {diff_id} was removed meanwhile")
+            if row.parent is not None and roots.get_chain(tx, row.parent) is None:
+                raise Aborted(what, "the chain below was collected meanwhile; try again")
+            roots.add_chain(tx, row, diff_ids)
+
+        self._core.db.write(body, call=call)
+
+
+def _uuid(name: str, parent: str) -> bytes:
+    """An image's UUID: the same for the same layers, shape and writer, and for nothing else."""
+    text = f"orlop chain {WRITER_VERSION} {name} on {parent}"
+    return hashlib.sha256(text.encode()).digest()[:16]

@@ -1,0 +1,152 @@
+"""Commit: what changed below a prepared root becomes a layer, and the layer an image.
+
+Only the upper is read; nothing is compressed.  The tar is hashed and indexed while it is written, so the
+diff ID is known with its last byte.  The image has a config and no manifest: that comes with its blobs,
+when it is pushed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from orlop.errors import FailedPrecondition, from_oserror
+from orlop.images.api import CommitOptions
+from orlop.images.chains import Chains
+from orlop.images.changes import apply_change
+from orlop.images.core import Core, Lease
+from orlop.images.ingest import LayerIngest
+from orlop.images.pull import name_image
+from orlop.images.roots import RootService
+from orlop.layers.diff import changes, write_layer
+from orlop.layers.worker.client import Unpacked
+from orlop.metadata import garbage, layers
+from orlop.metadata.db import Transaction
+from orlop.metadata.layers import LayerRow
+from orlop.metadata.roots import ChainRow
+from orlop.observe import Call, Progress
+from orlop.spec.digest import DiffID, Digest
+from orlop.spec.documents import encode, parse_config, parse_json
+from orlop.spec.reference import Reference
+
+__all__ = ["Committer"]
+
+
+class Committer:
+    """Commits roots of one store.  Thread-safe."""
+
+    def __init__(self, core: Core, chains: Chains, roots: RootService, ingest: LayerIngest) -> None:
+        self._core = core
+        self._chains = chains
+        self._roots = roots
+        self._ingest = ingest
+
+    def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> str:
+        """See `orlop.images.api.Roots.commit`; returns the full name."""
+        what = f"commit {path}"
+        full = str(Reference.parse(name)) if name else f"localhost/commit:{secrets.token_hex(8)}"
+        core = self._core
+        root = self._roots.require(path, what)
+        if root.kind != "active":
+            raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
+        data = core.blobs.read(root.config)
+        with core.lease() as lease, core.locked("path", path, call=call, attempted=what):
+            root = self._roots.require(path, what)
+            call.observer.progress(Progress(item=path, phase="reading"))
+            diff_id = self._capture(root.id, self._roots.stack(root, call), lease, call)
+            old = parse_config(data, what, limit=core.settings.limits.config_size)
+            document = parse_json(data, what, limit=core.settings.limits.config_size)
+            config = edit_config(document, diff_id, options)
+            digest = Digest.of(config)
+            core.write_document(digest, config)
+            diff_ids = old.diff_ids() + ((diff_id,) if diff_id is not None else ())
+            name_image(
+                core,
+                full,
+                config=digest,
+                config_size=len(config),
+                diff_ids=diff_ids,
+                manifest=None,
+                call=call,
+            )
+        call.observer.progress(Progress(item=path, phase="done"))
+        return full
+
+    def _capture(self, root_id: str, stack: list[ChainRow], lease: Lease, call: Call) -> DiffID | None:
+        """The upper as a layer that is durable; None if nothing changed."""
+        core = self._core
+        upper_path = core.driver.upper(root_id)
+        try:
+            upper = os.open(upper_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise from_oserror("commit", exc) from exc
+        try:
+            devices = [self._chains.devices(row) for row in stack]
+            with self._chains.view(stack) as view:
+                found = changes(upper, view, devices, call=call)
+                if not found:
+                    return None
+                with core.layers.new() as new:
+                    written = write_layer(found, upper, new.tar, view, devices, call=call)
+                    unpacked = Unpacked(
+                        diff_id=written.diff_id,
+                        index=written.index,
+                        encoded=written.index.encode(),
+                        tar_size=written.size,
+                    )
+                    diff_id = written.diff_id
+                    with core.locked("layer", diff_id.hex, call=call, attempted="commit"):
+                        if not self._keep(diff_id, lease, call):
+                            row = self._ingest.publish(new, unpacked)
+                            self._keep(diff_id, lease, call, row)
+                    return diff_id
+        except OSError as exc:
+            raise from_oserror("commit", exc) from exc
+        finally:
+            os.close(upper)
+
+    def _keep(self, diff_id: DiffID, lease: Lease, call: Call, row: LayerRow | None = None) -> bool:
+        """Put a lease on a layer, after naming it if ``row`` is given; whether it is there."""
+
+        def body(tx: Transaction) -> bool:
+            if row is not None:
+                layers.add_layer(tx, row)
+            if layers.get_layer(tx, diff_id) is None:
+                return False
+            garbage.lease_add(tx, lease.id, "layer", diff_id)
+            return True
+
+        lease.mark_used()
+        return self._core.db.write(body, call=call)
+
+
+def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: CommitOptions) -> bytes:
+    """The config of the new image: the old one's JSON with its layer, history and changes.
+
+    Fields that orlop does not know stay as they are.
+    """
+    created = datetime.now(UTC) if options.created is None else datetime.fromtimestamp(options.created, UTC)
+    stamp = created.isoformat().replace("+00:00", "Z")
+    rootfs = dict(document["rootfs"])
+    old_ids = list(rootfs.get("diff_ids") or [])
+    history = list(document.get("history") or [])
+    known = sum(not line.get("empty_layer") for line in history)
+    history += [{"created_by": "unknown"}] * max(0, len(old_ids) - known)  # one line for each layer
+    line: dict[str, Any] = {"created": stamp, "created_by": "orlop commit"}
+    if options.author:
+        line["author"] = document["author"] = options.author
+    if options.message:
+        line["comment"] = options.message
+    if diff_id is None:
+        line["empty_layer"] = True
+    else:
+        rootfs["diff_ids"] = [*old_ids, str(diff_id)]
+    config = dict(document.get("config") or {})
+    for change in options.changes:
+        apply_change(config, change)
+    edited = {**document, "created": stamp, "rootfs": rootfs, "history": [*history, line], "config": config}
+    for stale in ("container", "container_config", "id", "parent"):  # docker's own, about another container
+        edited.pop(stale, None)
+    return encode(edited)

@@ -1,0 +1,386 @@
+"""Layers on their way into the store: fetched, verified, decompressed, hashed and indexed in one pass.
+
+Per layer three things overlap: a thread fetches the blob into an ingest and hashes it; a confined worker
+decompresses and parses it as it grows; this thread hashes the tar and writes it.  Nothing is visible
+before both digests are right and all files are durable.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from orlop.content.blobs import Ingest
+from orlop.errors import Cancelled, DataLoss, Error, InvalidArgument, Unavailable, from_oserror
+from orlop.images.core import Core, Lease
+from orlop.layers.index import LayerIndex
+from orlop.layers.store import NewLayer
+from orlop.layers.worker.client import Feed, Unpacked, unpack
+from orlop.linux.files import sync_range
+from orlop.metadata import garbage, layers
+from orlop.metadata.db import Transaction
+from orlop.metadata.layers import LayerBlob, LayerRow
+from orlop.observe import Call, Progress, Rate
+from orlop.spec.digest import DiffID, Digest
+from orlop.spec.reference import Reference
+
+__all__ = ["BlobLayer", "LayerIngest"]
+
+WRITE_BACK = 8 << 20  # bytes of tar after which write-back is started, so that the last fsync is short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobLayer:
+    """A layer as an image's manifest and config describe it together."""
+
+    digest: Digest
+    size: int
+    media_type: str
+    diff_id: DiffID
+
+
+class LayerIngest:
+    """Brings layers into one store.  Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    # -- from a registry ------------------------------------------------------------------------
+
+    def fetch_all(
+        self, ref: Reference, wanted: list[BlobLayer], *, call: Call, lease: Lease
+    ) -> dict[DiffID, LayerIndex]:
+        """Fetch the layers that are missing, side by side; all are durable on return.
+
+        Returns the indexes of those that were fetched.  The first failure stops the others and is
+        raised.
+        """
+        distinct = {layer.diff_id: layer for layer in wanted}
+        missing = self._keep_present(list(distinct.values()), call, lease)
+        if not missing:
+            return {}
+        self._core.template.start()
+        found: dict[DiffID, LayerIndex] = {}
+        call = call.child()
+        with ThreadPoolExecutor(
+            max_workers=self._core.settings.downloads, thread_name_prefix="layer"
+        ) as pool:
+            futures: dict[Future[LayerIndex | None], BlobLayer] = {
+                pool.submit(self._fetch, ref, layer, call, lease): layer for layer in missing
+            }
+            failure: BaseException | None = None
+            for future, layer in futures.items():
+                try:
+                    index = future.result()
+                except BaseException as exc:  # noqa: BLE001 - raised below, once all have ended
+                    if failure is None or isinstance(failure, Cancelled):
+                        failure = exc
+                    for other in futures:
+                        other.cancel()
+                    call.cancel.cancel()
+                    continue
+                if index is not None:
+                    found[layer.diff_id] = index
+            if failure is not None:
+                raise failure
+        return found
+
+    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
+        """Put a lease on the layers that are there; returns the others."""
+
+        def body(tx: Transaction) -> list[BlobLayer]:
+            missing: list[BlobLayer] = []
+            for layer in wanted:
+                if layers.get_layer(tx, layer.diff_id) is None:
+                    missing.append(layer)
+                else:
+                    garbage.lease_add(tx, lease.id, "layer", layer.diff_id)
+                    layers.add_layer_blob(tx, _layer_blob(layer))
+            return missing
+
+        lease.mark_used()
+        missing = self._core.db.write(body, call=call)
+        gone = {layer.diff_id for layer in missing}
+        for layer in wanted:
+            if layer.diff_id not in gone:
+                call.observer.progress(_progress(layer.digest, "exists", layer.size, layer.size))
+        return missing
+
+    def _fetch(self, ref: Reference, layer: BlobLayer, call: Call, lease: Lease) -> LayerIndex | None:
+        """One layer, unless somebody else brings it first."""
+        core, what = self._core, f"fetch layer {layer.digest}"
+        call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
+        try:
+            with (
+                core.locked("blob", layer.digest.hex, call=call, attempted=what),
+                core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
+            ):
+                if not self._keep_present([layer], call, lease):
+                    return None
+                with core.blobs.ingest(layer.digest) as ingest:
+                    resumed = ingest.size > 0
+                    try:
+                        return self._fetch_locked(ref, layer, ingest, call, lease)
+                    except (DataLoss, InvalidArgument):
+                        ingest.truncate()
+                        if not resumed:
+                            raise
+                    return self._fetch_locked(ref, layer, ingest, call, lease)  # what was left over was bad
+        except OSError as exc:
+            raise from_oserror(what, exc) from exc
+
+    def _fetch_locked(
+        self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
+    ) -> LayerIndex:
+        core = self._core
+        if ingest.size > layer.size:
+            ingest.truncate()
+        with core.layers.new() as new, ExitStack() as stack:
+            feed = Feed()
+            download = _Download(core, ref, layer, ingest, feed, call)
+            stack.callback(feed.close)
+            stack.callback(download.stop)
+            download.start()
+            try:
+                unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download)
+            except Error as exc:
+                download.stop()
+                if download.failure is not None:
+                    raise download.failure from exc
+                raise
+            download.join()
+            self._finish(layer, new, unpacked, lease, call, source=ref, ingest=ingest)
+            call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
+            return unpacked.index
+
+    def _unpack(
+        self, item: str, new: NewLayer, source: int, feed: Feed, call: Call, download: _Download | None
+    ) -> Unpacked:
+        rate = Rate()
+        synced = 0
+        last = 0
+
+        def written(total: int) -> None:
+            nonlocal synced, last
+            if total - synced >= WRITE_BACK:
+                sync_range(new.tar, synced, total - synced)
+                synced = total
+            due = rate.add(total - last)
+            last = total
+            if due and (download is None or download.done):
+                call.observer.progress(_progress(item, "indexing", total, 0, rate.rate))
+
+        return unpack(
+            self._core.template,
+            source,
+            feed,
+            tar=new.tar,
+            limits=self._core.settings.limits,
+            call=call,
+            written=written,
+        )
+
+    def _finish(
+        self,
+        layer: BlobLayer,
+        new: NewLayer,
+        unpacked: Unpacked,
+        lease: Lease,
+        call: Call,
+        *,
+        source: Reference | None,
+        ingest: Ingest | None,
+    ) -> None:
+        """Name a layer whose bytes are all there."""
+        if unpacked.diff_id != layer.diff_id:
+            raise DataLoss(
+                f"unpack layer {layer.digest}",
+                f"its diff ID is {unpacked.diff_id}, the image's config says {layer.diff_id}",
+            )
+        core = self._core
+        for warning in unpacked.index.warnings:
+            call.observer.warning(f"{layer.digest}: {warning}")
+        row = self.publish(new, unpacked)
+        keep = ingest is not None and core.settings.keep_blobs
+        if ingest is not None and keep:
+            ingest.publish()
+
+        def body(tx: Transaction) -> None:
+            layers.add_layer(tx, row)
+            layers.add_layer_blob(tx, _layer_blob(layer))
+            garbage.lease_add(tx, lease.id, "layer", row.diff_id)
+            if source is not None:
+                layers.add_source(tx, layer.digest, source.registry, source.repository)
+            if keep:
+                layers.add_blob(tx, layer.digest, layer.size)
+
+        lease.mark_used()
+        core.db.write(body, call=call)
+        if ingest is not None and not keep:
+            ingest.discard()
+
+    def publish(self, new: NewLayer, unpacked: Unpacked) -> LayerRow:
+        """Make a complete layer durable under its diff ID.  Needs the layer's lock."""
+        data_size = new.complete(unpacked.index, unpacked.encoded)
+        self._core.layers.publish(new, unpacked.diff_id)
+        return LayerRow(
+            diff_id=unpacked.diff_id,
+            size=unpacked.tar_size,
+            data_size=data_size,
+            index_size=len(unpacked.encoded),
+            entries=len(unpacked.index),
+        )
+
+    # -- from a file ----------------------------------------------------------------------------
+
+    def read_file(
+        self, source: int, layer: BlobLayer, *, offset: int = 0, verify: bool = True, call: Call, lease: Lease
+    ) -> None:
+        """Bring in a layer that lies in a file, at ``offset``.
+
+        With ``verify`` the bytes must have ``layer.digest``.
+        """
+        core, what = self._core, f"import layer {layer.digest}"
+        core.template.start()
+        try:
+            with (
+                core.locked("blob", layer.digest.hex, call=call, attempted=what),
+                core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
+            ):
+                if not self._keep_present([layer], call, lease):
+                    return
+                if verify:
+                    _verify_range(source, offset, layer, call)
+                with core.layers.new() as new, ExitStack() as stack:
+                    feed = Feed.whole(layer.size)
+                    stack.callback(feed.close)
+                    unpacked = unpack(
+                        core.template,
+                        source,
+                        feed,
+                        offset=offset,
+                        tar=new.tar,
+                        limits=core.settings.limits,
+                        call=call,
+                    )
+                    self._finish(layer, new, unpacked, lease, call, source=None, ingest=None)
+        except OSError as exc:
+            raise from_oserror(what, exc) from exc
+        call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
+
+
+class _Download:
+    """The thread that fetches one blob, hashing it, and tells the worker how far it came."""
+
+    def __init__(
+        self, core: Core, ref: Reference, layer: BlobLayer, ingest: Ingest, feed: Feed, call: Call
+    ) -> None:
+        self._core, self._ref, self._layer = core, ref, layer
+        self._ingest, self._feed = ingest, feed
+        self._outer = call
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
+        self.failure: BaseException | None = None
+        self.done = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Make the thread end soon, and wait for it."""
+        self._stopped = True
+        self._thread.join()
+
+    def join(self) -> None:
+        """Wait for the end; raises what went wrong."""
+        self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        try:
+            self._fetch()
+            self.done = True
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
+            if not self._stopped:
+                self.failure = exc
+            self._feed.close()  # the worker ends, and with it the reader of its pipe
+
+    def _fetch(self) -> None:
+        layer, ingest, feed = self._layer, self._ingest, self._feed
+        what = f"fetch layer {layer.digest}"
+        hasher = layer.digest.hasher()
+        for chunk in ingest.chunks():
+            self._check(what)
+            hasher.update(chunk)
+        if ingest.size:
+            feed.advance(ingest.size)
+        rate = Rate()
+        for chunk in self._chunks(what):
+            self._check(what)
+            if ingest.size + len(chunk) > layer.size:
+                raise DataLoss(
+                    what, f"the registry sent more than the {layer.size} bytes that the manifest says"
+                )
+            hasher.update(chunk)
+            ingest.write(chunk)
+            feed.advance(ingest.size)
+            if rate.add(len(chunk)):
+                self._outer.observer.progress(
+                    _progress(layer.digest, "fetching", ingest.size, layer.size, rate.rate)
+                )
+        if hasher.hexdigest() != layer.digest.hex:
+            ingest.truncate()
+            raise DataLoss(what, f"the bytes have the digest {layer.digest.algorithm}:{hasher.hexdigest()}")
+        feed.advance(ingest.size, complete=True)
+
+    def _chunks(self, what: str) -> Iterator[bytes]:
+        """The bytes that are missing, over as many connections as it takes."""
+        tries = 0
+        while self._ingest.size < self._layer.size:
+            before = self._ingest.size
+            try:
+                with self._core.registry.open_blob(
+                    self._ref, self._layer.digest, offset=before, call=self._outer
+                ) as stream:
+                    if stream.offset != before:
+                        raise InvalidArgument(what, "the registry answered another range than was asked for")
+                    yield from stream
+                    if self._ingest.size == before:
+                        raise Unavailable(what, "the registry sends nothing more")
+            except Unavailable:
+                tries = 0 if self._ingest.size > before else tries + 1
+                if tries > self._core.settings.retries:
+                    raise
+                self._outer.pause(0.1 * 2**tries, what)
+
+    def _check(self, what: str) -> None:
+        self._outer.check(what)
+        if self._stopped:
+            raise Cancelled(what, "given up")
+
+
+def _verify_range(source: int, offset: int, layer: BlobLayer, call: Call) -> None:
+    hasher = layer.digest.hasher()
+    at, end = offset, offset + layer.size
+    while at < end:
+        call.check("import layer")
+        chunk = os.pread(source, min(1 << 20, end - at), at)
+        if not chunk:
+            raise DataLoss(f"import layer {layer.digest}", "the file is shorter than its descriptor says")
+        hasher.update(chunk)
+        at += len(chunk)
+    if hasher.hexdigest() != layer.digest.hex:
+        raise DataLoss(f"import layer {layer.digest}", "the bytes have another digest")
+
+
+def _layer_blob(layer: BlobLayer) -> LayerBlob:
+    return LayerBlob(diff_id=layer.diff_id, digest=layer.digest, size=layer.size, media_type=layer.media_type)
+
+
+def _progress(item: str, phase: str, done: int, total: int, rate: float = 0.0) -> Progress:
+    return Progress(item=item, phase=phase, done=done, total=total, rate=rate)

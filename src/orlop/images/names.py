@@ -1,0 +1,64 @@
+"""From what a user typed to an image of the store."""
+
+from __future__ import annotations
+
+import re
+
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
+from orlop.metadata import images
+from orlop.metadata.db import Transaction
+from orlop.metadata.images import ImageRow
+from orlop.spec.reference import Reference
+
+__all__ = ["find", "is_name_of", "require"]
+
+_HEX = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
+
+
+def find(tx: Transaction, namespace: str, text: str) -> ImageRow | None:
+    """The image that a name or an ID means, or None.
+
+    A name is tried first, then the digest in it (``alpine@sha256:...`` finds ``alpine:3``), then an ID of at
+    least 12 hexadecimal digits.  Raises `InvalidArgument` for what can be neither, and
+    `FailedPrecondition` for an ID that fits several images.
+    """
+    match = _HEX.fullmatch(text)
+    try:
+        ref = Reference.parse(text)
+    except InvalidArgument:
+        if match is None:
+            raise
+    else:
+        row = images.get_image(tx, namespace, str(ref))
+        if row is not None:
+            return row
+        if ref.digest is not None:
+            for row in images.images_by_manifest(tx, namespace, ref.digest):
+                if Reference.parse(row.name).name == ref.name:
+                    return row
+    if match is None:
+        return None
+    rows = images.images_by_id(tx, namespace, f"sha256:{match[1]}")
+    if len({row.config for row in rows}) > 1:
+        raise FailedPrecondition(f"find image {text}", "the ID fits several images", hint="give more of it")
+    return rows[0] if rows else None
+
+
+def require(tx: Transaction, namespace: str, text: str, attempted: str) -> ImageRow:
+    """As `find`, but raises `NotFound`."""
+    row = find(tx, namespace, text)
+    if row is None:
+        try:
+            full = str(Reference.parse(text))
+        except InvalidArgument:
+            full = text
+        raise NotFound(attempted, f"no image {full} in the store", hint="'orlop images' lists what there is")
+    return row
+
+
+def is_name_of(text: str, full: str) -> bool:
+    """Whether what the user typed is the name itself, and not an ID or a digest of the image."""
+    try:
+        return str(Reference.parse(text)) == full
+    except InvalidArgument:
+        return False

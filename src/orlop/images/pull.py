@@ -1,0 +1,223 @@
+"""Pull: from a name to a verified, durable image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orlop.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from orlop.images.core import NAMESPACE, Core
+from orlop.images.ingest import BlobLayer, LayerIngest
+from orlop.layers.index import LayerIndex
+from orlop.metadata import images, layers
+from orlop.metadata.db import Transaction
+from orlop.metadata.images import ManifestRow
+from orlop.observe import Call, Progress
+from orlop.spec.digest import DiffID, Digest
+from orlop.spec.documents import (
+    DOCKER_CONFIG,
+    OCI_CONFIG,
+    Descriptor,
+    ImageConfig,
+    Index,
+    Manifest,
+    parse_config,
+    parse_manifest,
+)
+from orlop.spec.platform import Platform, host_platform
+from orlop.spec.reference import Reference
+
+__all__ = ["Pulled", "Puller", "check_image", "choose_manifest", "name_image"]
+
+_CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A manifest or config with its own bytes."""
+
+    digest: Digest
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """A pulled image: its full name, its config's digest, and the indexes that were made on the way."""
+
+    name: str
+    config: Digest
+    diff_ids: tuple[DiffID, ...]
+    indexes: Mapping[DiffID, LayerIndex] = field(default_factory=dict)
+
+
+class Puller:
+    """Pulls into one store.  Thread-safe."""
+
+    def __init__(self, core: Core, ingest: LayerIngest) -> None:
+        self._core = core
+        self._ingest = ingest
+
+    def pull(self, ref: Reference, *, platform: str | None, call: Call) -> Pulled:
+        """Fetch what is missing of an image and name it.
+
+        Raises `NotFound`, `Unauthenticated`, `Unavailable` as the registry answers; `DataLoss` for
+        bytes that do not have their digest; `InvalidArgument` for what is not an image.
+        """
+        core = self._core
+        name = str(ref)
+        wanted = Platform.parse(platform) if platform else host_platform()
+        call.observer.progress(Progress(item=name, phase="resolving"))
+        manifest, document = self._resolve(ref, wanted, call)
+        with core.lease() as lease:
+            config_digest = manifest.config.checked_digest()
+            config = self._config(ref, manifest, config_digest, name, call)
+            diff_ids = check_image(manifest, config, name, limit=core.settings.limits.layers)
+            if platform and not config.platform().rank(wanted):
+                raise FailedPrecondition(
+                    f"pull {name}", f"the image is for {config.platform()}, not for {wanted}"
+                )
+            core.write_document(document.digest, document.data)
+            lease.keep(("blob", document.digest), ("blob", config_digest))
+            wanted_layers = [
+                BlobLayer(
+                    digest=descriptor.checked_digest(),
+                    size=descriptor.size,
+                    media_type=descriptor.media_type,
+                    diff_id=diff_id,
+                )
+                for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)
+            ]
+            indexes = self._ingest.fetch_all(ref, wanted_layers, call=call, lease=lease)
+            name_image(
+                core,
+                name,
+                config=config_digest,
+                config_size=manifest.config.size,
+                diff_ids=diff_ids,
+                manifest=ManifestRow(
+                    digest=document.digest, media_type=document.media_type, size=len(document.data)
+                ),
+                call=call,
+            )
+        call.observer.progress(Progress(item=name, phase="done"))
+        return Pulled(name=name, config=config_digest, diff_ids=diff_ids, indexes=indexes)
+
+    def _resolve(self, ref: Reference, wanted: Platform, call: Call) -> tuple[Manifest, Document]:
+        """The manifest that serves a platform, through indexes."""
+        registry = self._core.registry
+        limits = self._core.settings.limits
+        fetched = registry.resolve(ref, call=call)
+        data, media_type = fetched.data, fetched.descriptor.media_type
+        digest = Digest(fetched.descriptor.digest)
+        for _ in range(limits.index_nesting + 1):
+            document = parse_manifest(data, media_type, f"pull {ref}", limit=limits.manifest_size)
+            if isinstance(document, Manifest):
+                return document, Document(digest=digest, media_type=document.media_type, data=data)
+            descriptor = choose_manifest(document, wanted, f"pull {ref}")
+            data = registry.manifest(ref, descriptor, call=call)
+            media_type, digest = descriptor.media_type, descriptor.checked_digest()
+        raise ResourceExhausted(
+            f"pull {ref}",
+            f"indexes are nested deeper than {limits.index_nesting}",
+            hint="limits.index_nesting",
+        )
+
+    def _config(
+        self, ref: Reference, manifest: Manifest, digest: Digest, name: str, call: Call
+    ) -> ImageConfig:
+        """The image's config, from the store or the registry; durable on return."""
+        core = self._core
+        what = f"pull {name}"
+        if manifest.config.media_type not in _CONFIG_TYPES:
+            raise InvalidArgument(
+                what,
+                f"it is an artifact of type {manifest.config.media_type[:100]!r}, not a container image",
+            )
+        limit = core.settings.limits.config_size
+        if manifest.config.size > limit:
+            raise ResourceExhausted(
+                what, f"the config has {manifest.config.size} bytes", hint="limits.config_size"
+            )
+        if core.blobs.has(digest) and core.db.read(lambda tx: layers.has_blob(tx, digest)):
+            data = core.blobs.read(digest)
+        else:
+            data = core.registry.blob(ref, manifest.config, call=call)
+        config = parse_config(data, what, limit=limit)
+        core.write_document(digest, data)
+        return config
+
+
+def choose_manifest(index: Index, wanted: Platform, attempted: str) -> Descriptor:
+    """The manifest of an index that serves a platform.  Raises `NotFound`, listing what there is."""
+    chosen = index.choose(wanted)
+    if chosen is None:
+        offered = sorted({str(p) for d in index.manifests if (p := d.platform_value()) and p.os != "unknown"})
+        raise NotFound(
+            attempted,
+            f"no image for {wanted}; there are {', '.join(offered) or 'none'}",
+            hint="choose one with --platform",
+        )
+    return chosen
+
+
+def check_image(manifest: Manifest, config: ImageConfig, name: str, *, limit: int) -> tuple[DiffID, ...]:
+    """The diff IDs of an image whose manifest and config agree; raises where they do not."""
+    what = f"read image {name}"
+    diff_ids = config.diff_ids()
+    if len(diff_ids) > limit:
+        raise ResourceExhausted(
+            what, f"it has {len(diff_ids)} layers, the limit is {limit}", hint="limits.layers"
+        )
+    if len(diff_ids) != len(manifest.layers):
+        raise InvalidArgument(
+            what, f"the manifest has {len(manifest.layers)} layers, the config {len(diff_ids)} diff IDs"
+        )
+    seen: dict[str, DiffID] = {}
+    for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True):
+        if seen.setdefault(descriptor.digest, diff_id) != diff_id:
+            raise InvalidArgument(what, f"one blob stands for two different layers: {descriptor.digest}")
+        if "foreign" in descriptor.media_type or "nondistributable" in descriptor.media_type:
+            raise InvalidArgument(what, f"layer {descriptor.digest} is not distributable")
+    return diff_ids
+
+
+def name_image(
+    core: Core,
+    name: str,
+    *,
+    config: Digest,
+    config_size: int,
+    diff_ids: tuple[DiffID, ...],
+    manifest: ManifestRow | None,
+    keep_other: bool = False,
+    call: Call,
+) -> None:
+    """The transaction that makes a name mean an image; everything it names is durable already.
+
+    With ``keep_other`` a name that means another image is not moved.
+    """
+
+    def body(tx: Transaction) -> None:
+        known = images.get_image(tx, NAMESPACE, name)
+        if keep_other and known is not None and known.config != config:
+            raise AlreadyExists(
+                f"name image {name}", "the name means another image", hint="give another name"
+            )
+        for diff_id in diff_ids:
+            if layers.get_layer(tx, diff_id) is None:
+                raise FailedPrecondition(f"name image {name}", f"layer {diff_id} is gone", hint="try again")
+        images.add_config(tx, config, diff_ids)
+        layers.add_blob(tx, config, config_size)
+        if manifest is not None:
+            images.add_manifest(tx, config, manifest)
+            layers.add_blob(tx, manifest.digest, manifest.size)
+        images.put_image(tx, NAMESPACE, name, config=config, manifest=manifest.digest if manifest else None)
+
+    core.db.write(body, call=call)

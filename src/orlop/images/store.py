@@ -1,0 +1,250 @@
+"""`LocalStore`: the verbs of `orlop.images.api`, done in this process.
+
+Orchestration only: each verb's work is in the module named after it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orlop
+from orlop.config import Settings
+from orlop.errors import NotFound
+from orlop.images import names
+from orlop.images.api import (
+    Blob,
+    Collected,
+    CommitOptions,
+    ImageDetails,
+    ImageInfo,
+    PreparedInfo,
+    PrepareOptions,
+    PushResult,
+    Removed,
+    StoreInfo,
+)
+from orlop.images.chains import Chains
+from orlop.images.collect import Collector
+from orlop.images.commit import Committer
+from orlop.images.core import NAMESPACE, Core
+from orlop.images.ingest import LayerIngest
+from orlop.images.layout import FORMAT_VERSION, Layout
+from orlop.images.pull import Puller
+from orlop.images.roots import RootService
+from orlop.metadata import images, layers, roots
+from orlop.metadata.db import Transaction
+from orlop.metadata.images import ImageRow
+from orlop.observe import Call
+from orlop.spec.digest import Digest
+from orlop.spec.documents import Manifest, parse_config, parse_manifest
+from orlop.spec.reference import Reference
+
+__all__ = ["LocalStore"]
+
+_PLAIN = PrepareOptions()
+_PLAIN_COMMIT = CommitOptions()
+_CALL = Call()
+
+
+class LocalStore:
+    """One open store; satisfies `orlop.images.api.Store`.  Thread-safe."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        ingest = LayerIngest(core)
+        self._chains = Chains(core)
+        self._puller = Puller(core, ingest)
+        self._roots = RootService(core, self._chains, self._puller)
+        self._committer = Committer(core, self._chains, self._roots, ingest)
+        self._collector = Collector(core)
+        self._ingest = ingest
+
+    @classmethod
+    def open(cls, root: Path, run: Path, *, settings: Settings | None = None) -> LocalStore:
+        """Open the store at ``root``, making it if it is not there.  See `orlop.open`."""
+        return cls(Core.open(Layout(root=root, run=run), settings or Settings()))
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return self._core.layout.root
+
+    # -- images ---------------------------------------------------------------------------------
+
+    def pull(self, name: str, *, platform: str | None = None, call: Call = _CALL) -> ImageInfo:
+        """See `orlop.images.api.Images.pull`."""
+        return self._info(self._puller.pull(Reference.parse(name), platform=platform, call=call).name)
+
+    def push(
+        self, name: str, destination: str | None = None, *, recompress: bool = False, call: Call = _CALL
+    ) -> PushResult:
+        """See `orlop.images.api.Images.push`."""
+        from orlop.images.push import Pusher
+
+        return Pusher(self._core).push(name, destination, recompress=recompress, call=call)
+
+    def images(self) -> list[ImageInfo]:
+        """See `orlop.images.api.Images.images`."""
+        rows, sizes = self._core.db.read(self._sizes)
+        return [self._describe(row, sizes[row.config]) for row in rows]
+
+    @staticmethod
+    def _sizes(tx: Transaction) -> tuple[list[ImageRow], dict[Digest, tuple[int, int]]]:
+        rows = images.list_images(tx, NAMESPACE)
+        return rows, {row.config: images.config_size(tx, row.config) for row in rows}
+
+    def _info(self, name: str) -> ImageInfo:
+        def body(tx: Transaction) -> tuple[ImageRow, tuple[int, int]]:
+            row = names.require(tx, NAMESPACE, name, f"read image {name}")
+            return row, images.config_size(tx, row.config)
+
+        return self._describe(*self._core.db.read(body))
+
+    def _describe(self, row: ImageRow, size: tuple[int, int]) -> ImageInfo:
+        config = parse_config(self._core.blobs.read(row.config), f"read image {row.name}")
+        return ImageInfo(
+            name=row.name,
+            id=row.config,
+            digest=row.manifest,
+            platform=str(config.platform()),
+            created=config.created or "",
+            size=size[0],
+            layers=size[1],
+        )
+
+    def inspect(self, name: str) -> ImageDetails:
+        """See `orlop.images.api.Images.inspect`."""
+        core = self._core
+
+        def body(tx: Transaction) -> tuple[ImageRow, list[str]]:
+            row = names.require(tx, NAMESPACE, name, f"inspect {name}")
+            return row, [other.name for other in images.images_by_id(tx, NAMESPACE, row.config)]
+
+        row, all_names = core.db.read(body)
+        manifest = core.blobs.read(row.manifest) if row.manifest is not None else None
+        descriptors: dict[int, tuple[Digest, int, str]] = {}
+        if manifest is not None:
+            document = parse_manifest(manifest, "", f"inspect {name}")
+            if isinstance(document, Manifest):
+                descriptors = {
+                    position: (layer.checked_digest(), layer.size, layer.media_type)
+                    for position, layer in enumerate(document.layers)
+                }
+
+        def blobs(tx: Transaction) -> tuple[Blob, ...]:
+            found: list[Blob] = []
+            for position, diff_id in enumerate(images.config_layers(tx, row.config)):
+                layer = layers.get_layer(tx, diff_id)
+                digest, size, media_type = descriptors.get(position, (None, 0, ""))
+                found.append(
+                    Blob(
+                        diff_id=diff_id,
+                        size=layer.size if layer else 0,
+                        entries=layer.entries if layer else 0,
+                        blob=digest,
+                        blob_size=size,
+                        media_type=media_type,
+                        blob_present=digest is not None and layers.has_blob(tx, digest),
+                    )
+                )
+            return tuple(found)
+
+        return ImageDetails(
+            info=self._info(row.name),
+            names=tuple(all_names),
+            config=core.blobs.read(row.config),
+            manifest=manifest,
+            layers=core.db.read(blobs),
+        )
+
+    def tag(self, name: str, new_name: str) -> ImageInfo:
+        """See `orlop.images.api.Images.tag`."""
+        full = str(Reference.parse(new_name))
+
+        def body(tx: Transaction) -> None:
+            row = names.require(tx, NAMESPACE, name, f"tag {name}")
+            images.put_image(tx, NAMESPACE, full, config=row.config, manifest=row.manifest)
+
+        self._core.db.write(body)
+        return self._info(full)
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """See `orlop.images.api.Images.remove`."""
+        return self._collector.remove(name, force=force)
+
+    def load(self, source: str, *, name: str | None = None, call: Call = _CALL) -> list[ImageInfo]:
+        """See `orlop.images.api.Images.load`."""
+        from orlop.images.load import Loader
+
+        return [
+            self._info(found) for found in Loader(self._core, self._ingest).load(source, name=name, call=call)
+        ]
+
+    # -- prepared roots -------------------------------------------------------------------------
+
+    def prepare_root(
+        self, name: str, path: str, *, options: PrepareOptions = _PLAIN, call: Call = _CALL
+    ) -> PreparedInfo:
+        """See `orlop.images.api.Roots.prepare_root`."""
+        return self._roots.prepare(name, path, options=options, call=call)
+
+    def mounts(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.mounts`."""
+        return self._roots.mounts(path, call=Call())
+
+    def mount(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.mount`."""
+        return self._roots.mount(path, call=Call())
+
+    def unmount(self, path: str) -> PreparedInfo:
+        """See `orlop.images.api.Roots.unmount`."""
+        return self._roots.unmount(path, call=Call())
+
+    def prepared(self) -> list[PreparedInfo]:
+        """See `orlop.images.api.Roots.prepared`."""
+        return self._roots.prepared()
+
+    def commit(
+        self,
+        path: str,
+        name: str | None = None,
+        *,
+        options: CommitOptions = _PLAIN_COMMIT,
+        call: Call = _CALL,
+    ) -> ImageInfo:
+        """See `orlop.images.api.Roots.commit`."""
+        return self._info(self._committer.commit(path, name, options=options, call=call))
+
+    def cleanup(self, path: str, *, call: Call = _CALL) -> None:
+        """See `orlop.images.api.Roots.cleanup`."""
+        self._roots.cleanup(path, call=call)
+
+    # -- the store ------------------------------------------------------------------------------
+
+    def collect(self, *, dry_run: bool = False, call: Call = _CALL) -> Collected:
+        """See `orlop.images.api.Upkeep.collect`."""
+        return self._collector.collect(dry_run=dry_run, call=call)
+
+    def info(self) -> StoreInfo:
+        """See `orlop.images.api.Upkeep.info`."""
+        core = self._core
+        if not core.layout.database.exists():
+            raise NotFound(f"read store {core.layout.root}", "the folder is gone")
+
+        def body(tx: Transaction) -> tuple[int, int]:
+            return len(images.list_images(tx, NAMESPACE)), len(roots.root_ids(tx))
+
+        image_count, root_count = core.db.read(body)
+        return StoreInfo(
+            version=orlop.__version__,
+            root=str(core.layout.root),
+            run=str(core.layout.run),
+            driver=core.driver.name,
+            format=FORMAT_VERSION,
+            images=image_count,
+            prepared=root_count,
+        )
+
+    def close(self) -> None:
+        """See `orlop.images.api.Upkeep.close`."""
+        self._core.close()

@@ -1,0 +1,175 @@
+"""Decompression and compression of layers' blobs, as streams of chunks.
+
+The form is told by the first bytes, not by the media type, which registries and tools get wrong.
+Decompression runs in the worker; every form takes concatenated members (several gzip members, zstd
+frames and skippable frames), and zero bytes behind the last one, as gzip(1) does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol
+
+from orlop.errors import InvalidArgument
+
+__all__ = ["CHUNK", "RECIPES", "Form", "compress", "decompress", "detect", "preload"]
+
+Form = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
+
+CHUNK = 1 << 20
+ZSTD_WINDOW_LOG = 27  # 128 MiB: what the zstd format asks every decoder to support, and more
+_MAGIC: tuple[tuple[bytes, Form], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+)
+_WHAT = "decompress layer"
+
+
+class _Decoder(Protocol):
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def detect(start: bytes) -> Form:
+    """The form of a stream from its first six bytes."""
+    for magic, form in _MAGIC:
+        if start.startswith(magic):
+            return form
+    if start[:4].startswith(b"\x2a\x4d\x18", 1) and 0x50 <= start[0] <= 0x5F:
+        return "zstd"  # a skippable frame comes first
+    return "plain"
+
+
+def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The plain bytes of a stream in whatever form, in chunks of at most 1 MiB.
+
+    Raises `InvalidArgument` where the stream is damaged or cut off.
+    """
+    stream = iter(chunks)
+    start = b""
+    while len(start) < 6:
+        chunk = next(stream, b"")
+        if not chunk:
+            break
+        start += chunk
+    form = detect(start)
+    if form == "plain":
+        if start:
+            yield start
+        yield from stream
+        return
+    try:
+        yield from _members(start, stream, _decoder(form), form=form)
+    except _errors(form) as exc:
+        raise InvalidArgument(_WHAT, f"the {form} data are damaged: {exc}") from exc
+
+
+def _members(
+    data: bytes,
+    stream: Iterator[bytes],
+    make: Callable[[], _Decoder],
+    *,
+    form: Form,
+) -> Iterator[bytes]:
+    decoder = make()
+    fresh = True  # nothing of this member was read yet
+    while True:
+        if data or not fresh:
+            while True:
+                plain = decoder.decompress(data, CHUNK)
+                fresh, data = False, b""
+                if plain:
+                    yield plain
+                if decoder.eof or decoder.needs_input:
+                    break
+        if decoder.eof:
+            data = decoder.unused_data.lstrip(b"\0")
+            while not data:
+                data = next(stream, b"")
+                if not data:
+                    return
+                data = data.lstrip(b"\0")
+            if len(data) < 6:
+                data += next(stream, b"")
+            if detect(data) != form:
+                raise InvalidArgument(_WHAT, f"garbage follows the {form} data")
+            decoder, fresh = make(), True
+            continue
+        data = next(stream, b"")
+        if not data:
+            raise InvalidArgument(_WHAT, f"the {form} data are cut off")
+
+
+def _decoder(form: Form) -> Callable[[], Any]:
+    if form == "gzip":
+        from isal import igzip_lib
+
+        return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+    if form == "zstd":
+        zstd = _zstd()
+        options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+        return lambda: zstd.ZstdDecompressor(options=options)
+    if form == "bzip2":
+        import bz2
+
+        return bz2.BZ2Decompressor
+    import lzma
+
+    return lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=256 << 20)
+
+
+def _errors(form: Form) -> tuple[type[Exception], ...]:
+    """What the library for a form raises over damaged data."""
+    own: list[Any] = [OSError, EOFError, ValueError]
+    if form == "gzip":
+        from isal import igzip_lib
+
+        own.append(igzip_lib.IsalError)
+    elif form == "zstd":
+        own.append(_zstd().ZstdError)
+    elif form == "xz":
+        import lzma
+
+        own.append(lzma.LZMAError)
+    return tuple(own)
+
+
+def _zstd() -> Any:  # noqa: ANN401 - one of two modules with the same interface
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def preload() -> None:
+    """Import the decoders now, before the process gives up its right to open files."""
+    for form in ("gzip", "zstd", "bzip2", "xz"):
+        _decoder(form)
+
+
+RECIPES = ("isal-2",)
+"""How orlop compresses: library and level.  A recipe never changes its meaning; new ones get names."""
+
+
+def compress(chunks: Iterable[bytes], recipe: str) -> Iterator[bytes]:
+    """Compress a stream by a recipe.  Deterministic for one version of the library.
+
+    ``isal-2`` is gzip in a single member (several confuse some pullers), without name or time.
+    """
+    if recipe not in RECIPES:
+        raise InvalidArgument("compress layer", f"unknown recipe {recipe!r}")
+    from isal import isal_zlib
+
+    packer = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
+    for chunk in chunks:
+        packed = packer.compress(chunk)
+        if packed:
+            yield packed
+    yield packer.flush()

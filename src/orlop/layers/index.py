@@ -1,0 +1,381 @@
+"""A layer's index: its entries as columns, and the file ``layer.index``.
+
+One node per name, node 0 the root, every parent before its children.  Whiteouts are marks on nodes:
+nothing here depends on what lies below the layer.  The same format is the worker's answer, so
+`LayerIndex.decode` and `LayerIndex.validate` believe nothing: a decoded and validated index describes
+a proper tree whose data lie inside the tar, whoever wrote it.
+
+Columns are arrays, because a layer has up to millions of entries: about 60 bytes each, read in bulk.
+The format is private to orlop, little-endian, and rebuilt from the tar when its version changes.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import sys
+import zlib
+from array import array
+from dataclasses import dataclass, field
+
+from orlop.config import DEFAULT_LIMITS, Limits
+from orlop.errors import DataLoss, InvalidArgument, ResourceExhausted
+
+__all__ = [
+    "COPIED",
+    "HIDES",
+    "IMPLIED",
+    "LINK",
+    "LOWER_LINK",
+    "OPAQUE",
+    "VERSION",
+    "LayerIndex",
+    "Xattrs",
+]
+
+VERSION = 1
+_MAGIC = b"ORLOPIX\0"
+_HEAD = struct.Struct("<8sIIQqI4x6Q")
+_PAIR = struct.Struct("<II")
+_EXTENT = struct.Struct("<QQQ")
+
+HIDES = 1  # the lower layers' thing of this name is gone (a whiteout); alone if the mode is 0
+OPAQUE = 2  # a folder: the lower layers' entries in it are gone
+IMPLIED = 4  # a folder that no entry of the tar is about
+LINK = 8  # a hard link to the node whose number stands in ``offset``
+LOWER_LINK = 16  # a hard link to a path that this layer does not have; ``targets`` says which
+COPIED = 32  # the bytes cannot be pointed at in the tar; they lie in layer.data
+_ALL_FLAGS = 63
+
+MAX_ID = 0xFFFFFFFE  # (uid_t)-1 means "leave it" to chown(2)
+MAX_TIME = 1 << 62
+BLOCK = 512
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+Extents = tuple[tuple[int, int, int], ...]  # (offset in the file, length, offset in the tar), bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class LayerIndex:
+    """The entries of one layer.
+
+    ``offset`` is a regular file's place in the tar in bytes, a device's number, or a hard link's
+    node.  ``size`` is in bytes.  ``targets`` holds symlinks' targets and the paths of links to lower
+    layers; ``sparse`` the extents of files with holes.  ``tar_size`` is the whole tar's, ``time`` what
+    folders that are only implied get: the newest mtime in the layer.  ``warnings`` say what was left
+    out.
+    """
+
+    parent: array[int] = field(default_factory=lambda: array("I"))
+    mode: array[int] = field(default_factory=lambda: array("H"))
+    flags: bytearray = field(default_factory=bytearray)
+    uid: array[int] = field(default_factory=lambda: array("I"))
+    gid: array[int] = field(default_factory=lambda: array("I"))
+    mtime: array[int] = field(default_factory=lambda: array("q"))
+    nsec: array[int] = field(default_factory=lambda: array("I"))
+    size: array[int] = field(default_factory=lambda: array("Q"))
+    offset: array[int] = field(default_factory=lambda: array("Q"))
+    names: list[bytes] = field(default_factory=list)
+    targets: dict[int, bytes] = field(default_factory=dict)
+    xattrs: dict[int, Xattrs] = field(default_factory=dict)
+    sparse: dict[int, Extents] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    tar_size: int = 0
+    time: int = 0
+    time_nsec: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, node: int) -> bytes:
+        """The path of a node, without a leading slash."""
+        parts: list[bytes] = []
+        while node:
+            parts.append(self.names[node])
+            node = self.parent[node]
+        return b"/".join(reversed(parts))
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether some file's bytes must be kept apart from the tar, in layer.data."""
+        return any(flags & COPIED for flags in self.flags)
+
+    # -- the file -------------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """The bytes of ``layer.index``."""
+        columns = b"".join(_to_bytes(column) for column in self._columns()) + bytes(self.flags)
+        names = b"\0".join(self.names)
+        targets = b"".join(_PAIR.pack(node, len(text)) + text for node, text in self.targets.items())
+        xattrs = bytearray()
+        for node, pairs in self.xattrs.items():
+            xattrs += _PAIR.pack(node, len(pairs))
+            for name, value in pairs:
+                xattrs += _PAIR.pack(len(name), len(value)) + name + value
+        sparse = bytearray()
+        for node, extents in self.sparse.items():
+            sparse += _PAIR.pack(node, len(extents))
+            for extent in extents:
+                sparse += _EXTENT.pack(*extent)
+        warnings = "\n".join(self.warnings).encode()
+        sections = (columns, names, targets, bytes(xattrs), bytes(sparse), warnings)
+        head = _HEAD.pack(
+            _MAGIC,
+            VERSION,
+            len(self.names),
+            self.tar_size,
+            self.time,
+            self.time_nsec,
+            *(len(section) for section in sections),
+        )
+        body = b"".join((head, *sections))
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    @classmethod
+    def decode(cls, data: bytes) -> LayerIndex:
+        """Read what `encode` wrote.  Raises `DataLoss` if it is not that."""
+        if len(data) < _HEAD.size + 4 or data[:8] != _MAGIC:
+            raise DataLoss("read layer index", "not a layer index")
+        if zlib.crc32(memoryview(data)[:-4]) != int.from_bytes(data[-4:], "little"):
+            raise DataLoss("read layer index", "the checksum does not match")
+        try:
+            return cls._decode(data)
+        except (struct.error, ValueError, IndexError) as exc:
+            raise DataLoss("read layer index", f"malformed: {exc}") from exc
+
+    @classmethod
+    def _decode(cls, data: bytes) -> LayerIndex:
+        _, version, count, tar_size, time, time_nsec, *lengths = _HEAD.unpack_from(data)
+        if version != VERSION:
+            raise DataLoss("read layer index", f"version {version}, this orlop reads {VERSION}")
+        if sum(lengths) != len(data) - _HEAD.size - 4:
+            raise ValueError("the sections do not fill the file")
+        sections: list[bytes] = []
+        at = _HEAD.size
+        for length in lengths:
+            sections.append(data[at : at + length])
+            at += length
+        columns, names, targets, xattrs, sparse, warnings = sections
+        index = cls(tar_size=tar_size, time=time, time_nsec=time_nsec)
+        at = 0
+        for column in index._columns():
+            width = column.itemsize * count
+            column.frombytes(columns[at : at + width])
+            if sys.byteorder == "big":
+                column.byteswap()
+            at += width
+        index.flags = bytearray(columns[at:])
+        index.names = names.split(b"\0") if count else []
+        index.targets = _decode_targets(targets)
+        index.xattrs = _decode_xattrs(xattrs)
+        index.sparse = _decode_sparse(sparse)
+        index.warnings = warnings.decode("utf-8", "replace").split("\n") if warnings else []
+        if any(len(column) != count for column in (index.names, index.flags, index.offset)):
+            raise ValueError("the columns have different lengths")
+        return index
+
+    def _columns(self) -> tuple[array[int], ...]:
+        return (
+            self.parent,
+            self.uid,
+            self.gid,
+            self.nsec,
+            self.mtime,
+            self.size,
+            self.offset,
+            self.mode,
+        )
+
+    # -- not believed ---------------------------------------------------------------------------
+
+    def validate(self, *, tar_size: int, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Check that this is a proper tree whose data lie in a tar of ``tar_size`` bytes.
+
+        Raises `InvalidArgument` where it is not, `ResourceExhausted` where a limit is passed.
+        """
+        count = len(self.names)
+        if self.tar_size != tar_size:
+            raise InvalidArgument("check layer index", "it is about a tar of another size")
+        if not count or self.mode[0] & 0o170000 != stat.S_IFDIR or self.names[0] or self.parent[0]:
+            raise InvalidArgument("check layer index", "node 0 is not the root folder")
+        if self.flags[0] & ~(IMPLIED | OPAQUE):
+            raise InvalidArgument("check layer index", "the root carries a mark it cannot have")
+        if count > limits.layer_entries:
+            raise over_limit("layer_entries", count, limits.layer_entries)
+        self._validate_names(limits)
+        self._validate_values(limits)
+        for node in self.targets:
+            self._node(node)
+        self._validate_special(limits)
+        self._validate_xattrs(limits)
+
+    def _validate_names(self, limits: Limits) -> None:
+        names, parent, mode = self.names, self.parent, self.mode
+        count = len(names)
+        if len(set(zip(parent, names, strict=True))) != count:
+            raise InvalidArgument("check layer index", "a name stands twice in one folder")
+        joined = b"\0".join(names)
+        if b"/" in joined or len(joined) != sum(map(len, names)) + count - 1:
+            raise InvalidArgument("check layer index", "a name holds a slash")
+        depth = array("I", bytes(4 * count))
+        is_dir = stat.S_IFDIR
+        for node in range(1, count):
+            above = parent[node]
+            name = names[node]
+            if above >= node or mode[above] & 0o170000 != is_dir:
+                raise InvalidArgument("check layer index", f"node {node} stands in no folder before it")
+            if not 0 < len(name) <= limits.name_size or name in (b".", b".."):
+                raise InvalidArgument("check layer index", f"not a file name: {name[:300]!r}")
+            depth[node] = depth[above] + 1
+        if max(depth) > limits.depth:
+            raise over_limit("depth", max(depth), limits.depth)
+
+    def _validate_values(self, limits: Limits) -> None:
+        what = "check layer index"
+        if max(self.uid) > MAX_ID or max(self.gid) > MAX_ID:
+            raise InvalidArgument(what, f"an owner above {MAX_ID}")
+        if max(self.nsec) > 999_999_999 or self.time_nsec > 999_999_999:
+            raise InvalidArgument(what, "a second has 10^9 nanoseconds")
+        if max(map(abs, self.mtime)) > MAX_TIME or abs(self.time) > MAX_TIME:
+            raise InvalidArgument(what, "a time out of all range")
+        if max(self.flags) > _ALL_FLAGS:
+            raise InvalidArgument(what, "an unknown mark")
+        allowed = {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
+        if not {mode & 0o170000 for mode in set(self.mode)} <= allowed:
+            raise InvalidArgument(what, "an unknown kind of file")
+        end, regular, special = self.tar_size, stat.S_IFREG, LINK | LOWER_LINK | COPIED
+        largest = 0
+        for mode, flags, size, offset in zip(self.mode, self.flags, self.size, self.offset, strict=True):
+            if mode & 0o170000 == regular and not flags & special:
+                if size and (offset % BLOCK or offset + size > end):
+                    raise InvalidArgument(what, "a file's bytes lie outside the tar")
+                largest = max(largest, size)
+        if largest > limits.file_size:
+            raise over_limit("file_size", largest, limits.file_size)
+
+    def _validate_special(self, limits: Limits) -> None:
+        """Every node that is not a plain file or folder."""
+        what = "check layer index"
+        for node, (mode, flags) in enumerate(zip(self.mode, self.flags, strict=True)):
+            kind = mode & 0o170000
+            if not flags and kind in (stat.S_IFREG, stat.S_IFDIR):
+                continue
+            if flags & (OPAQUE | IMPLIED) and kind != stat.S_IFDIR:
+                raise InvalidArgument(what, f"node {node} carries a folder's mark and is none")
+            if not kind and not flags & (HIDES | LINK | LOWER_LINK):
+                raise InvalidArgument(what, f"node {node} is nothing")
+            if kind and flags & (LINK | LOWER_LINK):
+                raise InvalidArgument(what, f"node {node} is both a link and a file")
+            if flags & LINK:
+                self._validate_link(node)
+            if (flags & LOWER_LINK or kind == stat.S_IFLNK) and node not in self.targets:
+                raise InvalidArgument(what, f"node {node} has no target")
+            if kind == stat.S_IFLNK:
+                target = self.targets[node]
+                if not 0 < len(target) <= limits.link_size or b"\0" in target:
+                    raise InvalidArgument(what, f"not a symlink target: {target[:100]!r}")
+            if flags & COPIED:
+                self._validate_copied(node, limits)
+
+    def _validate_xattrs(self, limits: Limits) -> None:
+        what = "check layer index"
+        for node, pairs in self.xattrs.items():
+            self._node(node)
+            if len(pairs) > limits.xattr_count:
+                raise over_limit("xattr_count", len(pairs), limits.xattr_count)
+            if sum(len(name) + len(value) for name, value in pairs) > limits.xattr_total:
+                raise over_limit("xattr_total", len(pairs), limits.xattr_total)
+            if any(not 0 < len(name) < 256 or len(value) > limits.xattr_value for name, value in pairs):
+                raise InvalidArgument(what, f"an xattr of node {node} is too large")
+            if len({name for name, _ in pairs}) != len(pairs):
+                raise InvalidArgument(what, f"an xattr of node {node} stands twice")
+
+    def _validate_link(self, node: int) -> None:
+        target = self.offset[node]
+        if target >= node or not self.mode[target] & 0o170000 or stat.S_ISDIR(self.mode[target]):
+            raise InvalidArgument("check layer index", f"node {node} links to no file before it")
+
+    def _validate_copied(self, node: int, limits: Limits) -> None:
+        what = "check layer index"
+        if not stat.S_ISREG(self.mode[node]):
+            raise InvalidArgument(what, f"node {node} has data and is no file")
+        size = self.size[node]
+        if size > limits.file_size:
+            raise over_limit("file_size", size, limits.file_size)
+        extents = self.sparse.get(node)
+        if extents is None:
+            if self.offset[node] + size > self.tar_size:
+                raise InvalidArgument(what, f"the bytes of node {node} lie outside the tar")
+            return
+        at = 0
+        for offset, length, source in extents:
+            if offset < at or offset + length > size or source + length > self.tar_size:
+                raise InvalidArgument(what, f"the extents of node {node} do not fit")
+            at = offset + length
+
+    def _node(self, node: int) -> None:
+        if node >= len(self.names):
+            raise InvalidArgument("check layer index", f"there is no node {node}")
+
+
+def over_limit(name: str, value: int, limit: int) -> ResourceExhausted:
+    """The error for a limit of the configuration that was passed."""
+    return ResourceExhausted(
+        "read layer",
+        f"{name} is {value}, the limit is {limit}",
+        hint=f"raise limits.{name}",
+        details={"limit": name},
+    )
+
+
+def _to_bytes(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column = column[:]
+        column.byteswap()
+    return column.tobytes()
+
+
+def _decode_targets(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    at = 0
+    while at < len(data):
+        node, length = _PAIR.unpack_from(data, at)
+        at += 8
+        if at + length > len(data):
+            raise ValueError("a target is cut off")
+        found[node] = data[at : at + length]
+        at += length
+    return found
+
+
+def _decode_xattrs(data: bytes) -> dict[int, Xattrs]:
+    found: dict[int, Xattrs] = {}
+    at = 0
+    while at < len(data):
+        node, count = _PAIR.unpack_from(data, at)
+        at += 8
+        pairs: list[tuple[bytes, bytes]] = []
+        for _ in range(count):
+            name, value = _PAIR.unpack_from(data, at)
+            at += 8
+            if at + name + value > len(data):
+                raise ValueError("an xattr is cut off")
+            pairs.append((data[at : at + name], data[at + name : at + name + value]))
+            at += name + value
+        found[node] = tuple(pairs)
+    return found
+
+
+def _decode_sparse(data: bytes) -> dict[int, Extents]:
+    found: dict[int, Extents] = {}
+    at = 0
+    while at < len(data):
+        node, count = _PAIR.unpack_from(data, at)
+        at += 8
+        if count > len(data) // _EXTENT.size:
+            raise ValueError("more extents than bytes")
+        found[node] = tuple(
+            (a, b, c) for a, b, c in _EXTENT.iter_unpack(data[at : at + count * _EXTENT.size])
+        )
+        at += count * _EXTENT.size
+    return found

@@ -1,0 +1,188 @@
+"""Taking everything away from a process that parses bytes from strangers.
+
+For a forked, single-threaded worker that has its descriptors open and its modules imported; there is
+no way back.  Each function takes one thing away; `confine_worker` takes all, in the order that works,
+and says what took effect.  The worker's answers are still not to be believed: this only bounds what a
+parser's fault can reach.
+
+Sources: capabilities(7), landlock(7), Documentation/userspace-api/landlock.rst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from orlop.linux._syscall import call
+from orlop.linux.seccomp import WORKER_SYSCALLS, seccomp_allow
+
+__all__ = [
+    "NOBODY",
+    "WORKER_SYSCALLS",
+    "Confinement",
+    "close_fds_except",
+    "confine_worker",
+    "drop_privileges",
+    "landlock_nothing",
+    "no_new_privs",
+    "seccomp_allow",
+    "set_limits",
+]
+
+NOBODY = 65534  # the kernel's overflow ID: owns nothing
+
+_PR_SET_KEEPCAPS = 8
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_FD_MAX = 0xFFFF_FFFF
+
+_LANDLOCK_VERSION_FLAG = 1
+# Rights that each ABI has, from landlock.rst.
+_LANDLOCK_FS = {1: 13, 2: 14, 3: 15, 5: 16}  # ABI: number of LANDLOCK_ACCESS_FS_ bits
+_LANDLOCK_NET = (4, 0b11)  # from this ABI: bind and connect TCP
+_LANDLOCK_SCOPED = (6, 0b11)  # from this ABI: abstract unix sockets and signals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What took effect: ``landlock`` is the ABI (0 if the kernel has none)."""
+
+    user_changed: bool
+    landlock: int
+    seccomp: bool
+
+
+def close_fds_except(keep: Iterable[int]) -> None:
+    """Close every descriptor but these."""
+    start = 0
+    for fd in sorted(set(keep)):
+        if fd > start:
+            call("close_range", start, fd - 1, 0)
+        start = fd + 1
+    call("close_range", start, _FD_MAX, 0)
+
+
+def no_new_privs() -> None:
+    """From now on no exec gives privileges (set-user-ID, file capabilities).  Inherited, for good."""
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def drop_privileges(uid: int = NOBODY, gid: int = NOBODY) -> bool:
+    """Give up root's IDs and every capability; True if the IDs changed.
+
+    The IDs stay where they cannot be changed: without root, and in a user namespace that has no such
+    ID mapped.  The capabilities are gone in every case.  The bounding set is emptied where
+    CAP_SETPCAP allows it; elsewhere no-new-privileges makes it meaningless.
+    """
+    call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    call("prctl", _PR_SET_KEEPCAPS, 0, 0, 0, 0)
+    _empty_bounding_set()
+    changed = os.geteuid() == 0 and _change_ids(uid, gid)
+    header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+    call("capset", header, bytearray(24))  # effective, permitted, inheritable, twice 32 bits each
+    return changed
+
+
+def _empty_bounding_set() -> None:
+    for capability in range(64):
+        try:
+            call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as exc:
+            if exc.errno in {errno.EINVAL, errno.EPERM}:
+                return  # past the last one, or not ours to drop
+            raise
+
+
+def _change_ids(uid: int, gid: int) -> bool:
+    try:
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as exc:
+        # EINVAL: not mapped; EPERM: setgroups is denied in this user namespace, or no CAP_SETUID.
+        if exc.errno in {errno.EINVAL, errno.EPERM}:
+            return False
+        raise
+    return True
+
+
+def set_limits(*, memory: int, cpu_seconds: int, file_size: int, open_files: int) -> None:
+    """Bound address space and file size (bytes), CPU (seconds) and the next descriptor's number.
+
+    Hard limits, so for good; a lower one that is there already stays.  No core is dumped.
+    """
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_FSIZE: file_size,
+        resource.RLIMIT_NOFILE: open_files,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, wanted in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def landlock_nothing() -> int:
+    """Forbid this thread every file and every TCP connection that is not open already, for good.
+
+    Also signals and abstract unix sockets to others, where the kernel has these scopes.  Needs
+    no-new-privileges.  Returns the kernel's ABI, or 0, and nothing changed, where it has no Landlock.
+    """
+    try:
+        abi = call("landlock_create_ruleset", None, 0, _LANDLOCK_VERSION_FLAG)
+    except OSError as exc:
+        if exc.errno in {errno.ENOSYS, errno.EOPNOTSUPP}:  # not built in, or not switched on
+            return 0
+        raise
+    ruleset = bytearray(_ruleset(abi))
+    fd = call("landlock_create_ruleset", ruleset, len(ruleset), 0)
+    try:
+        call("landlock_restrict_self", fd, 0)
+    finally:
+        os.close(fd)
+    return abi
+
+
+def _ruleset(abi: int) -> bytes:
+    """A struct landlock_ruleset_attr that handles all an ABI can, in the size which that ABI knows.
+
+    What is handled and has no rule is forbidden.
+    """
+    bits = max(count for since, count in _LANDLOCK_FS.items() if since <= abi)
+    words = [(1 << bits) - 1]
+    for since, rights in (_LANDLOCK_NET, _LANDLOCK_SCOPED):
+        if abi >= since:
+            words.append(rights)
+    return struct.pack(f"={len(words)}Q", *words)
+
+
+def confine_worker(
+    keep: Iterable[int],
+    *,
+    memory: int,
+    cpu_seconds: int,
+    file_size: int,
+    open_files: int = 64,
+    uid: int = NOBODY,
+    gid: int = NOBODY,
+) -> Confinement:
+    """Leave this process its memory, the descriptors ``keep``, and nothing else.
+
+    To be called in a single-threaded process, after all imports: no module can be loaded afterwards.
+    Threads may be started, processes not.  Raises OSError if a step fails that this kernel has; the
+    process must then end.
+    """
+    close_fds_except(keep)
+    set_limits(memory=memory, cpu_seconds=cpu_seconds, file_size=file_size, open_files=open_files)
+    changed = drop_privileges(uid, gid)
+    no_new_privs()
+    landlock = landlock_nothing()
+    return Confinement(user_changed=changed, landlock=landlock, seccomp=seccomp_allow(WORKER_SYSCALLS))

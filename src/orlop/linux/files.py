@@ -1,0 +1,297 @@
+"""Files by descriptor: durable writes, lookups that cannot be led astray, removal of whole trees.
+
+Not a store: it knows nothing of what the files mean.  Paths from outside are resolved by the kernel
+under a root (`open_in_root`), or one component at a time from a directory descriptor
+(`remove_tree`); strings are never joined.
+
+Every failure is an OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from orlop.linux._syscall import Path, call
+
+__all__ = [
+    "RESOLVE_BENEATH",
+    "RESOLVE_IN_ROOT",
+    "RESOLVE_NO_MAGICLINKS",
+    "RESOLVE_NO_SYMLINKS",
+    "RESOLVE_NO_XDEV",
+    "copy_range",
+    "fsync_dir",
+    "open_in_root",
+    "openat2",
+    "remove_tree",
+    "sync_range",
+    "write_durably",
+]
+
+# include/uapi/linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+_OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
+_OPENAT2_TRIES = 64  # openat2(2): EAGAIN when a rename elsewhere raced with the lookup
+_SYNC_FILE_RANGE_WRITE = 2
+_COPY_CHUNK = 1 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHILD = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+_REMOVE_LEVELS = 48  # folders open at a time while a tree is removed
+_REMOVE_BATCH = 4096  # names in memory of one folder
+
+
+def fsync_dir(folder: Path | int) -> None:
+    """Make the names in a folder durable."""
+    if isinstance(folder, int):
+        os.fsync(folder)
+        return
+    with _opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+        os.fsync(fd)
+
+
+@contextmanager
+def _opened(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put a file in place whole and durable: the old content or the new, never a part.
+
+    Written under a temporary name in the same folder, fsynced, renamed, the folder fsynced.  On
+    failure the temporary file is removed; the old file stays unless only the last fsync failed.
+    """
+    folder, name = os.path.split(os.fsencode(path))
+    with _opened(os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as dir_fd:
+        temporary = b".tmp-" + secrets.token_hex(8).encode()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _opened(os.open(temporary, flags, 0o600, dir_fd=dir_fd)) as fd:
+            try:
+                os.fchmod(fd, mode)  # whatever the umask
+                _write_all(fd, data)
+                os.fsync(fd)
+                os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+            except BaseException:
+                with suppress(OSError):  # the first failure is the one to report
+                    os.unlink(temporary, dir_fd=dir_fd)
+                raise
+        os.fsync(dir_fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_range(fd: int, offset: int, length: int) -> None:
+    """Start writing a range of a file's dirty pages to disk, without waiting for it.
+
+    It promises nothing (no metadata, no barrier): it only leaves less for the fsync to come.
+    """
+    call("sync_file_range", fd, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+
+def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Open a path under the rules of the RESOLVE_ bits; see the manual page of the same name.
+
+    EXDEV or ELOOP says that a rule would have been broken.  Add O_CLOEXEC yourself.
+    """
+    how = bytearray(_OPEN_HOW.pack(flags, mode, resolve))
+    for tries in itertools.count(1):
+        try:
+            return call("openat2", dir_fd, os.fsencode(path), how, _OPEN_HOW.size)
+        except OSError as exc:
+            if exc.errno != errno.EAGAIN or tries == _OPENAT2_TRIES:
+                raise OSError(exc.errno, exc.strerror, path) from exc
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def open_in_root(root_fd: int, path: str | bytes) -> int:
+    """A regular file of an image's root, open for reading, as a process with that root would find it.
+
+    Symlinks, absolute ones and ``..`` included, stay inside.  Anything but a regular file is refused
+    with EINVAL without being opened: opening a device or a FIFO does things.
+    """
+    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    with _opened(openat2(root_fd, path, os.O_PATH | os.O_CLOEXEC, resolve=resolve)) as found:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        return os.open(f"/proc/self/fd/{found}", flags)
+
+
+def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
+    """Copy bytes between files, sharing them where the file system can.
+
+    Raises OSError with EIO if the source ends early.  The descriptors' own offsets do not move.
+    """
+    in_kernel = True
+    while length > 0:
+        count = _copy_in_kernel(src_fd, src_offset, dst_fd, dst_offset, length) if in_kernel else 0
+        if not count:
+            in_kernel = False
+            data = os.pread(src_fd, min(length, _COPY_CHUNK), src_offset)
+            if not data:
+                raise OSError(errno.EIO, f"the source ends {length} bytes early")
+            count = os.pwrite(dst_fd, data, dst_offset)
+        src_offset, dst_offset, length = src_offset + count, dst_offset + count, length - count
+
+
+def _copy_in_kernel(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> int:
+    """Bytes copied by copy_file_range(2); 0 where it cannot, or sees the end."""
+    try:
+        return os.copy_file_range(src_fd, dst_fd, min(length, 1 << 30), src_offset, dst_offset)
+    except OSError as exc:
+        # Other file systems, special files, old kernels, overlapping ranges of one file.
+        if exc.errno in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
+            return 0
+        raise
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder being emptied: its descriptor, its name in the level above, folders still to empty."""
+
+    fd: int
+    name: str
+    pending: list[str] = field(default_factory=list)
+
+
+def remove_tree(path: Path, *, dir_fd: int | None = None, missing_ok: bool = False) -> None:
+    """Delete a file or a whole tree, of any depth, following no link and entering no mount.
+
+    ``path`` is one component if ``dir_fd`` is given.  Folders that deny their owner access are opened
+    up.  At a mount it stops with EBUSY or EXDEV; what was deleted by then is gone.  Others may
+    delete in the tree at the same time.
+    """
+    folder, name = os.path.split(os.fsdecode(path).rstrip("/"))
+    if name in {"", ".", ".."} or (folder and dir_fd is not None):
+        raise OSError(errno.EINVAL, "not the name of a tree to remove", path)
+    try:
+        if dir_fd is not None:
+            _remove(dir_fd, name)
+            return
+        with _opened(os.open(folder or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as parent:
+            _remove(parent, name)
+    except FileNotFoundError:
+        if not missing_ok:
+            raise
+
+
+def _remove(parent: int, name: str) -> None:
+    if not _remove_simple(parent, name, is_folder=False, missing_ok=False):
+        _empty_and_remove(parent, name)
+
+
+def _remove_simple(parent: int, name: str, *, is_folder: bool, missing_ok: bool = True) -> bool:
+    """Remove a file or an empty folder; False if it is a folder with something in it."""
+    try:
+        if is_folder:
+            os.rmdir(name, dir_fd=parent)
+        else:
+            os.unlink(name, dir_fd=parent)
+    except OSError as exc:
+        if exc.errno == errno.EISDIR:
+            return _remove_simple(parent, name, is_folder=True, missing_ok=missing_ok)
+        if exc.errno == errno.ENOTDIR:
+            return _remove_simple(parent, name, is_folder=False, missing_ok=missing_ok)
+        if exc.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            return False
+        if not (exc.errno == errno.ENOENT and missing_ok):
+            raise
+    return True
+
+
+def _empty_and_remove(parent: int, name: str) -> None:
+    """Walk the tree with an explicit stack.
+
+    Where it gets deep, the folder below is renamed up to the top instead of entered, so neither
+    the number of open folders nor PATH_MAX limits the depth.
+    """
+    levels = [_Level(_open_folder(parent, name), name)]
+    moved = itertools.count()
+    try:
+        while levels:
+            level = levels[-1]
+            if not level.pending and not _sweep(level):
+                above = levels[-2].fd if len(levels) > 1 else parent
+                os.close(levels.pop().fd)
+                if not _remove_simple(above, level.name, is_folder=True):
+                    raise OSError(errno.ENOTEMPTY, "someone is writing into the tree", level.name)
+                continue
+            if not level.pending:
+                continue
+            child = level.pending.pop()
+            try:
+                fd = _open_folder(level.fd, child)
+            except FileNotFoundError:
+                continue
+            if len(levels) < _REMOVE_LEVELS:
+                levels.append(_Level(fd, child))
+            else:
+                os.close(fd)
+                levels[0].pending.append(_move_up(level.fd, child, levels[0].fd, moved))
+    finally:
+        for level in levels:
+            os.close(level.fd)
+
+
+def _sweep(level: _Level) -> bool:
+    """Remove what can be removed at once, note the folders to enter; False if nothing was left.
+
+    Names come in batches, as a folder may hold millions.
+    """
+    with os.scandir(level.fd) as entries:
+        batch = [(e.name, e.is_dir(follow_symlinks=False)) for e in itertools.islice(entries, _REMOVE_BATCH)]
+    for name, is_folder in batch:
+        if not _remove_simple(level.fd, name, is_folder=is_folder):
+            level.pending.append(name)
+    return bool(batch)
+
+
+def _move_up(src: int, name: str, top: int, numbers: Iterator[int]) -> str:
+    """Rename a deep folder into the top one, under a name that is free there (or an empty folder)."""
+    for number in numbers:
+        new = f".remove-{number}"
+        try:
+            os.rename(name, new, src_dir_fd=src, dst_dir_fd=top)
+        except OSError as exc:
+            if exc.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                continue
+            raise
+        return new
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def _open_folder(parent: int, name: str) -> int:
+    """Open a folder to empty it; no link, no mount.  Its owner gets full access to it."""
+    try:
+        fd = openat2(parent, name, _FOLDER, resolve=_CHILD)
+    except PermissionError:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _opened(openat2(parent, name, flags, resolve=_CHILD)) as found:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)  # fchmod(2) refuses O_PATH descriptors
+        fd = openat2(parent, name, _FOLDER, resolve=_CHILD)
+    try:
+        if os.geteuid() != 0 and os.fstat(fd).st_mode & 0o700 != 0o700:
+            os.fchmod(fd, 0o700)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,209 @@
+"""Rows about chains and prepared roots."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orlop.errors import AlreadyExists
+from orlop.metadata.db import Transaction
+from orlop.spec.digest import DiffID, Digest
+
+__all__ = [
+    "ChainRow",
+    "RootRow",
+    "add_chain",
+    "add_root",
+    "chain_layers",
+    "chain_stack",
+    "chain_users",
+    "delete_root",
+    "get_chain",
+    "get_root",
+    "labels_of",
+    "list_roots",
+    "root_ids",
+    "set_mounted",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainRow:
+    """One EROFS image of a stack.  ``devices`` are pairs of a diff ID and ``tar`` or ``data``."""
+
+    id: str
+    parent: str | None
+    depth: int
+    entries: int
+    size: int
+    uuid: bytes
+    devices: tuple[tuple[DiffID, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootRow:
+    """A prepared root.  ``created`` is seconds since 1970."""
+
+    id: str
+    path: str
+    image: str
+    config: Digest
+    chain: str
+    driver: str
+    kind: str
+    self_contained: bool
+    mounted: bool
+    made_target: bool
+    created: float
+
+
+def add_chain(tx: Transaction, chain: ChainRow, diff_ids: Sequence[DiffID]) -> None:
+    """Name a chain whose file is on disk; ``diff_ids`` are all it stands for.  Idempotent."""
+    devices = "".join(f"{diff_id} {kind}\n" for diff_id, kind in chain.devices)
+    tx.execute(
+        "INSERT INTO chains VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain_id) DO NOTHING",
+        (chain.id, chain.parent, chain.depth, chain.entries, chain.size, chain.uuid, devices, time.time()),
+    )
+    tx.executemany(
+        "INSERT OR IGNORE INTO chain_layers VALUES (?, ?, ?)",
+        [(chain.id, position, diff_id) for position, diff_id in enumerate(diff_ids)],
+    )
+
+
+def get_chain(tx: Transaction, chain: str) -> ChainRow | None:
+    """One image of a stack."""
+    row = tx.execute(
+        "SELECT chain_id, parent, depth, entries, size, uuid, devices FROM chains WHERE chain_id = ?",
+        (chain,),
+    ).fetchone()
+    if row is None:
+        return None
+    devices = tuple(
+        (DiffID(diff_id), kind) for diff_id, kind in (line.split(" ") for line in row[6].splitlines())
+    )
+    return ChainRow(
+        id=row[0], parent=row[1], depth=row[2], entries=row[3], size=row[4], uuid=row[5], devices=devices
+    )
+
+
+def chain_stack(tx: Transaction, chain: str) -> list[ChainRow]:
+    """A chain's images, top first; empty if one of them is missing."""
+    stack: list[ChainRow] = []
+    name: str | None = chain
+    while name is not None:
+        row = get_chain(tx, name)
+        if row is None:
+            return []
+        stack.append(row)
+        name = row.parent
+    return stack
+
+
+def chain_layers(tx: Transaction, chain: str) -> tuple[DiffID, ...]:
+    """All the layers that a chain stands for, bottom first."""
+    rows = tx.execute("SELECT diff_id FROM chain_layers WHERE chain_id = ? ORDER BY position", (chain,))
+    return tuple(DiffID(row[0]) for row in rows)
+
+
+def chain_users(tx: Transaction, chain: str) -> int:
+    """How many prepared roots stand on a chain's image, directly or through images above it."""
+    row = tx.execute(
+        "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
+        "SELECT COUNT(*) FROM prepared WHERE chain_id IN (SELECT id FROM above)",
+        (chain,),
+    ).fetchone()
+    return int(row[0])
+
+
+_COLUMNS = (
+    "id, path, image, config_digest, chain_id, driver, kind, self_contained, mounted, made_target, created_at"
+)
+
+
+def _root(row: sqlite3.Row) -> RootRow:
+    return RootRow(
+        id=row[0],
+        path=row[1],
+        image=row[2],
+        config=Digest(row[3]),
+        chain=row[4],
+        driver=row[5],
+        kind=row[6],
+        self_contained=bool(row[7]),
+        mounted=bool(row[8]),
+        made_target=bool(row[9]),
+        created=row[10],
+    )
+
+
+def add_root(tx: Transaction, namespace: str, root: RootRow, labels: Mapping[str, str]) -> None:
+    """Name a prepared root.  Raises `AlreadyExists` if its path is taken."""
+    try:
+        tx.execute(
+            f"INSERT INTO prepared ({_COLUMNS}, namespace) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                root.id,
+                root.path,
+                root.image,
+                root.config,
+                root.chain,
+                root.driver,
+                root.kind,
+                root.self_contained,
+                root.mounted,
+                root.made_target,
+                root.created,
+                namespace,
+            ),
+        )
+    except sqlite3.IntegrityError as exc:
+        raise already_prepared(root.path) from exc
+    tx.executemany(
+        "INSERT INTO labels VALUES ('prepared', ?, ?, ?)",
+        [(root.id, key, value) for key, value in labels.items()],
+    )
+
+
+def already_prepared(path: str) -> AlreadyExists:
+    """The error for a path that is taken."""
+    return AlreadyExists(f"prepare {path}", "the path is prepared already", hint=f"clean it up first: {path}")
+
+
+def get_root(tx: Transaction, path: str) -> RootRow | None:
+    """The prepared root at a path."""
+    row = tx.execute(f"SELECT {_COLUMNS} FROM prepared WHERE path = ?", (path,)).fetchone()
+    return _root(row) if row else None
+
+
+def list_roots(tx: Transaction, namespace: str) -> list[RootRow]:
+    """All prepared roots, by path."""
+    query = f"SELECT {_COLUMNS} FROM prepared WHERE namespace = ? ORDER BY path"
+    return [_root(row) for row in tx.execute(query, (namespace,))]
+
+
+def root_ids(tx: Transaction) -> set[str]:
+    """The folders under ``prepared`` that have a row."""
+    return {row[0] for row in tx.execute("SELECT id FROM prepared")}
+
+
+def labels_of(tx: Transaction, root_id: str) -> dict[str, str]:
+    """The labels of a prepared root."""
+    rows = tx.execute(
+        "SELECT key, value FROM labels WHERE kind = 'prepared' AND owner = ? ORDER BY key", (root_id,)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def set_mounted(tx: Transaction, root_id: str, *, mounted: bool, made_target: bool) -> None:
+    """Remember whether orlop has mounted a root itself, and made the folder for it."""
+    tx.execute(
+        "UPDATE prepared SET mounted = ?, made_target = ? WHERE id = ?", (mounted, made_target, root_id)
+    )
+
+
+def delete_root(tx: Transaction, root_id: str) -> bool:
+    """Forget a prepared root; whether there was one."""
+    tx.execute("DELETE FROM labels WHERE kind = 'prepared' AND owner = ?", (root_id,))
+    return tx.execute("DELETE FROM prepared WHERE id = ?", (root_id,)).rowcount > 0

@@ -1,0 +1,146 @@
+"""Token authentication without I/O: which challenge to answer, what to ask for, what came back.
+
+Sources: distribution's "Token Authentication Specification" and "OAuth2 Token Authentication".
+A realm must be https, unless the registry itself is spoken to in the clear or is on this machine
+(HOSTILE.md 21).  It may be another host than the registry's, as Docker Hub's is, and it alone gets
+the credentials that the user keeps for that registry.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from orlop.errors import Error, Unauthenticated, Unavailable
+from orlop.registry.addresses import is_loopback_host
+from orlop.registry.challenge import Challenge
+from orlop.registry.credentials import Credential
+from orlop.registry.hosts import Endpoint, origin_of
+from orlop.registry.messages import Request
+
+__all__ = ["CLIENT_ID", "Token", "basic", "bearer", "parse_token", "pick", "token_request"]
+
+CLIENT_ID = "orlop"
+DEFAULT_LIFE = 60.0  # seconds; token.md: "expires_in ... defaults to 60 seconds"
+MAX_LIFE = 86_400.0
+MAX_ANSWER = 256 << 10
+_PRINTABLE = re.compile(r"[!-~]{1,60000}")  # what a header line can hold (http.client: 65,536)
+
+
+class _Answer(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A value for the Authorization header, good until ``expires`` (of the caller's clock).
+
+    ``personal`` tells that it came from a user's credentials.
+    """
+
+    header: str = field(repr=False)
+    expires: float
+    personal: bool
+
+
+def pick(challenges: Iterable[Challenge]) -> Challenge | None:
+    """The challenge to answer: bearer before basic; None where neither is offered."""
+    best: Challenge | None = None
+    for challenge in challenges:
+        if challenge.scheme == "bearer":
+            return challenge
+        if challenge.scheme == "basic" and best is None:
+            best = challenge
+    return best
+
+
+def basic(credential: Credential) -> str:
+    """The Authorization header of the Basic scheme (RFC 7617, UTF-8)."""
+    text = f"{credential.username}:{credential.password}"
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def bearer(token: str, attempted: str) -> str:
+    """The Authorization header of a bearer token, refused where it cannot stand in a header."""
+    if not _PRINTABLE.fullmatch(token):
+        raise Unauthenticated(attempted, "the bearer token cannot stand in a header")
+    return f"Bearer {token}"
+
+
+def token_request(
+    challenge: Challenge,
+    credential: Credential | None,
+    *,
+    endpoint: Endpoint,
+    scopes: Iterable[str],
+    attempted: str,
+) -> Request:
+    """The request to the challenge's realm for a token that allows ``scopes``.
+
+    A refresh token is posted (OAuth 2); everything else is a GET, which every token server knows.
+    Raises `Unauthenticated` for a realm that is missing or may not be trusted with credentials.
+    """
+    realm = challenge.params.get("realm", "")
+    service = challenge.params.get("service", "")
+    try:
+        origin = origin_of(realm, attempted)
+    except Error as exc:
+        raise Unauthenticated(
+            attempted, f"{endpoint.host} asks for a token from an impossible place: {exc.reason}"
+        ) from exc
+    clear = endpoint.origin.scheme == "http" or is_loopback_host(endpoint.origin.host)
+    if origin.scheme != "https" and not clear:
+        raise Unauthenticated(
+            attempted, f"{endpoint.host} asks for a token over plain http, from {origin.netloc}: not sent"
+        )
+    parts = urlsplit(realm)
+    asked: list[tuple[str, str]] = [("service", service)] if service else []
+    if credential is not None and credential.identity_token:
+        form = [("grant_type", "refresh_token"), *asked, ("client_id", CLIENT_ID)]
+        form += [("scope", " ".join(scopes)), ("refresh_token", credential.identity_token)]
+        return Request(
+            method="POST",
+            url=urlunsplit((origin.scheme, origin.netloc, parts.path or "/", parts.query, "")),
+            endpoint=endpoint,
+            attempted=attempted,
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+            body=urlencode(form).encode(),
+            read=MAX_ANSWER,
+        )
+    asked += [("scope", scope) for scope in scopes]
+    headers: dict[str, str] = {}
+    if credential is not None and credential.username:
+        asked.append(("account", credential.username))
+        headers["Authorization"] = basic(credential)
+    query = urlencode(parse_qsl(parts.query, keep_blank_values=True) + asked)
+    return Request(
+        method="GET",
+        url=urlunsplit((origin.scheme, origin.netloc, parts.path or "/", query, "")),
+        endpoint=endpoint,
+        attempted=attempted,
+        headers=headers,
+        read=MAX_ANSWER,
+    )
+
+
+def parse_token(data: bytes, *, now: float, personal: bool, attempted: str) -> Token:
+    """The token in a token server's answer.
+
+    It counts as expired a tenth of its life early, so that it does not expire on the way.
+    """
+    try:
+        answer = msgspec.json.decode(data, type=_Answer, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise Unavailable(attempted, "the token server's answer is not the JSON it should be") from None
+    text = answer.token or answer.access_token
+    if not text:
+        raise Unauthenticated(attempted, "the token server's answer holds no token")
+    life = DEFAULT_LIFE if answer.expires_in is None else min(max(answer.expires_in, 0.0), MAX_LIFE)
+    return Token(header=bearer(text, attempted), expires=now + 0.9 * life, personal=personal)

@@ -1,0 +1,212 @@
+"""Fixtures and rules for all tests.
+
+Root tests work on disks of their own (`lab`), with a registry of their own; under xdist each worker
+has its own of each.  Where nothing may be skipped (CI=true, or ORLOP_NO_SKIP=1) a skip is a failure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support import disks
+from support.registries import Registry, serve
+
+SELECTED_ONLY_BY_NAME = ("images", "soak")
+NO_SKIP = os.environ.get("CI") == "true" or os.environ.get("ORLOP_NO_SKIP") == "1"
+_soak_share = pytest.StashKey[float]()
+
+
+# ------------------------------------------------------------------ what runs, and what counts
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput") and os.geteuid() == 0:
+        disks.sweep()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # After a Ctrl-C xdist's workers may be killed before they clean up
+    if not hasattr(config, "workerinput") and os.geteuid() == 0:
+        disks.sweep()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("markexpr")
+    for name in SELECTED_ONLY_BY_NAME:
+        if name not in chosen:
+            marked = [item for item in items if item.get_closest_marker(name)]
+            config.hook.pytest_deselected(items=marked)
+            items[:] = [item for item in items if item not in marked]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    seconds = float(os.environ.get("SOAK_SECONDS", "60"))
+    trials = sum(1 for item in session.items if item.get_closest_marker("soak"))
+    session.config.stash[_soak_share] = seconds / max(trials, 1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root: it mounts")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    _no_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _no_skip(report)
+    return report
+
+
+def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIP and report.outcome == "skipped":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped: {why}"
+
+
+# ------------------------------------------------------------------ disks and folders
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Path]:
+    """A fresh loop-mounted ext4 with a journal, as users have it."""
+    with disks.disk() as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="session")
+def oracle_lab() -> Iterator[Path]:
+    """A disk for what the oracle makes: xattr values up to 64 KiB, which a plain ext4 does not take."""
+    with disks.disk(features="ea_inode") as mounted:
+        yield mounted
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def workdir(lab: Path) -> Iterator[Path]:
+    """A folder on `lab`; in the end nothing may be mounted or used below it that cannot be undone."""
+    yield from _folder(lab)
+
+
+@pytest.fixture
+def oracle_dir(oracle_lab: Path) -> Iterator[Path]:
+    """A folder on `oracle_lab`."""
+    yield from _folder(oracle_lab)
+
+
+def _folder(parent: Path) -> Iterator[Path]:
+    folder = parent / str(next(_numbers))
+    folder.mkdir()
+    yield folder
+    left = disks.users(folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    busy = []
+    for mount in disks.mounts_below(folder):
+        done = subprocess.run(["umount", os.fspath(mount)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            busy.append(done.stderr.strip())
+    disks.remove(folder)
+    assert not left, f"still running when the test ended: {left}"
+    assert not busy, f"still in use when the test ended: {busy}"
+
+
+# ------------------------------------------------------------------ registries
+
+
+@pytest.fixture(scope="session")
+def registry(lab: Path) -> Iterator[Registry]:
+    """Debian's docker-registry; anybody may read, write and delete."""
+    with serve(lab / "registry") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def registry_auth(lab: Path) -> Iterator[Registry]:
+    """The same behind basic authentication."""
+    with serve(lab / "registry-auth", auth=True) as running:
+        yield running
+
+
+# ------------------------------------------------------------------ orlop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreDirs:
+    """A fresh ROOT and RUN, and a folder to prepare roots in."""
+
+    root: Path
+    run: Path
+    work: Path
+
+
+@pytest.fixture
+def store_dirs(workdir: Path) -> StoreDirs:
+    """Folders for one store, all on `lab`; ROOT and RUN are left for orlop to make."""
+    work = workdir / "work"
+    work.mkdir()
+    return StoreDirs(root=workdir / "root", run=workdir / "run", work=work)
+
+
+@pytest.fixture
+def run_cli(store_dirs: StoreDirs) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``orlop ARGS`` on the test's store.  ``env`` adds variables; ``check`` demands exit code 0."""
+
+    def run(
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        input: str | None = None,  # noqa: A002 - subprocess.run's own word
+        timeout: float = 120,
+        check: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        where = ["--root", os.fspath(store_dirs.root), "--run", os.fspath(store_dirs.run)]
+        done = subprocess.run(
+            [sys.executable, "-m", "orlop", *where, *map(os.fspath, args)],
+            capture_output=True,
+            text=True,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
+        if check and done.returncode:
+            pytest.fail(f"orlop {' '.join(map(str, args))} exits with {done.returncode}: {done.stderr}")
+        return done
+
+    return run
+
+
+# ------------------------------------------------------------------ the long ones
+
+
+@pytest.fixture
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """How long this soak test may run: its share of SOAK_SECONDS."""
+    return request.config.stash[_soak_share]
+
+
+@pytest.fixture(scope="session")
+def bench_layouts() -> Path:
+    """The folder of the bench images, each an OCI layout; ``make images`` makes them."""
+    folder = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
+    assert folder.is_dir(), f"{folder} is missing: run `make images` first"
+    return folder

@@ -1,0 +1,1 @@
+"""What the tests share: disks, registries, layers, images, and the oracle.  Nothing here uses orlop."""

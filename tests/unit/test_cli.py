@@ -1,0 +1,758 @@
+"""The command line against a store in memory: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+import orlop
+from orlop import errors
+from orlop.cli import main
+from orlop.cli.app import VERBS
+from orlop.cli.environment import auth_files, default_root, default_run, registries
+from orlop.cli.exits import EXIT_CODES, exit_code, one_line
+from orlop.cli.interrupts import Interrupts
+from orlop.cli.output import ago, size_text
+from orlop.cli.progress import JsonLines, Lines, Live, Silent, choose
+from orlop.facade import Store
+from orlop.images.api import (
+    Blob,
+    Collected,
+    ImageDetails,
+    ImageInfo,
+    Mount,
+    PreparedInfo,
+    PushResult,
+    Removed,
+    StoreInfo,
+)
+from orlop.observe import Progress
+
+ID = "sha256:" + "3f" * 32
+DIGEST = "sha256:" + "ab" * 32
+
+
+class FakeVerbs:
+    """A store in memory with one image to begin with; it remembers the options it was given."""
+
+    def __init__(self):
+        self.known = {"docker.io/library/alpine:latest": self._image("docker.io/library/alpine:latest")}
+        self.roots = {}
+        self.options = {}
+        self.closed = False
+
+    def _image(self, name):
+        return ImageInfo(
+            name=name,
+            id=ID,
+            digest=DIGEST,
+            platform="linux/amd64",
+            created="2020-01-01T00:00:00Z",
+            size=12_345_678,
+            layers=1,
+        )
+
+    def _full(self, name):
+        return name if "/" in name else f"docker.io/library/{name}:latest"
+
+    def _get(self, name, verb):
+        if self._full(name) not in self.known:
+            raise errors.NotFound(f"{verb} {name}", "no such image", hint="`orlop images` lists them")
+        return self.known[self._full(name)]
+
+    def _root(self, path):
+        if not path.startswith("/"):
+            raise errors.InvalidArgument(f"use path {path}", "the path is relative")
+        if path not in self.roots:
+            raise errors.NotFound(f"find {path}", "nothing is prepared there")
+        return self.roots[path]
+
+    def pull(self, name, *, platform=None, call):
+        self.options = {"platform": platform}
+        call.observer.progress(Progress(item=ID, phase="fetching", done=1, total=2, rate=1.0))
+        call.observer.progress(Progress(item=ID, phase="done", done=2, total=2))
+        call.observer.warning("a device was left out")
+        if name == "missing":
+            raise errors.NotFound("pull missing", "the registry has no such image")
+        if name == "interrupted":
+            os.kill(os.getpid(), signal.SIGINT)
+            call.check("pull interrupted")
+        self.known[self._full(name)] = self._image(self._full(name))
+        return self.known[self._full(name)]
+
+    def push(self, name, destination=None, *, recompress=False, call):
+        self.options = {"recompress": recompress}
+        return PushResult(name=destination or self._get(name, "push").name, digest=DIGEST, size=1)
+
+    def images(self):
+        return sorted(self.known.values(), key=lambda image: image.name)
+
+    def inspect(self, name):
+        info = self._get(name, "inspect")
+        layer = Blob(diff_id=ID, size=1)
+        return ImageDetails(info=info, names=(info.name,), config=b'{"os": "linux"}', layers=(layer,))
+
+    def tag(self, name, new_name):
+        self.known[new_name] = self._get(name, "tag")
+        return self.known[new_name]
+
+    def remove(self, name, *, force=False):
+        image = self._get(name, "remove")
+        del self.known[image.name]
+        return Removed(names=(image.name,), freed=2_000)
+
+    def load(self, source, *, name=None, call):
+        return [self._image(name or source)]
+
+    def prepare_root(self, name, path, *, options, call):
+        self.options = options
+        if not path.startswith("/"):
+            raise errors.InvalidArgument(f"prepare {path}", "the path is relative")
+        if path in self.roots:
+            raise errors.AlreadyExists(f"prepare {path}", "the path is prepared")
+        mount = Mount(type="overlay", source="overlay", target=path, options=("lowerdir=/l o", "upperdir=/u"))
+        self.roots[path] = PreparedInfo(
+            path=path,
+            image=self._get(name, "prepare").name,
+            image_id=ID,
+            kind="view" if options.view else "active",
+            driver="fake",
+            mounted=options.mount,
+            created="2020-01-01T00:00:00Z",
+            mounts=(mount,),
+            labels=options.labels,
+        )
+        return self.roots[path]
+
+    mounts = mount = unmount = lambda self, path: self._root(path)
+
+    def prepared(self):
+        return [self.roots[path] for path in sorted(self.roots)]
+
+    def commit(self, path, name=None, *, options, call):
+        self._root(path)
+        self.options = options
+        return self._image(name or "localhost/new:1")
+
+    def cleanup(self, path, *, call):
+        self._root(path)
+        del self.roots[path]
+
+    def collect(self, *, dry_run=False, call):
+        return Collected(items=(("layer sha256:aa", 1_500), ("blob sha256:bb", 500)))
+
+    def info(self):
+        return StoreInfo(version="0.0.9", root="/r", run="/x", driver="fake", format=1, images=1, prepared=0)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def verbs():
+    return FakeVerbs()
+
+
+@pytest.fixture
+def orlop_run(verbs, capsys):
+    """Run the command line; gives exit code, standard output, standard error."""
+
+    def run(*argv):
+        code = main(argv, open_store=lambda target: Store(verbs))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def start(code, *, env=None):
+    """Python in a process of its own, with the CLI's fake store at hand."""
+    preamble = "import sys; sys.path.insert(0, sys.argv.pop(1)); from test_cli import *; "
+    paths = [str(Path(__file__).parent), str(Path(orlop.__file__).parent.parent)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+    return subprocess.Popen(
+        [sys.executable, "-c", preamble + code, paths[0]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environ,
+        text=True,
+    )
+
+
+# What goes where
+
+
+def test_results_go_to_stdout_and_all_else_to_stderr(orlop_run):
+    code, out, err = orlop_run("pull", "--progress", "plain", "busybox")
+    assert (code, out) == (0, "docker.io/library/busybox:latest\n")
+    assert "fetching" in err
+    assert "orlop: warning: a device was left out" in err
+
+
+def test_quiet_drops_progress_but_not_warnings(orlop_run):
+    _, _, err = orlop_run("pull", "-q", "busybox")
+    assert err == "orlop: warning: a device was left out\n"
+
+
+def test_progress_can_be_json(orlop_run):
+    _, _, err = orlop_run("pull", "--progress", "json", "busybox")
+    first, second, third = map(json.loads, err.splitlines())
+    assert first == {"item": ID, "phase": "fetching", "done": 1, "total": 2, "rate": 1}
+    assert second["phase"] == "done"
+    assert third == {"warning": "a device was left out"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("pull", "a", "b"), "docker.io/library/a:latest\ndocker.io/library/b:latest\n"),
+        (("push", "alpine", "r.io/a:1"), f"r.io/a:1@{DIGEST}\n"),
+        (("import", "--name", "localhost/i", "x.tar"), "localhost/i\n"),
+        (("images", "-q"), "docker.io/library/alpine:latest\n"),
+        (("images", "--format", "{{.Name}}={{ .size }}"), "docker.io/library/alpine:latest=12345678\n"),
+        (("tag", "alpine", "localhost/x"), ""),
+        (("rmi", "alpine"), "docker.io/library/alpine:latest\n"),
+        (("rmi", "--force", "nothing", "alpine"), "docker.io/library/alpine:latest\n"),
+        (("prepare", "alpine", "/a b"), "mount -t overlay -o 'lowerdir=/l o,upperdir=/u' overlay '/a b'\n"),
+        (("prepare", "--mount", "alpine", "/a"), "/a\n"),
+        (("gc",), "layer sha256:aa  1.5 kB\nblob sha256:bb  500 B\n"),
+    ],
+)
+def test_what_a_verb_prints(orlop_run, argv, expected):
+    code, out, _ = orlop_run(*argv)
+    assert (code, out) == (0, expected)
+
+
+def test_the_life_of_a_root(orlop_run, verbs):
+    assert orlop_run("prepare", "alpine", "/srv/a")[0] == 0
+    assert orlop_run("mounts", "/srv/a")[1] == orlop_run("prepare", "alpine", "/srv/b")[1].replace("/b", "/a")
+    assert orlop_run("mount", "/srv/a", "/srv/b")[1] == "/srv/a\n/srv/b\n"
+    assert orlop_run("unmount", "/srv/b")[1] == "/srv/b\n"
+    assert orlop_run("ps", "-q")[1] == "/srv/a\n/srv/b\n"
+    assert orlop_run("commit", "/srv/a")[1] == "localhost/new:1\n"
+    assert orlop_run("commit", "/srv/a", "localhost/x")[1] == "localhost/x\n"
+    assert orlop_run("cleanup", "/srv/a", "/srv/b")[1] == "/srv/a\n/srv/b\n"
+    assert orlop_run("ps", "-q")[1] == ""
+    assert verbs.closed
+
+
+def test_mount_lines_are_read_back_by_a_shell_as_they_were_meant(orlop_run):
+    line = orlop_run("prepare", "alpine", "/a $(b)'c")[1]
+    assert shlex.split(line)[-2:] == ["overlay", "/a $(b)'c"]
+
+
+def test_prepare_hands_every_option_down(orlop_run, verbs):
+    flags = ("--view", "--self-contained", "--pull", "never", "--platform", "linux/arm64")
+    orlop_run("prepare", *flags, "--label", "a=b=c", "--label", "d", "alpine", "/x")
+    options = verbs.options
+    assert (options.view, options.mount, options.self_contained) == (True, False, True)
+    assert (options.pull, options.platform) == ("never", "linux/arm64")
+    assert options.labels == {"a": "b=c", "d": ""}
+
+
+def test_commit_hands_every_option_down(orlop_run, verbs):
+    orlop_run("prepare", "alpine", "/x")
+    orlop_run("commit", "-a", "me", "-m", "why", "-c", "ENV A=b", "--change", 'CMD ["x"]', "/x")
+    assert (verbs.options.author, verbs.options.message) == ("me", "why")
+    assert verbs.options.changes == ("ENV A=b", 'CMD ["x"]')
+
+
+def test_mounts_as_json_have_exactly_the_documented_fields(orlop_run):
+    mounts = json.loads(orlop_run("prepare", "--mount", "--json", "alpine", "/a")[1])
+    expected = {
+        "type": "overlay",
+        "source": "overlay",
+        "target": "/a",
+        "options": ["lowerdir=/l o", "upperdir=/u"],
+    }
+    assert mounts == json.loads(orlop_run("mounts", "/a", "--json")[1]) == [expected]
+
+
+def test_lists_as_json_have_the_fields_of_the_api(orlop_run):
+    (image,) = json.loads(orlop_run("images", "--json")[1])
+    assert set(image) == {"name", "id", "digest", "platform", "created", "size", "layers"}
+    orlop_run("prepare", "--label", "k=v", "alpine", "/a")
+    (root,) = json.loads(orlop_run("ps", "--format", "json")[1])
+    assert root["labels"] == {"k": "v"}
+    assert root["kind"] == "active"
+
+
+def test_inspect_tells_images_from_paths(orlop_run):
+    orlop_run("prepare", "alpine", "/a")
+    image, root = json.loads(orlop_run("inspect", "alpine", "/a")[1])
+    assert image["config"] == {"os": "linux"}
+    assert image["manifest"] is None
+    assert image["layers"][0]["diff_id"] == ID
+    assert root["path"] == "/a"
+
+
+def test_gc_as_json_has_the_sum(orlop_run):
+    collected = json.loads(orlop_run("gc", "--dry-run", "--json")[1])
+    assert collected["freed"] == 2_000
+    assert collected["dry_run"] is True
+    assert collected["items"][0] == {"item": "layer sha256:aa", "size": 1_500}
+
+
+def test_a_table_lines_up(orlop_run):
+    head, row = orlop_run("images")[1].splitlines()
+    for title, value in (("ID", ID[7:19]), ("PLATFORM", "linux/amd64"), ("SIZE", "12.3 MB")):
+        assert head.index(title) == row.index(value)
+
+
+def test_version_needs_no_store_unless_a_host_is_named(capsys):
+    def refuse(target):
+        raise AssertionError("opened")
+
+    assert main(["version", "--json"], open_store=refuse) == 0
+    assert json.loads(capsys.readouterr().out)["version"] == orlop.__version__
+
+
+def test_version_with_a_host_shows_the_daemons(orlop_run):
+    assert json.loads(orlop_run("--host", "unix:///s", "version", "--json")[1])["daemon"] == "0.0.9"
+
+
+# Errors
+
+
+@pytest.mark.parametrize("cls", errors.Error.__subclasses__(), ids=lambda cls: cls.code)
+def test_every_class_of_error_has_its_own_documented_code(cls):
+    code = exit_code(cls("do x", "why"))
+    assert code in {listed for listed, names, _ in EXIT_CODES if cls.code in names}
+    assert code > 1
+
+
+def test_the_page_about_exit_codes_is_the_table_of_the_code():
+    page = (Path(orlop.__file__).parents[2] / "docs/exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.*) \| (.*) \|$", page, re.MULTILINE)
+    assert rows == [(str(code), ", ".join(names), text) for code, names, text in EXIT_CODES]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "lines"),
+    [
+        (("pull", "-q", "--progress", "none", "missing"), 3, ["orlop: error: pull missing: the registry has no such image"]),
+        (("rmi", "x"), 3, ["orlop: error: remove x: no such image", "hint: `orlop images` lists them"]),
+        (("prepare", "alpine", "/taken"), 4, ["orlop: error: prepare /taken: the path is prepared"]),
+        (("images", "--format", "nonsense"), 2, ["orlop: error: use format 'nonsense': not a format", "hint: table, "]),
+        (("images", "--format", "{{.nam}}"), 2, ["orlop: error: use format '{{.nam}}': no field 'nam'", "hint: the fields are name, id"]),
+        (("pull",), 2, ["orlop: error: missing argument 'IMAGE...'", "hint: `orlop pull --help` shows how"]),
+        (("prepare", "--pull", "maybe", "a", "/b"), 2, ["orlop: error: invalid value for '--pull'", "hint: `orlop prepare --help` shows how"]),
+        (("--nope", "images"), 2, ["orlop: error: no such option", "hint: `orlop --help` shows how"]),
+        (("images", "--root", "/x"), 2, ["orlop: error: no such option of images: --root", "hint: it goes before the verb: orlop --root … images …"]),
+        (("pul", "x"), 2, ["orlop: error: no such verb: pul", "hint: did you mean `orlop pull`?"]),
+        (("umount", "/x"), 2, ["orlop: error: no such verb: umount", "hint: did you mean `orlop unmount`?"]),
+        (("zzzzz",), 2, ["orlop: error: no such verb: zzzzz", "hint: `orlop --help` lists them"]),
+    ],
+)  # fmt: skip
+def test_wrong_input_gets_one_clear_line_a_hint_and_the_documented_code(orlop_run, verbs, argv, code, lines):
+    orlop_run("prepare", "alpine", "/taken")
+    got, out, err = orlop_run(*argv)
+    shown = [line for line in err.splitlines() if not line.startswith("orlop: warning")]
+    assert (got, out) == (code, "")
+    assert len(shown) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True)), err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("prepare", "alpine", "srv/a"),
+        ("mounts", "srv/a"),
+        ("cleanup", "srv/a"),
+        ("commit", "srv/a"),
+        ("mount", "srv/a"),
+    ],
+)
+def test_a_relative_path_is_refused_with_the_absolute_one_as_a_hint(orlop_run, argv):
+    code, _, err = orlop_run(*argv)
+    assert code == 2
+    assert err.endswith(f"hint: write {Path.cwd()}/srv/a\n")
+
+
+def test_what_was_done_before_an_error_is_printed(orlop_run):
+    orlop_run("prepare", "alpine", "/a")
+    assert orlop_run("cleanup", "/a", "/b")[:2] == (3, "/a\n")
+
+
+class Broken(FakeVerbs):
+    def __init__(self, exc):
+        super().__init__()
+        self._exc = exc
+
+    def images(self):
+        raise self._exc
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "text"),
+    [
+        (KeyError("lost"), 1, "orlop: error: unexpected KeyError: 'lost'\nhint: this is a bug"),
+        (OSError(28, "No space left on device"), 8, "orlop: error: images: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "/x"), 7, "orlop: error: images: Permission denied: /x\n"),
+        (KeyboardInterrupt(), 130, "orlop: error: interrupted\n"),
+        (
+            errors.Unavailable("reach r", "no\nanswer \x1b[31m"),
+            6,
+            "orlop: error: reach r: no answer \\x1b[31m\n",
+        ),
+    ],
+)
+def test_a_traceback_is_shown_only_with_debug(capsys, exc, code, text):
+    for flags, expected in (((), False), (("--debug",), True)):
+        assert main([*flags, "images"], open_store=lambda target: Store(Broken(exc))) == code
+        err = capsys.readouterr().err
+        assert ("Traceback" in err) is expected
+        assert text in err
+
+
+def test_nothing_from_outside_steers_the_terminal():
+    assert one_line("a\x1b]0;x\x07\nb\x9b\u202e") == "a\\x1b]0;x\\x07 b\\x9b\\u202e"
+    assert one_line("naïve 日本 \udcff") == "naïve 日本 \udcff"
+
+
+def test_a_reader_that_goes_away_ends_it_quietly():
+    process = start(
+        "sys.stdout.close() if 0 else None; sys.exit(main(['images'], open_store=lambda t: Store(FakeVerbs())))"
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    assert (process.wait(60), err) == (141, "")
+
+
+def test_a_full_disk_under_stdout_is_an_error():
+    process = start(
+        "os.dup2(os.open('/dev/full', os.O_WRONLY), 1);"
+        "sys.exit(main(['images'], open_store=lambda t: Store(FakeVerbs())))"
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 8
+    assert err == "orlop: error: write the result: No space left on device\n"
+
+
+# Ctrl-C
+
+
+def test_the_first_ctrl_c_stops_cleanly(orlop_run, verbs):
+    code, out, err = orlop_run("pull", "--progress", "none", "interrupted", "next")
+    assert (code, out) == (130, "")
+    assert "pull interrupted: cancelled" in err
+    assert "docker.io/library/next:latest" not in verbs.known
+    assert verbs.closed
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_has_the_code_that_shells_give_it(signum):
+    before = signal.getsignal(signum)
+    with pytest.raises(errors.Cancelled) as caught, Interrupts() as interrupts:
+        os.kill(os.getpid(), signum)
+        assert interrupts.cancel.cancelled
+        raise errors.Cancelled("x", "cancelled")
+    assert exit_code(caught.value) == 128 + signum
+    assert signal.getsignal(signum) is before
+
+
+def test_the_second_ctrl_c_ends_the_process_at_once():
+    process = start(
+        "i = Interrupts(); i.__enter__(); os.kill(os.getpid(), 2); assert i.cancel.cancelled;"
+        "os.kill(os.getpid(), 2); print('still here')"
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "stopped at once" in err
+
+
+def test_a_signal_that_the_parent_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupts.signum == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_cleaning_up_after_ctrl_c_has_a_fresh_token(monkeypatch):
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupts.renew()
+        assert not interrupts.cancel.cancelled
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.cancel.cancelled
+
+
+# Help, laziness, options
+
+
+def all_commands():
+    return [(verb, module, text) for verbs in VERBS.values() for verb, (module, text) in verbs.items()]
+
+
+@pytest.mark.parametrize(("verb", "module", "text"), all_commands(), ids=lambda value: value[:9])
+def test_the_table_of_verbs_agrees_with_the_verbs(verb, module, text):
+    command = getattr(import_module(f"orlop.cli.{module}"), f"{verb}_verb")
+    assert isinstance(command, click.Command)
+    assert command.name == verb
+    first = " ".join(command.help.split("\n\n")[0].split())
+    assert first.startswith(text.rstrip(".")), first
+    assert f"orlop {verb}" in command.epilog or f"orlop {verb}" in command.epilog.replace(
+        "--host unix:///s ", ""
+    )
+
+
+def test_no_arguments_is_welcoming(orlop_run):
+    code, out, err = orlop_run()
+    assert (code, err) == (0, "")
+    assert "Begin with:" in out
+    assert out == orlop_run("--help")[1]
+
+
+def test_help_lists_every_verb_and_every_exit_code(orlop_run):
+    out = orlop_run("--help")[1]
+    assert all(re.search(rf"^  {verb} ", out, re.MULTILINE) for verb, _, _ in all_commands())
+    assert all(re.search(rf"^  {code} ", out, re.MULTILINE) for code, _, _ in EXIT_CODES)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["images"], ["version"], ["prepare", "alpine", "/a"]])
+def test_what_a_verb_does_not_need_is_not_imported(argv):
+    paths = str(Path(orlop.__file__).parent.parent)
+    code = (
+        "import sys; from orlop.cli import main; from orlop.cli.session import Target\n"
+        "def stop(target): raise SystemExit\n"
+        f"try: main({argv!r}, open_store=stop)\n"
+        "except SystemExit: pass\n"
+        "print(*(name for name in ('grpc', 'rich', 'urllib3', 'msgspec', 'sqlite3') if name in sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stderr == "\n"
+
+
+def test_python_dash_m_runs_it():
+    environ = {**os.environ, "PYTHONPATH": str(Path(orlop.__file__).parent.parent)}
+    result = subprocess.run(
+        [sys.executable, "-m", "orlop", "--version"], env=environ, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == f"orlop {orlop.__version__}\n"
+
+
+def target_of(*argv):
+    seen = []
+
+    def opener(target):
+        seen.append(target)
+        return Store(FakeVerbs())
+
+    assert main([*argv, "images", "-q"], open_store=opener) == 0
+    return seen[0]
+
+
+def test_options_beat_the_environment(monkeypatch):
+    monkeypatch.setenv("ORLOP_ROOT", "/from/env")
+    monkeypatch.setenv("ORLOP_RUN", "/run/env")
+    monkeypatch.setenv("ORLOP_HOST", "unix:///env.sock")
+    monkeypatch.setenv("ORLOP_INSECURE_REGISTRIES", "a:1,b")
+    target = target_of()
+    assert (target.root_path, target.run_path, target.host) == ("/from/env", "/run/env", "unix:///env.sock")
+    assert target.settings().insecure_registries == ("a:1", "b")
+    target = target_of("--root", "rel", "--insecure-registry", "c", "--insecure-registry", "d")
+    assert target.root_path == f"{Path.cwd()}/rel"
+    assert target.settings().insecure_registries == ("c", "d")
+
+
+def test_folders_follow_the_user():
+    home = {"HOME": "/home/u"}
+    assert default_root(home, 0) == orlop.facade.DEFAULT_ROOT
+    assert default_run({}, 0) == orlop.facade.DEFAULT_RUN
+    assert default_root(home, 1000) == "/home/u/.local/share/orlop"
+    assert default_root({**home, "XDG_DATA_HOME": "/data"}, 1000) == "/data/orlop"
+    assert default_root({**home, "XDG_DATA_HOME": "relative"}, 1000) == "/home/u/.local/share/orlop"
+    assert default_run({"XDG_RUNTIME_DIR": "/run/user/1000"}, 1000) == "/run/user/1000/orlop"
+    with pytest.raises(errors.FailedPrecondition, match="XDG_RUNTIME_DIR"):
+        default_run(home, 1000)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"REGISTRY_AUTH_FILE": "/a.json", "DOCKER_CONFIG": "/d"}, ("/a.json",)),
+        ({}, ("/h/.config/containers/auth.json", "/h/.docker/config.json")),
+        (
+            {"XDG_RUNTIME_DIR": "/r", "XDG_CONFIG_HOME": "/c", "DOCKER_CONFIG": "/d"},
+            ("/r/containers/auth.json", "/c/containers/auth.json", "/d/config.json"),
+        ),
+    ],
+)
+def test_credentials_files_are_looked_for_in_the_usual_order(environ, expected):
+    assert auth_files({"HOME": "/h", **environ}) == expected
+
+
+def test_registries_come_in_lists_too():
+    assert registries(["a:1, b", "b", "c"]) == ("a:1", "b", "c")
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def screen(text):
+    """What a terminal shows after ``text``, for the sequences that `Live` uses."""
+    lines, row = [""], 0
+    for part in re.split(r"(\x1b\[\d*[AJ]|\r|\n)", text):
+        if part == "\n":
+            row += 1
+            if row == len(lines):
+                lines.append("")
+        elif part.endswith("A") and part.startswith("\x1b"):
+            row -= int(part[2:-1])
+        elif part == "\x1b[J":
+            lines[row:] = [""]
+        elif part != "\r":
+            lines[row] += part
+    return lines[:-1]
+
+
+def live(rows=24, columns=100):
+    times = iter(range(10_000))
+    stream = Terminal()
+    return Live(stream, clock=lambda: next(times), size=lambda: os.terminal_size((columns, rows))), stream
+
+
+def event(item="a", phase="fetching", done=0, total=0, rate=0.0):
+    return Progress(item=item, phase=phase, done=done, total=total, rate=rate)
+
+
+def test_a_terminal_shows_one_line_per_item_redrawn_in_place():
+    observer, stream = live()
+    for done in (10, 20, 50):
+        observer.progress(event(done=done, total=100, rate=10.0))
+        observer.progress(event(item="b", done=done))
+    first, second = screen(stream.getvalue())
+    assert re.fullmatch(r"a +fetching   █{8}░{8}   50%  50 B of 100 B  10 B/s  5 s left", first)
+    assert re.fullmatch(r"b +fetching   50 B", second)
+
+
+def test_what_is_done_scrolls_up_and_stays():
+    observer, stream = live()
+    observer.progress(event(item="a"))
+    observer.progress(event(item="b"))
+    observer.progress(event(item="a", phase="done", done=5))
+    observer.progress(event(item="b", phase="indexing"))
+    assert [line.split() for line in screen(stream.getvalue())] == [
+        ["a", "done", "5", "B"],
+        ["b", "indexing"],
+    ]
+    observer.close()
+    assert [line.split()[:2] for line in screen(stream.getvalue())] == [["a", "done"]]
+
+
+def test_more_items_than_rows_are_counted():
+    observer, stream = live(rows=6)
+    for number in range(10):
+        observer.progress(event(item=f"i{number}"))
+        observer.progress(event(item=f"w{number}", phase="waiting"))
+    assert len(screen(stream.getvalue())) == 4
+    assert screen(stream.getvalue())[-1] == "… 7 more, 10 waiting"
+
+
+def test_a_line_is_cut_at_the_terminals_width():
+    observer, stream = live(columns=20)
+    observer.progress(event(item="x" * 50))
+    assert screen(stream.getvalue()) == ["x" * 19]
+
+
+def test_a_pipe_gets_a_line_per_phase_and_one_every_few_seconds():
+    now = [0.0]
+    stream = io.StringIO()
+    observer = Lines(stream, clock=lambda: now[0])
+    for second in range(11):
+        now[0] = float(second)
+        observer.progress(event(done=second, total=100))
+    observer.progress(event(phase="indexing"))
+    observer.progress(event(phase="done"))
+    observer.progress(event(phase="done"))
+    phases = [line.split()[2] for line in stream.getvalue().splitlines()]
+    assert phases == ["fetching", "fetching", "fetching", "indexing", "done"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "stream", "environ", "expected"),
+    [
+        ("auto", Terminal(), {"TERM": "xterm"}, Live),
+        ("auto", Terminal(), {"TERM": "dumb"}, Lines),
+        ("auto", io.StringIO(), {"TERM": "xterm"}, Lines),
+        ("plain", Terminal(), {"TERM": "xterm"}, Lines),
+        ("json", Terminal(), {"TERM": "xterm"}, JsonLines),
+        ("none", Terminal(), {"TERM": "xterm"}, Silent),
+    ],
+)
+def test_the_observer_suits_the_stream(mode, stream, environ, expected):
+    assert type(choose(mode, stream, environ)) is expected
+
+
+@pytest.mark.parametrize("kind", [Silent, Lines, JsonLines, Live])
+def test_an_observer_never_raises_when_nobody_reads(kind):
+    stream = io.StringIO()
+    stream.close()
+    observer = kind(stream)
+    observer.progress(event())
+    observer.warning("x")
+    observer.close()
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**15, "5000.0 TB")],
+)
+def test_sizes_are_decimal(size, text):
+    assert size_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("created", "text"),
+    [
+        ("", ""),
+        ("nonsense", "nonsense"),
+        ("9999-01-01T00:00:00Z", "in the future"),
+        ("1970-01-01T00:00:00.123456789Z", "years ago"),
+    ],
+)
+def test_ages_are_forgiving(created, text):
+    assert ago(created).endswith(text)
+
+
+def test_completion_offers_verbs():
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(Path(orlop.__file__).parent.parent),
+        "_ORLOP_COMPLETE": "bash_complete",
+        "COMP_WORDS": "orlop im",
+        "COMP_CWORD": "1",
+    }
+    code = "from orlop.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.split() == ["plain,import", "plain,images"]
