@@ -37,10 +37,18 @@ from orlop.images.api import (
     Removed,
     StoreInfo,
 )
-from orlop.observe import Progress
+from orlop.observe import Call, Progress
 
 ID = "sha256:" + "3f" * 32
 DIGEST = "sha256:" + "ab" * 32
+CONFIG = json.dumps(
+    {
+        "os": "linux",
+        "architecture": "amd64",
+        "rootfs": {"type": "layers", "diff_ids": [ID]},
+        "config": {"Cmd": ["sh"], "Env": ["A=image"], "WorkingDir": "/w"},
+    }
+).encode()
 
 
 class FakeVerbs:
@@ -51,6 +59,8 @@ class FakeVerbs:
         self.roots = {}
         self.options = {}
         self.closed = False
+        self.mounted = []
+        self.after_prepare = None
 
     def _image(self, name):
         return ImageInfo(
@@ -67,6 +77,8 @@ class FakeVerbs:
         return name if "/" in name else f"docker.io/library/{name}:latest"
 
     def _get(self, name, verb):
+        if name == ID:
+            return next(iter(self.known.values()))
         if self._full(name) not in self.known:
             raise errors.NotFound(f"{verb} {name}", "no such image", hint="`orlop images` lists them")
         return self.known[self._full(name)]
@@ -101,7 +113,7 @@ class FakeVerbs:
     def inspect(self, name):
         info = self._get(name, "inspect")
         layer = Blob(diff_id=ID, size=1)
-        return ImageDetails(info=info, names=(info.name,), config=b'{"os": "linux"}', layers=(layer,))
+        return ImageDetails(info=info, names=(info.name,), config=CONFIG, layers=(layer,))
 
     def tag(self, name, new_name):
         self.known[new_name] = self._get(name, "tag")
@@ -119,12 +131,13 @@ class FakeVerbs:
         self.options = options
         if not path.startswith("/"):
             raise errors.InvalidArgument(f"prepare {path}", "the path is relative")
+        image = self._get(name, "prepare").name
         if path in self.roots:
             raise errors.AlreadyExists(f"prepare {path}", "the path is prepared")
         mount = Mount(type="overlay", source="overlay", target=path, options=("lowerdir=/l o", "upperdir=/u"))
         self.roots[path] = PreparedInfo(
             path=path,
-            image=self._get(name, "prepare").name,
+            image=image,
             image_id=ID,
             kind="view" if options.view else "active",
             driver="fake",
@@ -133,9 +146,23 @@ class FakeVerbs:
             mounts=(mount,),
             labels=options.labels,
         )
+        if options.mount:
+            self.mounted.append(path)
+        if self.after_prepare is not None:
+            self.after_prepare(call)
         return self.roots[path]
 
-    mounts = mount = unmount = lambda self, path: self._root(path)
+    mounts = mount = lambda self, path: self._root(path)
+
+    def unmount(self, path):
+        self._unmount(path)
+        return self._root(path)
+
+    def _unmount(self, path):
+        if path in self.mounted:
+            self.mounted.remove(path)
+            if Path(path).is_dir():
+                Path(path).rmdir()
 
     def prepared(self):
         return [self.roots[path] for path in sorted(self.roots)]
@@ -146,8 +173,10 @@ class FakeVerbs:
         return self._image(name or "localhost/new:1")
 
     def cleanup(self, path, *, call):
+        call.check(f"clean up {path}")
         self._root(path)
         del self.roots[path]
+        self._unmount(path)
 
     def collect(self, *, dry_run=False, call):
         return Collected(items=(("layer sha256:aa", 1_500), ("blob sha256:bb", 500)))
@@ -176,11 +205,12 @@ def orlop_run(verbs, capsys):
     return run
 
 
-def start(code, *, env=None):
+def start(code):
     """Python in a process of its own, with the CLI's fake store at hand."""
     preamble = "import sys; sys.path.insert(0, sys.argv.pop(1)); from test_cli import *; "
     paths = [str(Path(__file__).parent), str(Path(orlop.__file__).parent.parent)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(env or {})}
+    # Buffered, as users have it: what is written fails when it is flushed.
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": ""}
     return subprocess.Popen(
         [sys.executable, "-c", preamble + code, paths[0]],
         stdout=subprocess.PIPE,
@@ -291,7 +321,7 @@ def test_lists_as_json_have_the_fields_of_the_api(orlop_run):
 def test_inspect_tells_images_from_paths(orlop_run):
     orlop_run("prepare", "alpine", "/a")
     image, root = json.loads(orlop_run("inspect", "alpine", "/a")[1])
-    assert image["config"] == {"os": "linux"}
+    assert image["config"] == json.loads(CONFIG)
     assert image["manifest"] is None
     assert image["layers"][0]["diff_id"] == ID
     assert root["path"] == "/a"
@@ -341,20 +371,68 @@ def test_the_page_about_exit_codes_is_the_table_of_the_code():
 @pytest.mark.parametrize(
     ("argv", "code", "lines"),
     [
-        (("pull", "-q", "--progress", "none", "missing"), 3, ["orlop: error: pull missing: the registry has no such image"]),
-        (("rmi", "x"), 3, ["orlop: error: remove x: no such image", "hint: `orlop images` lists them"]),
-        (("prepare", "alpine", "/taken"), 4, ["orlop: error: prepare /taken: the path is prepared"]),
-        (("images", "--format", "nonsense"), 2, ["orlop: error: use format 'nonsense': not a format", "hint: table, "]),
-        (("images", "--format", "{{.nam}}"), 2, ["orlop: error: use format '{{.nam}}': no field 'nam'", "hint: the fields are name, id"]),
-        (("pull",), 2, ["orlop: error: missing argument 'IMAGE...'", "hint: `orlop pull --help` shows how"]),
-        (("prepare", "--pull", "maybe", "a", "/b"), 2, ["orlop: error: invalid value for '--pull'", "hint: `orlop prepare --help` shows how"]),
-        (("--nope", "images"), 2, ["orlop: error: no such option", "hint: `orlop --help` shows how"]),
-        (("images", "--root", "/x"), 2, ["orlop: error: no such option of images: --root", "hint: it goes before the verb: orlop --root … images …"]),
-        (("pul", "x"), 2, ["orlop: error: no such verb: pul", "hint: did you mean `orlop pull`?"]),
-        (("umount", "/x"), 2, ["orlop: error: no such verb: umount", "hint: did you mean `orlop unmount`?"]),
-        (("zzzzz",), 2, ["orlop: error: no such verb: zzzzz", "hint: `orlop --help` lists them"]),
+        (
+            ("pull", "-q", "missing"),
+            3,
+            ["orlop: error: pull missing: the registry has no such image"],
+        ),
+        (
+            ("rmi", "x"),
+            3,
+            ["orlop: error: remove x: no such image", "hint: `orlop images` lists them"],
+        ),
+        (
+            ("prepare", "alpine", "/taken"),
+            4,
+            ["orlop: error: prepare /taken: the path is prepared"],
+        ),
+        (
+            ("images", "--format", "nonsense"),
+            2,
+            ["orlop: error: use format 'nonsense': not a format", "hint: table, "],
+        ),
+        (
+            ("images", "--format", "{{.nam}}"),
+            2,
+            ["orlop: error: use format '{{.nam}}': no field 'nam'", "hint: the fields are name, id"],
+        ),
+        (
+            ("pull",),
+            2,
+            ["orlop: error: missing argument 'IMAGE...'", "hint: `orlop pull --help` shows how"],
+        ),
+        (
+            ("prepare", "--pull", "maybe", "a", "/b"),
+            2,
+            ["orlop: error: invalid value for '--pull'", "hint: `orlop prepare --help` shows how"],
+        ),
+        (
+            ("--nope", "images"),
+            2,
+            ["orlop: error: no such option", "hint: `orlop --help` shows how"],
+        ),
+        (
+            ("images", "--root", "/x"),
+            2,
+            ["orlop: error: no such option of images: --root", "hint: it goes before the verb: orlop --root"],
+        ),
+        (
+            ("pul", "x"),
+            2,
+            ["orlop: error: no such verb: pul", "hint: did you mean `orlop pull`?"],
+        ),
+        (
+            ("load", "x"),
+            2,
+            ["orlop: error: no such verb: load", "hint: did you mean `orlop import`?"],
+        ),
+        (
+            ("zzzzz",),
+            2,
+            ["orlop: error: no such verb: zzzzz", "hint: `orlop --help` lists them"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_gets_one_clear_line_a_hint_and_the_documented_code(orlop_run, verbs, argv, code, lines):
     orlop_run("prepare", "alpine", "/taken")
     got, out, err = orlop_run(*argv)
@@ -422,9 +500,7 @@ def test_nothing_from_outside_steers_the_terminal():
 
 
 def test_a_reader_that_goes_away_ends_it_quietly():
-    process = start(
-        "sys.stdout.close() if 0 else None; sys.exit(main(['images'], open_store=lambda t: Store(FakeVerbs())))"
-    )
+    process = start("sys.exit(main(['images'], open_store=lambda t: Store(FakeVerbs())))")
     process.stdout.close()
     err = process.stderr.read()
     assert (process.wait(60), err) == (141, "")
@@ -454,10 +530,14 @@ def test_the_first_ctrl_c_stops_cleanly(orlop_run, verbs):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_has_the_code_that_shells_give_it(signum):
     before = signal.getsignal(signum)
-    with pytest.raises(errors.Cancelled) as caught, Interrupts() as interrupts:
-        os.kill(os.getpid(), signum)
-        assert interrupts.cancel.cancelled
-        raise errors.Cancelled("x", "cancelled")
+
+    def work():
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signum)
+            Call(cancel=interrupts.cancel).check("work")
+
+    with pytest.raises(errors.Cancelled) as caught:
+        work()
     assert exit_code(caught.value) == 128 + signum
     assert signal.getsignal(signum) is before
 
@@ -482,13 +562,226 @@ def test_a_signal_that_the_parent_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_cleaning_up_after_ctrl_c_has_a_fresh_token(monkeypatch):
+def test_cleaning_up_after_ctrl_c_has_a_fresh_token():
     with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with interrupts.renewed() as cancel:
+            assert not cancel.cancelled
+            os.kill(os.getpid(), signal.SIGINT)
+            assert cancel.cancelled
+        assert (interrupts.signum, interrupts.cancel.cancelled) == (signal.SIGTERM, True)
+
+
+# Run
+
+
+class Ran:
+    """A runtime that runs nothing, but remembers what it was given, and does what a test asks."""
+
+    def __init__(self, code=0):
+        self.code = code
+        self.specs = []
+        self.act = None
+
+    def __call__(self, bundle, container):
+        self.specs.append(json.loads((bundle / "config.json").read_text()))
+        if self.act is not None:
+            self.act()
+        return self.code
+
+
+@pytest.fixture
+def ran():
+    return Ran()
+
+
+@pytest.fixture
+def run_in(verbs, ran, tmp_path, capsys):
+    """Run ``orlop run`` below a folder; the fake's roots are made there, as a mount would."""
+
+    def mount(call):
+        for path in verbs.mounted:
+            Path(path).mkdir(exist_ok=True)
+
+    verbs.after_prepare = mount
+
+    def run(*argv):
+        code = main(
+            ["--run", str(tmp_path / "run"), "run", "--progress", "none", *argv],
+            open_store=lambda target: Store(verbs),
+            runner=ran,
+        )
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    run.folder = tmp_path / "run-containers"
+    return run
+
+
+def left_behind(run_in):
+    """Files and folders , which the fake does not take away."""
+    return [path.name for path in run_in.folder.rglob("*") if path.name != "rootfs"]
+
+
+def test_run_ends_with_the_commands_code_and_cleans_up(run_in, ran, verbs):
+    ran.code = 42
+    assert run_in("alpine", "sh", "-c", "exit 42", "--rm", "-it") == (42, "", "")
+    (spec,) = ran.specs
+    assert spec["process"]["args"] == ["sh", "-c", "exit 42", "--rm", "-it"]
+    assert (verbs.roots, verbs.mounted) == ({}, [])
+    assert left_behind(run_in) == []
+
+
+def test_run_hands_its_options_to_the_bundle(run_in, ran, monkeypatch, tmp_path):
+    monkeypatch.setenv("FROM_HERE", "here")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    (tmp_path / "env").write_text("# a comment\n\nA=file\nB=two words\nC=file\n")
+    (tmp_path / "vol").mkdir()
+    run_in(
+        *("--env-file", str(tmp_path / "env"), "-e", "C=option", "-e", "FROM_HERE", "-e", "NOT_SET"),
+        *("-w", "/elsewhere", "-u", "12:34", "--entrypoint", "/bin/e", "-t", "--read-only"),
+        *("-v", f"{tmp_path}/vol:/vol:ro", "--net", "none", "--hostname", "me", "alpine", "x"),
+    )
+    (spec,) = ran.specs
+    process = spec["process"]
+    assert {"A=file", "B=two words", "C=option", "FROM_HERE=here"} <= set(process["env"])
+    assert not any(pair.startswith("NOT_SET") for pair in process["env"])
+    assert (process["cwd"], process["terminal"], process["args"]) == ("/elsewhere", True, ["/bin/e", "x"])
+    assert (process["user"]["uid"], process["user"]["gid"]) == (12, 34)
+    assert spec["root"]["readonly"] is True
+    assert spec["hostname"] == "me"
+    assert {"type": "network"} in spec["linux"]["namespaces"]
+    (volume,) = [mount for mount in spec["mounts"] if mount["destination"] == "/vol"]
+    assert volume["source"] == f"{tmp_path}/vol"
+    assert "ro" in volume["options"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ((), False),
+        (("--rm",), False),
+        (("--keep",), True),
+        (("--name", "a"), True),
+        (("--name", "a", "--rm"), False),
+        (("--path", "{}/at"), True),
+        (("--path", "{}/at", "--rm"), False),
+    ],
+)
+def test_a_root_is_kept_only_when_asked(run_in, verbs, tmp_path, flags, kept):
+    flags = [flag.format(tmp_path) for flag in flags]
+    assert run_in(*flags, "alpine")[0] == 0
+    assert len(verbs.roots) == kept
+    assert verbs.mounted == []
+    assert not list(run_in.folder.rglob("bundle-*"))
+    if "--path" in flags:
+        assert left_behind(run_in) == []
+    if kept and "--name" in flags:
+        assert list(verbs.roots) == [f"{run_in.folder}/a/rootfs"]
+        assert (run_in.folder / "a").is_dir()  # else it could not be mounted there again
+
+
+def test_cleaning_up_a_kept_root_takes_its_folder_away(run_in, verbs, tmp_path):
+    run_in("--name", "a", "alpine")
+    argv = ["--run", str(tmp_path / "run"), "cleanup", f"{run_in.folder}/a/rootfs"]
+    assert main(argv, open_store=lambda target: Store(verbs)) == 0
+    assert left_behind(run_in) == []
+
+
+def test_nothing_is_kept_of_what_never_ran(run_in, verbs, ran):
+    code, _, err = run_in("--name", "a", "-u", "nobody-knows", "alpine")
+    assert (code, ran.specs, verbs.roots) == (125, [], {})
+    assert "nobody-knows" in err
+
+
+def test_a_name_that_is_in_use_keeps_its_root(run_in, verbs):
+    run_in("--name", "a", "alpine")
+    before = dict(verbs.roots)
+    code, _, err = run_in("--name", "a", "--rm", "alpine")
+    assert (code, verbs.roots) == (125, before)
+    assert (run_in.folder / "a").is_dir()
+    assert "the path is prepared" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (("missing",), "prepare missing: no such image"),
+        (("--nope", "alpine"), "no such option"),
+        ((), "missing argument 'IMAGE'"),
+        (("--rm", "--keep", "alpine"), "contradict"),
+        (("--name", "../x", "alpine"), "not a container's name"),
+        (("-v", "x:/y", "alpine"), "the source is not a path"),
+        (("-v", "/does/not/exist:/y", "alpine"), "/does/not/exist does not exist"),
+        (("-v", "/:/y:rx", "alpine"), "no such option: 'rx'"),
+        (("-v", "/", "alpine"), "not a volume"),
+        (("-e", "=x", "alpine"), "a variable without a name"),
+        (("--env-file", "/does/not/exist", "alpine"), "No such file"),
+        (("--entrypoint", "[1]", "alpine"), "not a list of texts"),
+        (("--entrypoint", "[", "alpine"), "not JSON"),
+        (("--path", "rel", "alpine"), "the path is relative"),
+    ],
+)
+def test_what_orlop_itself_cannot_run_is_125(run_in, ran, verbs, argv, line):
+    code, out, err = run_in(*argv)
+    assert (code, out, ran.specs, verbs.roots) == (125, "", [], {})
+    assert err.splitlines()[0].startswith("orlop: error: ")
+    assert line in err
+    assert left_behind(run_in) == []
+
+
+@pytest.mark.parametrize(
+    ("exc", "code"),
+    [
+        (errors.NotFound("run x", "not in the image", details={"exit_code": "127"}), 127),
+        (errors.PermissionDenied("run x", "not executable", details={"exit_code": "126"}), 126),
+        (errors.FailedPrecondition("run x", "the runtime says no"), 125),
+        (ValueError("a bug"), 125),
+    ],
+)
+def test_a_runtime_that_fails_leaves_nothing(run_in, ran, verbs, exc, code):
+    def fail():
+        raise exc
+
+    ran.act = fail
+    assert run_in("--keep", "alpine")[0] == code
+    assert verbs.roots == {}
+    assert left_behind(run_in) == []
+
+
+def test_ctrl_c_while_preparing_leaves_nothing_even_of_what_was_prepared_by_then(run_in, ran, verbs):
+    def interrupt(call):
         os.kill(os.getpid(), signal.SIGINT)
-        interrupts.renew()
-        assert not interrupts.cancel.cancelled
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.cancel.cancelled
+        call.check("prepare alpine")
+
+    verbs.after_prepare = interrupt
+    code, _, err = run_in("--name", "a", "alpine")
+    assert (code, ran.specs, verbs.roots) == (130, [], {})
+    assert "cancelled" in err
+    assert left_behind(run_in) == []
+
+
+def test_ctrl_c_between_preparing_and_running_does_not_run(run_in, ran, verbs):
+    make = verbs.after_prepare
+
+    def interrupt(call):
+        make(call)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    verbs.after_prepare = interrupt
+    assert run_in("alpine")[0] == 128 + signal.SIGTERM
+    assert (ran.specs, verbs.roots) == ([], {})
+
+
+def test_trouble_when_cleaning_up_is_a_warning_and_the_commands_code_counts(run_in, ran, verbs):
+    def refuse(path, *, call):
+        raise errors.FailedPrecondition(f"clean up {path}", "in use by 4711")
+
+    ran.code, verbs.cleanup = 7, refuse
+    code, _, err = run_in("alpine")
+    assert code == 7
+    assert "orlop: warning: clean up " in err
+    assert "in use by 4711" in err
 
 
 # Help, laziness, options
@@ -531,7 +824,8 @@ def test_what_a_verb_does_not_need_is_not_imported(argv):
         "def stop(target): raise SystemExit\n"
         f"try: main({argv!r}, open_store=stop)\n"
         "except SystemExit: pass\n"
-        "print(*(name for name in ('grpc', 'rich', 'urllib3', 'msgspec', 'sqlite3') if name in sys.modules), file=sys.stderr)"
+        "heavy = {'grpc', 'rich', 'urllib3', 'msgspec', 'sqlite3'}\n"
+        "print(*(heavy & set(sys.modules)), file=sys.stderr)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -587,19 +881,12 @@ def test_folders_follow_the_user():
         default_run(home, 1000)
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"REGISTRY_AUTH_FILE": "/a.json", "DOCKER_CONFIG": "/d"}, ("/a.json",)),
-        ({}, ("/h/.config/containers/auth.json", "/h/.docker/config.json")),
-        (
-            {"XDG_RUNTIME_DIR": "/r", "XDG_CONFIG_HOME": "/c", "DOCKER_CONFIG": "/d"},
-            ("/r/containers/auth.json", "/c/containers/auth.json", "/d/config.json"),
-        ),
-    ],
-)
-def test_credentials_files_are_looked_for_in_the_usual_order(environ, expected):
-    assert auth_files({"HOME": "/h", **environ}) == expected
+def test_credentials_files_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", "/a.json")
+    assert target_of().settings().auth_files == ("/a.json",)
+    home = {"HOME": "/h", "XDG_RUNTIME_DIR": "/r"}
+    expected = ("/r/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json")
+    assert auth_files(home, 1000) == expected
 
 
 def test_registries_come_in_lists_too():
@@ -649,6 +936,14 @@ def test_a_terminal_shows_one_line_per_item_redrawn_in_place():
     first, second = screen(stream.getvalue())
     assert re.fullmatch(r"a +fetching   █{8}░{8}   50%  50 B of 100 B  10 B/s  5 s left", first)
     assert re.fullmatch(r"b +fetching   50 B", second)
+
+
+def test_the_last_state_is_drawn_before_the_verb_ends(verbs, monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["pull", "busybox"], open_store=lambda target: Store(verbs)) == 0
+    assert [line.split()[1] for line in screen(stream.getvalue())] == ["done", "a"]
 
 
 def test_what_is_done_scrolls_up_and_stays():

@@ -1,8 +1,7 @@
 """What the command line takes from the environment: folders, credentials files, insecure registries.
 
 Pure functions of a mapping and a user id, so that nothing below reads the environment.  Folders are
-those of the XDG Base Directory Specification; credentials files those of containers-auth.json(5), which
-podman, buildah and skopeo share, and of docker.
+those of the XDG Base Directory Specification.
 """
 
 from __future__ import annotations
@@ -46,27 +45,14 @@ def default_run(environ: Mapping[str, str], uid: int) -> str:
     return os.path.join(base, "orlop")
 
 
-def auth_files(environ: Mapping[str, str]) -> tuple[str, ...]:
+def auth_files(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     """Files with registry credentials, the first match wins; they need not exist.
 
-    ``$REGISTRY_AUTH_FILE`` stands alone where it is set.  Otherwise, in containers-auth.json(5)'s
-    order: ``$XDG_RUNTIME_DIR/containers/auth.json`` (podman login),
-    ``$XDG_CONFIG_HOME/containers/auth.json`` (~/.config), then docker's
-    ``$DOCKER_CONFIG/config.json`` (~/.docker).
+    `orlop.registry.credentials.usual_sources` has the order: podman's files, then docker's.
     """
-    only = environ.get("REGISTRY_AUTH_FILE")
-    if only:
-        return (os.path.abspath(only),)
-    home = _home(environ)
-    found = []
-    runtime = _absolute(environ.get("XDG_RUNTIME_DIR"))
-    if runtime is not None:
-        found.append(os.path.join(runtime, "containers", "auth.json"))
-    config = _absolute(environ.get("XDG_CONFIG_HOME")) or os.path.join(home, ".config")
-    found.append(os.path.join(config, "containers", "auth.json"))
-    docker = environ.get("DOCKER_CONFIG") or os.path.join(home, ".docker")
-    found.append(os.path.join(os.path.abspath(docker), "config.json"))
-    return tuple(found)
+    from orlop.registry.credentials import usual_sources
+
+    return usual_sources(environ, uid=uid).files
 
 
 def registries(values: Iterable[str]) -> tuple[str, ...]:

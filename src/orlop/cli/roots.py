@@ -5,14 +5,17 @@ Paths go to the service as they were typed: that a relative one is refused is th
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from orlop.cli import output
 from orlop.cli.session import Session, format_options, pass_session, path_hint, progress_options, verb
+from orlop.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -226,7 +229,18 @@ def cleanup_verb(session: Session, paths: tuple[str, ...], quiet: bool, progress
             call.check(f"clean up {path}")
             with path_hint(path):
                 store.verbs.cleanup(path, call=call)
+            _remove_container_folder(session, path)
             output.write(f"{path}\n")
+
+
+def _remove_container_folder(session: Session, path: str) -> None:
+    """Take away the folder that `orlop run` made around a root that it kept."""
+    folder, name = os.path.split(path)
+    if name == "rootfs":
+        # No run folder, or not empty: nothing that run made, or nothing to take away yet.
+        with suppress(FailedPrecondition, OSError):
+            if os.path.dirname(folder) == session.target.containers_path:
+                os.rmdir(folder)
 
 
 def labels_of(texts: Iterable[str]) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 Prepares and mounts a root, writes a bundle, has a runtime run it, and takes all of it away again:
 
-    RUN/containers/<id or name>/    mode 0700
+    RUN-containers/<id or name>/    mode 0700
       bundle-<id>/                  config.json, and the files about names that are mounted over /etc
       rootfs/                       the root, unless --path says where
+    RUN-containers/.runtime/        the OCI runtime's own state
 
 Invariants: what was prepared is cleaned up however the verb ends, unless the user asked to keep it and
 the container ran; a root that another call prepared is never touched (ours carries a label with our
@@ -49,7 +50,7 @@ LABEL = "orlop.run"  # on the roots that this verb prepares: the container's ID
 class Order:
     """What is to be run, and where.
 
-    ``folder`` is the container's own, below RUN; ``path`` that of the root.  ``keep`` leaves the root
+    ``folder`` is the container's own, ``path`` that of the root.  ``keep`` leaves the root
     prepared after the container ran.
     """
 
@@ -128,8 +129,9 @@ class Container:
 
     def _clean_up(self, call: Call) -> None:
         """Take everything away.  Trouble here is a warning: the error on its way, or the code, counts."""
+        free = False
         try:
-            self._release_root(call)
+            free = self._release_root(call)
         except Error as exc:
             call.observer.warning(str(exc))
         try:
@@ -140,19 +142,22 @@ class Container:
             pass  # it was never made
         except OSError as exc:
             call.observer.warning(str(from_oserror("remove the bundle", exc)))
-        with suppress(OSError):  # not empty: a root is kept here, or another container has the same name
-            self._order.folder.rmdir()
+        if free or not Path(self._order.path).is_relative_to(self._order.folder):
+            with suppress(OSError):  # not empty: another container is on its way under the same name
+                self._order.folder.rmdir()
 
-    def _release_root(self, call: Call) -> None:
+    def _release_root(self, call: Call) -> bool:
+        """Clean up or unmount the root, if it is ours; whether nothing is prepared at the path then."""
         order = self._order
         # A call that was cut off may have prepared the root all the same; another's has another label.
         ours = [root for root in self._store.prepared() if root.path == order.path]
         if not ours or ours[0].labels.get(LABEL) != order.id:
-            return
+            return not ours
         if order.keep and self._ran:
             self._store.verbs.unmount(order.path)
-        else:
-            self._store.verbs.cleanup(order.path, call=call)
+            return False
+        self._store.verbs.cleanup(order.path, call=call)
+        return True
 
 
 def _runner(runtime: str | None, state: Path, *, tty: bool, interactive: bool) -> Runner:
@@ -173,7 +178,8 @@ def _runner(runtime: str | None, state: Path, *, tty: bool, interactive: bool) -
     "orlop run alpine echo hello",
     "orlop run -it --rm alpine sh",
     "orlop run -v ./src:/src:ro -w /src -e DEBUG=1 python:3.13 python app.py",
-    "orlop run --name a alpine touch /b && orlop commit /run/orlop/containers/a/rootfs localhost/with-b",
+    "orlop run --name a alpine touch /b && orlop commit /run/orlop-containers/a/rootfs localhost/with-b",
+    options_first=True,
 )
 @click.argument("image", metavar="IMAGE")
 @click.argument("command", metavar="[COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
@@ -255,8 +261,8 @@ def run_verb(
             read_only=read_only,
         )
         number = secrets.token_hex(16)
-        base = Path(session.target.run_path)
-        folder = base / "containers" / (container_name(name) if name else number)
+        base = Path(session.target.containers_path)
+        folder = base / (container_name(name) if name else number)
         order = Order(
             image=image,
             id=number,
@@ -268,7 +274,7 @@ def run_verb(
             pull=pull,
             platform=platform,
         )
-        runner = session.runner or _runner(runtime, base / "runtime", tty=tty, interactive=interactive)
+        runner = session.runner or _runner(runtime, base / ".runtime", tty=tty, interactive=interactive)
         with session.store() as store, interrupts:
             return Container(store, order, runner).run(observer, interrupts)
     except Exception as exc:

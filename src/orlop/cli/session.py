@@ -60,12 +60,18 @@ class Target:
         """The folder of mount points, absolute.  Raises as `default_run` does."""
         return os.path.abspath(self.run) if self.run else default_run(os.environ, os.geteuid())
 
+    @property
+    def containers_path(self) -> str:
+        """The folder of `orlop run`, beside RUN: a root may not be prepared inside the store's folders."""
+        return f"{self.run_path}-containers"
+
     def settings(self) -> Settings:
         """The settings of a store that is opened in this process."""
         from orlop.config import Settings
 
         return Settings(
-            insecure_registries=registries(self.insecure_registries), auth_files=auth_files(os.environ)
+            insecure_registries=registries(self.insecure_registries),
+            auth_files=auth_files(os.environ, os.geteuid()),
         )
 
 
@@ -127,15 +133,19 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
-def verb(name: str, *examples: str) -> Callable[[Callable[..., int | None]], click.Command]:
+def verb(
+    name: str, *examples: str, options_first: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a function a verb; its docstring is the help, and ``examples`` follow the options.
 
-    The function may return an exit code.
+    With ``options_first`` all that follows the first argument is an argument.  The function may return
+    an exit code.
     """
     heading = "Examples:" if len(examples) > 1 else "Example:"
     # A line with a backspace alone keeps click from filling the paragraph.
     epilog = "\n".join(["\b", heading, *(f"  {example}" for example in examples)])
-    return click.command(name, epilog=epilog)
+    settings = {"allow_interspersed_args": not options_first}
+    return click.command(name, epilog=epilog, context_settings=settings)
 
 
 def progress_options(function: _F) -> _F:

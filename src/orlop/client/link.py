@@ -13,10 +13,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -112,7 +112,7 @@ class Link:
                     except grpc.FutureTimeoutError:
                         call.check(attempted)
             finally:
-                answer.cancel()  # does nothing once the answer is there
+                _cancel(answer)  # does nothing once the answer is there
 
     def stream(
         self,
@@ -121,7 +121,7 @@ class Link:
         attempted: str,
         *,
         call: Call,
-    ) -> Iterator[_A]:
+    ) -> Generator[_A]:
         """Ask, and yield events as they come.  The caller's ``close`` ends the RPC."""
         method = choose(self._open(attempted))
         timeout = _timeout(call, attempted)
@@ -136,7 +136,7 @@ class Link:
                 yield from events
             finally:
                 ended.set()
-                events.cancel()
+                _cancel(events)
 
     def close(self) -> None:
         """Close the channel; calls under way end as `Cancelled`.  Idempotent."""
@@ -204,8 +204,12 @@ def _timeout(call: Call | None, attempted: str) -> float | None:
 def _watch(token: CancelToken, ended: threading.Event, events: grpc.RpcContext) -> None:
     while not ended.is_set():
         if token.wait(_LINGER):
-            events.cancel()
+            _cancel(events)
             return
+
+
+def _cancel(rpc: grpc.RpcContext | grpc.CallFuture[Any]) -> None:
+    rpc.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it without types
 
 
 def _drop(stubs: Stubs) -> None:

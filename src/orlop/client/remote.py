@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Protocol, Self, TypeVar, cast
+from typing import Literal, Protocol, Self, TypeVar
 
 from orlop.client import wire
 from orlop.client.address import Address
@@ -41,7 +41,7 @@ class _Event(Protocol):
     def progress(self) -> types_pb2.Progress: ...
     @property
     def warning(self) -> types_pb2.Warning: ...
-    def WhichOneof(self, oneof_group: Any, /) -> str | None: ...  # noqa: N802 - protobuf's name
+    def WhichOneof(self, oneof_group: Literal["event"], /) -> str | None: ...  # noqa: N802 - protobuf's name
 
 
 _E = TypeVar("_E", bound=_Event)
@@ -234,4 +234,4 @@ def _follow(events: Iterator[_E], result: str, observer: Observer, attempted: st
         # An event of a kind unknown here comes from a newer daemon; the result will still come.
     if last is None:
         raise Internal(attempted, "the daemon ended the call without a result")
-    return cast("_E", last)
+    return last

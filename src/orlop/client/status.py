@@ -31,7 +31,7 @@ _CODES = {code.name: code for code in grpc.StatusCode}
 
 
 def text(value: str) -> str:
-    r"""A string that protobuf takes: what is not Unicode (a file name's stray bytes) is written ``\udcff``."""
+    r"""A string that protobuf takes: what is not Unicode (stray bytes of a name) is written ``\udcff``."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,6 +1,7 @@
 """An image's config and a user's wishes into an OCI runtime bundle: the ``config.json`` that runs it.
 
-Not a runtime: it starts nothing, and looks nothing up but who a user is (`orlop.images.accounts`).
+Not a runtime: it starts nothing, and looks nothing up but who a user is (`orlop.images.accounts`) and
+whether a read-only volume is a folder.
 Sources: image-spec 1.1, conversion.md; runtime-spec 1.0.2, config.md and config-linux.md; Docker where
 the specs leave room (which capabilities, which mounts, what overrides what).
 
@@ -319,8 +320,10 @@ def _mounts(options: RunOptions) -> list[dict[str, object]]:
     ]
     for target, volume in sorted(volumes.items(), key=lambda item: item[0].count("/")):
         source = _absolute("volume's source", volume.source)
-        # `ro` makes the top mount read-only, `rro` those below it, too.
-        flags = ["rbind", "rprivate", *(["ro", "rro"] if volume.read_only else [])]
+        flags = ["rbind", "rprivate"]
+        if volume.read_only:
+            # `ro` makes the top mount read-only, `rro` those below it, too; crun 1.8 takes it for folders.
+            flags += ["ro", "rro"] if os.path.isdir(source) else ["ro"]
         mounts.append({"destination": target, "type": "bind", "source": source, "options": flags})
     return mounts
 

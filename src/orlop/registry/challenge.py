@@ -1,7 +1,8 @@
 """The WWW-Authenticate header, parsed.  No I/O, and no opinion on what to do about it.
 
 Source: RFC 9110, sections 11.2 to 11.6.1.  Several challenges may share one header, separated by the
-same commas as their parameters; values may be quoted and then hold commas themselves.  What cannot
+same commas as their parameters; values may be quoted and then hold commas themselves.  More is
+allowed in an unquoted value than the RFC does, for realms that someone forgot to quote.  What cannot
 be understood ends the parsing: the challenges before it stand.
 """
 
@@ -17,7 +18,7 @@ MAX_HEADER = 16_384  # characters looked at; http.client itself allows 65,536 a 
 
 _TCHAR = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SCHEME = re.compile(rf"[\s,]*({_TCHAR})(?=[\s,]|$)")
-_PARAM = re.compile(rf'[\s,]*({_TCHAR})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_TCHAR}(?:/[^\s,"]*)?))', re.DOTALL)
+_PARAM = re.compile(rf'[\s,]*({_TCHAR})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"=][^\s,"]*))', re.DOTALL)
 _TOKEN68 = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 

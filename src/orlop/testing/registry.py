@@ -133,6 +133,11 @@ class MemoryRegistry:
         """Scheme and host."""
         return f"{'https' if self._tls else 'http'}://{self.host}"
 
+    @property
+    def connections(self) -> int:
+        """How many connections have been served, those for a TLS greeting not counted."""
+        return self._server.served
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -224,6 +229,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
         self._tls = tls
         self._open: set[socket.socket] = set()
+        self.served = 0
 
     def finish_request(self, request: object, client_address: object) -> None:
         """Serve one connection, in its own thread; what goes wrong in it ends it."""
@@ -235,6 +241,7 @@ class _Server(ThreadingHTTPServer):
             elif sock.recv(1, socket.MSG_PEEK) == _TLS_HELLO:
                 return
             self._open.add(sock)
+            self.served += 1
             super().finish_request(sock, client_address)
         except OSError:
             return  # the client went away, or was cut off: what the tests are about
