@@ -71,6 +71,16 @@ def read(stream):
         return b"".join(stream)
 
 
+def drain(stream, into):
+    """Read a stream to its end; the words of the error that ended it, or nothing."""
+    try:
+        for chunk in stream:
+            into += chunk
+    except Unavailable as exc:
+        return str(exc)
+    return ""
+
+
 def auth_file(tmp_path, hosts):
     """Credential sources with a user name and password for each host."""
     auths = {host: {"auth": base64.b64encode(text.encode()).decode()} for host, text in hosts.items()}
@@ -205,20 +215,18 @@ def test_a_stale_offset_behind_the_end_gives_the_whole(server, client):
 
 def test_twenty_cuts_cost_no_byte_twice(server, client):
     cuts = random.Random(2)
-    got = bytearray()
+    got, said = bytearray(), []
     while len(got) < len(DATA):
         server.behave()
-        if len(server.seen("GET", "/blobs/")) < 20:
-            server.misbehave(Fault(path="/blobs/", cut_after=cuts.randrange(1, 200_000)))
+        if len(said) < 20:
+            server.misbehave(Fault(path="/blobs/", cut_after=cuts.randrange(1, 150_000)))
         with client.open_blob(ref(server), Digest.of(DATA), offset=len(got), call=CALL) as stream:
             assert stream.offset == len(got)
-            try:
-                for chunk in stream:
-                    got += chunk
-            except Unavailable as exc:
-                assert "cut the connection" in str(exc)
+            said.append(drain(stream, got))
     assert got == DATA
-    assert len(server.seen("GET", "/blobs/")) == 21
+    assert len(said) == 21
+    assert all("cut the connection" in words for words in said[:20])
+    assert said[20] == ""
 
 
 def test_a_body_without_a_length_is_read_to_its_end(server, client):
@@ -231,14 +239,10 @@ def test_a_body_without_a_length_is_read_to_its_end(server, client):
 def test_a_stalled_download_ends_after_the_timeout(server):
     server.misbehave(Fault(path="/blobs/", hold_after=300_000))
     client = connect(timeout=0.3)
-    got = 0
-    with (
-        pytest.raises(Unavailable, match="silent"),
-        client.open_blob(ref(server), Digest.of(DATA), call=CALL) as stream,
-    ):
-        for chunk in stream:
-            got += len(chunk)
-    assert got == 300_000
+    got = bytearray()
+    with client.open_blob(ref(server), Digest.of(DATA), call=CALL) as stream:
+        assert "silent" in drain(stream, got)
+    assert got == DATA[:300_000]
     client.close()
 
 
@@ -267,16 +271,16 @@ def test_cancelling_ends_a_stalled_download_at_once(server, client):
 
 def test_cancelling_ends_the_wait_for_an_answer_at_once():
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        # It takes the connection and says nothing.
+        # It takes connections and says nothing.  The TLS greeting, a tenth of the timeout here,
+        # does not look at the call; what follows does.
         cancel = CancelToken()
         threading.Timer(0.2, cancel.cancel).start()
-        client = connect(timeout=60.0)
+        client = connect(timeout=20.0)
         host = f"127.0.0.1:{mute.getsockname()[1]}"
         start = time.monotonic()
         with pytest.raises(Cancelled):
             client.resolve(Reference.parse(f"{host}/a:1"), call=Call(cancel=cancel))
-        # The first try is a TLS handshake, which does not look at the call; its time is short.
-        assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 10
         client.close()
 
 
@@ -652,7 +656,7 @@ def test_an_upload_location_elsewhere_gets_the_bytes_and_no_credentials(tmp_path
         client = connect(sources=auth_file(tmp_path, {server.host: "me:pw", other.host: "me:pw"}))
         digest = upload(client, server, DATA, known=False, sized=False)
         assert other.blobs[digest] == DATA
-        assert [seen.method for seen in other.requests] == ["PATCH"]
+        assert [seen.method for seen in other.requests] == ["PATCH", "PUT"]
         assert all("authorization" not in seen.headers for seen in other.requests)
         client.close()
 

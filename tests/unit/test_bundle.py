@@ -127,7 +127,7 @@ def test_a_user_is_looked_up_in_the_image(
         "+0",
         " 0",
         "0 ",
-        "٠",  # a digit, but no ASCII one
+        "\N{ARABIC-INDIC DIGIT ZERO}",
         "huge",
         "minusone",
         "hugegroup",
@@ -136,7 +136,6 @@ def test_a_user_is_looked_up_in_the_image(
         "app:staff:x",
         "app\0",
         "\udcff",
-        "\ud800",
     ],
 )
 def test_no_odd_user_becomes_another(root_fd: int, text: str) -> None:

@@ -18,13 +18,14 @@ import pytest
 
 import orlop
 from orlop import errors
-from orlop.cli import main
+from orlop.cli import daemon_main, main
 from orlop.cli.app import VERBS
 from orlop.cli.environment import auth_files, default_root, default_run, registries
 from orlop.cli.exits import EXIT_CODES, exit_code, one_line
 from orlop.cli.interrupts import Interrupts
 from orlop.cli.output import ago, size_text
 from orlop.cli.progress import JsonLines, Lines, Live, Silent, choose
+from orlop.cli.session import needs_extra
 from orlop.facade import Store
 from orlop.images.api import (
     Blob,
@@ -170,6 +171,8 @@ class FakeVerbs:
     def commit(self, path, name=None, *, options, call):
         self._root(path)
         self.options = options
+        call.observer.progress(Progress(item="a", phase="reading"))
+        call.observer.progress(Progress(item="a", phase="done"))
         return self._image(name or "localhost/new:1")
 
     def cleanup(self, path, *, call):
@@ -425,6 +428,16 @@ def test_the_page_about_exit_codes_is_the_table_of_the_code():
             ("load", "x"),
             2,
             ["orlop: error: no such verb: load", "hint: did you mean `orlop import`?"],
+        ),
+        (
+            ("--host", "unix:///s", "--root", "/x", "images"),
+            2,
+            ["orlop: error: --root is the daemon's business", "hint: leave out --root or --host"],
+        ),
+        (
+            ("--host", "unix:///s", "daemon"),
+            2,
+            ["orlop: error: start the daemon: --host names a daemon", "hint: leave out --host"],
         ),
         (
             ("zzzzz",),
@@ -865,8 +878,27 @@ def test_options_beat_the_environment(monkeypatch):
     assert (target.root_path, target.run_path, target.host) == ("/from/env", "/run/env", "unix:///env.sock")
     assert target.settings().insecure_registries == ("a:1", "b")
     target = target_of("--root", "rel", "--insecure-registry", "c", "--insecure-registry", "d")
-    assert target.root_path == f"{Path.cwd()}/rel"
+    assert (target.root_path, target.host) == (f"{Path.cwd()}/rel", None)
     assert target.settings().insecure_registries == ("c", "d")
+
+
+def test_what_is_not_installed_is_named_with_the_extra_that_has_it():
+    with pytest.raises(errors.Unimplemented) as caught, needs_extra("connect", "daemon"):
+        raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
+    assert (caught.value.reason, caught.value.hint) == (
+        "grpc is not installed",
+        "pip install 'orlop[daemon]'",
+    )
+    with pytest.raises(ModuleNotFoundError), needs_extra("connect", "daemon"):
+        raise ModuleNotFoundError("No module named 'orlop.lost'", name="orlop.lost")
+
+
+def test_orlopd_knows_the_global_options(capsys):
+    assert daemon_main(["--root", "/x", "--debug", "--listen", "unix:///s", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--listen", "--group", "--root", "--run", "--debug"))
+    assert daemon_main(["--host", "unix:///s"]) == 2
+    assert capsys.readouterr().err.startswith("orlopd: error: no such option")
 
 
 def test_folders_follow_the_user():
@@ -938,12 +970,35 @@ def test_a_terminal_shows_one_line_per_item_redrawn_in_place():
     assert re.fullmatch(r"b +fetching   50 B", second)
 
 
-def test_the_last_state_is_drawn_before_the_verb_ends(verbs, monkeypatch):
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard error as a terminal."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
-    assert main(["pull", "busybox"], open_store=lambda target: Store(verbs)) == 0
-    assert [line.split()[1] for line in screen(stream.getvalue())] == ["done", "a"]
+    return stream
+
+
+def test_the_last_state_is_drawn_before_the_verb_ends(orlop_run, terminal):
+    orlop_run("prepare", "alpine", "/x")
+    orlop_run("commit", "/x")
+    assert [line.split() for line in screen(terminal.getvalue())] == [["a", "done"]]
+
+
+def test_progress_is_off_the_screen_when_the_container_starts(run_in, ran, verbs, terminal):
+    make, seen = verbs.after_prepare, []
+
+    def prepare(call):
+        make(call)
+        call.observer.progress(Progress(item="a", phase="merging"))
+        seen.append(screen(terminal.getvalue()))
+
+    verbs.after_prepare = prepare
+    ran.act = lambda: seen.append(screen(terminal.getvalue()))
+    assert run_in("--progress", "auto", "alpine")[0] == 0
+    before, at_start = seen
+    assert [line.split() for line in before] == [["a", "merging"]]
+    assert at_start == []
 
 
 def test_what_is_done_scrolls_up_and_stays():

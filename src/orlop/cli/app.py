@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TypeVar
 
 import click
+from click.core import ParameterSource
 
 from orlop import __version__
 from orlop.cli import output
@@ -179,6 +180,13 @@ def app(
     Name an image and a path; get a root file system there.  Write in it, make an image of what
     changed, clean up.
     """
+    said = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if "root" in said and "host" not in said:
+        host = None  # a store that was asked for here and now beats a daemon of the environment
+    if host is not None:
+        for name, option in (("root", "--root"), ("insecure_registries", "--insecure-registry")):
+            if name in said:
+                raise Misuse(f"{option} is the daemon's business", f"leave out {option} or --host", ctx=ctx)
     session = ctx.ensure_object(Session)
     session.target = Target(
         root=root, run=run, host=host, insecure_registries=insecure_registries, debug=debug

@@ -310,7 +310,7 @@ def _failure(attempted: str, words: str) -> Error:
     text = words.lower()
     if "not found in $path" in text or (text.startswith("exec: ") and "no such file" in text):
         return NotFound(attempted, words, details={"exit_code": "127"})
-    if text.startswith("exec: ") or "executable" in text:
+    if text.startswith(("exec: ", "open executable")):
         return PermissionDenied(attempted, words, details={"exit_code": "126"})
     return FailedPrecondition(attempted, words)
 

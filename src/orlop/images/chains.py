@@ -6,9 +6,10 @@ it is built, and remembered in its row:
 - layers with, together, less than an eighth of the entries below them become one small top above the
   chain of the layers below, so that images with one base share its page cache and a small commit costs
   what it changed;
-- otherwise, or when the stack would be higher than eight, all layers are merged into one image.
+- otherwise all layers are merged into one image.
 
-An existing chain of the lower layers is used where it fits the rule.
+An existing chain of the lower layers is used where it fits the rule, the longest first, so a commit on a
+commit adds one image; a stack is never higher than eight: there the last small tops become one.
 """
 
 from __future__ import annotations

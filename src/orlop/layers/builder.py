@@ -39,7 +39,6 @@ WHITEOUT = b".wh."
 OPAQUE_MARK = b".wh..wh..opq"
 META = b".wh..wh."  # aufs's own bookkeeping; the image spec reserves it
 MAX_FOLLOW = 40  # symlinks in one path, as the kernel has it (MAXSYMLINKS)
-MAX_WARNINGS = 20
 _ODD = (b"", b".", b"..")
 
 
@@ -72,7 +71,7 @@ class IndexBuilder:
         self._index = LayerIndex()
         self._children: dict[int, dict[bytes, int]] = {0: {}}
         self._folders: dict[bytes, int] = {}  # raw text of a parent path -> node; a cache
-        self._dead = 0
+        self._dead = False  # whether some node was replaced by a later one
         self._dropped: dict[str, int] = {}
         self._newest: tuple[int, int] | None = None
         self._append(0, b"", stat.S_IFDIR | 0o755, IMPLIED)
@@ -81,6 +80,9 @@ class IndexBuilder:
 
     def add(self, entry: Entry) -> None:
         """Take one entry of the tar, in the tar's order."""
+        if len(entry.name) > self._limits.path_size or len(entry.link) > self._limits.path_size:
+            longest = max(len(entry.name), len(entry.link))
+            raise over_limit("path_size", longest, self._limits.path_size)
         parent_path, _, name = entry.name.rpartition(b"/")
         parent = self._folders.get(parent_path) if name not in _ODD else None
         if parent is None:
@@ -122,7 +124,7 @@ class IndexBuilder:
                 self._fill(node, entry)
                 return
             if old or index.flags[node] & (LINK | LOWER_LINK):
-                self._replace(node, old)
+                self._replace(node)
                 node = self._append(parent, name, entry.mode, index.flags[node] & HIDES)
             else:
                 index.mode[node] = entry.mode  # until now only a whiteout
@@ -141,12 +143,13 @@ class IndexBuilder:
             index.targets[node] = entry.link
         self._fill(node, entry)
 
-    def _replace(self, node: int, old: int) -> None:
+    def _replace(self, node: int) -> None:
         """Make room where a later entry says something else of the same path."""
-        self._dead += 1
-        if old == stat.S_IFDIR:
+        self._dead = True
+        kind = self._index.mode[node] & 0o170000
+        if kind == stat.S_IFDIR:
             del self._children[node]
-        if old in (stat.S_IFDIR, stat.S_IFLNK):
+        if kind in (stat.S_IFDIR, stat.S_IFLNK) or self._index.flags[node] & LINK:  # perhaps to a symlink
             self._folders.clear()
 
     def _fill(self, node: int, entry: Entry) -> None:
@@ -192,7 +195,7 @@ class IndexBuilder:
             self._warn("aufs bookkeeping")
             return
         hidden = name[len(WHITEOUT) :]
-        if hidden in _ODD or b"\0" in hidden:
+        if hidden in _ODD or b"\0" in hidden or len(hidden) > self._limits.name_size:
             raise InvalidArgument(_WHAT, f"a whiteout of nothing: {entry.name[:100]!r}")
         node = self._children[parent].get(hidden)
         if node is None:
@@ -224,11 +227,7 @@ class IndexBuilder:
             if node == target:
                 return  # a link to itself
             hides = index.flags[node] & HIDES
-            old = index.mode[node] & 0o170000
-            if old or index.flags[node] & (LINK | LOWER_LINK):
-                self._replace(node, old)
-            else:
-                self._dead += 1
+            self._replace(node)
         if lower is not None:
             node = self._append(parent, name, 0, hides | LOWER_LINK)
             index.targets[node] = lower
@@ -283,7 +282,7 @@ class IndexBuilder:
         node = self._children[parent].get(name)
         if node is not None:
             hides = index.flags[node] & HIDES
-            self._replace(node, index.mode[node] & 0o170000)
+            self._replace(node)
         node = self._append(parent, name, stat.S_IFDIR | 0o755, IMPLIED | hides)
         self._children[parent][name] = node
         self._children[node] = {}
@@ -305,6 +304,8 @@ class IndexBuilder:
             child = self._children[node].get(part)
             if child is None:
                 return None
+            if todo and index.flags[child] & LINK:
+                child = index.offset[child]
             if todo and stat.S_ISLNK(index.mode[child]):
                 followed += 1
                 if followed > MAX_FOLLOW:

@@ -95,8 +95,8 @@ def _members(
                 if not data:
                     return
                 data = data.lstrip(b"\0")
-            if len(data) < 6:
-                data += next(stream, b"")
+            while len(data) < 6 and (more := next(stream, b"")):
+                data += more
             if detect(data) != form:
                 raise InvalidArgument(_WHAT, f"garbage follows the {form} data")
             decoder, fresh = make(), True

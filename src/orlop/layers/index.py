@@ -11,6 +11,7 @@ The format is private to orlop, little-endian, and rebuilt from the tar when its
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import sys
@@ -204,9 +205,10 @@ class LayerIndex:
             raise over_limit("layer_entries", count, limits.layer_entries)
         self._validate_names(limits)
         self._validate_values(limits)
-        for node in self.targets:
+        for node in (*self.targets, *self.sparse):
             self._node(node)
         self._validate_special(limits)
+        self._validate_copies()
         self._validate_xattrs(limits)
 
     def _validate_names(self, limits: Limits) -> None:
@@ -215,8 +217,8 @@ class LayerIndex:
         if len(set(zip(parent, names, strict=True))) != count:
             raise InvalidArgument("check layer index", "a name stands twice in one folder")
         joined = b"\0".join(names)
-        if b"/" in joined or len(joined) != sum(map(len, names)) + count - 1:
-            raise InvalidArgument("check layer index", "a name holds a slash")
+        if b"/" in joined or joined.count(b"\0") != count - 1:
+            raise InvalidArgument("check layer index", "a name holds a slash or a NUL")
         depth = array("I", bytes(4 * count))
         is_dir = stat.S_IFDIR
         for node in range(1, count):
@@ -238,6 +240,8 @@ class LayerIndex:
             raise InvalidArgument(what, "a second has 10^9 nanoseconds")
         if max(map(abs, self.mtime)) > MAX_TIME or abs(self.time) > MAX_TIME:
             raise InvalidArgument(what, "a time out of all range")
+        if any(len(text) > 1_000 or not text.isprintable() for text in self.warnings):
+            raise InvalidArgument(what, "a warning that is no line of text")
         if max(self.flags) > _ALL_FLAGS:
             raise InvalidArgument(what, "an unknown mark")
         allowed = {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
@@ -268,8 +272,12 @@ class LayerIndex:
                 raise InvalidArgument(what, f"node {node} is both a link and a file")
             if flags & LINK:
                 self._validate_link(node)
+            if kind in (stat.S_IFCHR, stat.S_IFBLK) and not _is_device(self.offset[node]):
+                raise InvalidArgument(what, f"node {node} has a device number that Linux has not")
             if (flags & LOWER_LINK or kind == stat.S_IFLNK) and node not in self.targets:
                 raise InvalidArgument(what, f"node {node} has no target")
+            if flags & LOWER_LINK and not _is_clean(self.targets[node], limits):
+                raise InvalidArgument(what, f"node {node} links to what is no path")
             if kind == stat.S_IFLNK:
                 target = self.targets[node]
                 if not 0 < len(target) <= limits.link_size or b"\0" in target:
@@ -287,6 +295,8 @@ class LayerIndex:
                 raise over_limit("xattr_total", len(pairs), limits.xattr_total)
             if any(not 0 < len(name) < 256 or len(value) > limits.xattr_value for name, value in pairs):
                 raise InvalidArgument(what, f"an xattr of node {node} is too large")
+            if any(b"\0" in name for name, _ in pairs):
+                raise InvalidArgument(what, f"the name of an xattr of node {node} holds a NUL")
             if len({name for name, _ in pairs}) != len(pairs):
                 raise InvalidArgument(what, f"an xattr of node {node} stands twice")
 
@@ -294,6 +304,16 @@ class LayerIndex:
         target = self.offset[node]
         if target >= node or not self.mode[target] & 0o170000 or stat.S_ISDIR(self.mode[target]):
             raise InvalidArgument("check layer index", f"node {node} links to no file before it")
+
+    def _validate_copies(self) -> None:
+        """No byte of the tar is copied twice: else a small tar could fill the disk."""
+        copied = 0
+        for node, flags in enumerate(self.flags):
+            if flags & COPIED:
+                extents = self.sparse.get(node)
+                copied += self.size[node] if extents is None else sum(length for _, length, _ in extents)
+        if copied > self.tar_size:
+            raise InvalidArgument("check layer index", "more bytes to copy than the tar has")
 
     def _validate_copied(self, node: int, limits: Limits) -> None:
         what = "check layer index"
@@ -316,6 +336,18 @@ class LayerIndex:
     def _node(self, node: int) -> None:
         if node >= len(self.names):
             raise InvalidArgument("check layer index", f"there is no node {node}")
+
+
+def _is_device(number: int) -> bool:
+    """Whether a device number is one that EROFS and mknod(2) take: 12 bits of major, 20 of minor."""
+    major, minor = os.major(number), os.minor(number)
+    return major < 1 << 12 and minor < 1 << 20 and os.makedev(major, minor) == number
+
+
+def _is_clean(path: bytes, limits: Limits) -> bool:
+    """Whether a path is the kind that the builder cleans names to."""
+    parts = path.split(b"/")
+    return len(path) <= limits.path_size and b"\0" not in path and not {b"", b".", b".."} & set(parts)
 
 
 def over_limit(name: str, value: int, limit: int) -> ResourceExhausted:
@@ -372,7 +404,7 @@ def _decode_sparse(data: bytes) -> dict[int, Extents]:
     while at < len(data):
         node, count = _PAIR.unpack_from(data, at)
         at += 8
-        if count > len(data) // _EXTENT.size:
+        if count > (len(data) - at) // _EXTENT.size:
             raise ValueError("more extents than bytes")
         found[node] = tuple(
             (a, b, c) for a, b, c in _EXTENT.iter_unpack(data[at : at + count * _EXTENT.size])

@@ -11,7 +11,8 @@ The rules (docs: "What a layer means"):
   gets 0755, root, and the layer's own time;
 - a folder over anything else replaces it, also a symlink; anything else over a folder replaces it;
 - a hard link to a file of a lower layer is that file, under a further name;
-- xattrs that would steer overlayfs are escaped as overlayfs nests them; a device 0/0 is left out.
+- xattrs that would steer overlayfs are escaped as overlayfs nests them;
+- a device 0/0, which would be a whiteout to overlayfs, is left out as if the tar did not have it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ from orlop.layers.index import (
 __all__ = ["DataLayout", "LowerLinkError", "Merger", "escape_xattrs", "unescape_xattrs"]
 
 _OVERLAY = b"trusted.overlay."
-_KEPT = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
+_KEPT = (b"user.", b"trusted.", b"security.")
+_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
+_MAX_NAME = 255  # XATTR_NAME_MAX (include/uapi/linux/limits.h)
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
-_MAX_CHUNKS = 65_535
+_MAX_CHUNKS = 65_535  # of one file
+_FEW_CHUNKS = 16  # of each file once a layer's files have used up its share
+_LAYER_CHUNKS = 4 << 20  # of one layer: 32 MiB of chunk indexes
 _MIN_CHUNK = 4096
 
 
@@ -52,13 +57,19 @@ class LowerLinkError(FailedPrecondition):
 def escape_xattrs(pairs: Xattrs) -> Xattrs:
     """The xattrs as EROFS holds them: what could steer overlayfs is nested one level deeper.
 
-    Names that Linux has no handler for cannot be kept by any file system and are left out.
+    Names that Linux has no handler for, or no room, cannot be kept by any file system and are left out.
     """
-    return tuple(
-        (_OVERLAY + b"overlay." + name[len(_OVERLAY) :] if name.startswith(_OVERLAY) else name, value)
-        for name, value in pairs
-        if name.startswith(_KEPT)
-    )
+    return tuple((name, value) for name, value in map(_escape, pairs) if _holdable(name))
+
+
+def _escape(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    name, value = pair
+    return (_OVERLAY + b"overlay." + name[len(_OVERLAY) :], value) if name.startswith(_OVERLAY) else pair
+
+
+def _holdable(name: bytes) -> bool:
+    """Whether setxattr(2) knows what to do with a name."""
+    return name in _ACLS or (name.startswith(_KEPT) and name not in _KEPT and len(name) <= _MAX_NAME)
 
 
 def unescape_xattrs(pairs: Xattrs) -> Xattrs:
@@ -87,12 +98,14 @@ class DataLayout:
 
     Derived from the index alone, so it never has to be stored.  ``size`` is that of layer.data.
     A file with holes is cut into equal chunks, large enough that it has fewer than 65,536; a chunk
-    without data is a hole, the others follow one another.
+    without data is a hole, the others follow one another.  A layer has a budget of chunks, of which
+    each file may take an eighth of what is left: a tar of many huge empty files stays cheap.
     """
 
     def __init__(self, index: LayerIndex) -> None:
         self.files: dict[int, Copied] = {}
         at = 0
+        left = _LAYER_CHUNKS
         for node, flags in enumerate(index.flags):
             if not flags & COPIED:
                 continue
@@ -103,10 +116,11 @@ class DataLayout:
                 at += -(-size // BLOCK) * BLOCK
                 continue
             chunk = _MIN_CHUNK
-            while -(-size // chunk) > _MAX_CHUNKS:
+            while -(-size // chunk) > min(_MAX_CHUNKS, max(left // 8, _FEW_CHUNKS)):
                 chunk *= 2
             used = _used_chunks(extents, chunk)
             starts = [HOLE] * -(-size // chunk)
+            left -= len(starts)
             start = at
             for number in used:
                 starts[number] = at // BLOCK
@@ -136,7 +150,7 @@ class Merger:
         self.root = Node(stat.S_IFDIR | 0o755)
         self.warnings: list[str] = []
         self._below = below
-        self._opaque: set[int] = set()  # id() of folders that hide the chain below; nodes stay alive
+        self._opaque: dict[int, Node] = {}  # by id(): the folders that hide the chain below, kept alive
         self._fresh = True
         if below is not None:
             self._take_below(self.root, below.lookup(b""))
@@ -185,8 +199,8 @@ class Merger:
                 target = made[offset]
                 if target is not None:
                     children[names[node]] = target
-                else:
-                    self._hide(above, names[node])
+                elif flags & HIDES:
+                    self._hide(index, node, above)
             elif flags & LOWER_LINK:
                 linked = links.get(node)
                 if linked is None:
@@ -226,7 +240,7 @@ class Merger:
             if below is not None:
                 self._take_below(found, below)
             elif self._below is not None and (hides or id(above) in self._opaque):
-                self._opaque.add(id(found))
+                self._opaque[id(found)] = found
             children[name] = found
         if flags & OPAQUE:
             self._clear(found)
@@ -245,12 +259,12 @@ class Merger:
         """Everything that is neither a plain file nor a folder nor a link."""
         mode, flags, name = index.mode[node], index.flags[node], index.names[node]
         kind = mode & 0o170000
-        if not kind:
-            self._hide(above, name)
-            return None
-        if kind == stat.S_IFCHR and index.offset[node] == 0:
+        left_out = kind == stat.S_IFCHR and index.offset[node] == 0
+        if left_out:
             self.warnings.append(f"/{index.path(node).decode(errors='replace')}: a device 0/0 is left out")
-            self._hide(above, name)
+        if left_out or not kind:
+            if flags & HIDES:
+                self._hide(index, node, above)
             return None
         fresh = Node(mode)
         _fill(fresh, index, node)
@@ -276,17 +290,22 @@ class Merger:
 
     # -- what lies below ------------------------------------------------------------------------
 
-    def _hide(self, above: Node, name: bytes) -> None:
-        """Take a lower layer's thing away, and hide the chain's if it may have one."""
+    def _hide(self, index: LayerIndex, node: int, above: Node) -> None:
+        """Take a lower layer's thing away, and hide the chain's if it has one.
+
+        A whiteout over nothing would show in a folder that only the top has: there overlayfs looks for
+        none (fs/overlayfs/readdir.c).
+        """
         assert above.children is not None
+        name = index.names[node]
         above.children.pop(name, None)
-        if self._below is not None and id(above) not in self._opaque:
+        if self._seen_below(index, node, above) is not None:
             above.children[name] = Node(stat.S_IFCHR)  # overlayfs's whiteout: a device 0/0
 
     def _clear(self, folder: Node) -> None:
         folder.children = {}
         if self._below is not None:
-            self._opaque.add(id(folder))
+            self._opaque[id(folder)] = folder
 
     def _seen_below(self, index: LayerIndex, node: int, above: Node) -> LowerEntry | None:
         """What the chain below shows at a node's path, if nothing of this top hides it."""

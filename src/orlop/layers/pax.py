@@ -25,7 +25,8 @@ _LIBARCHIVE = b"LIBARCHIVE.xattr."
 def parse(data: bytes, into: dict[bytes, bytes], sparse: list[bytes] | None, limits: Limits) -> None:
     """Add the records of one extended header to ``into``; an empty value takes a key away.
 
-    The repeated keys of GNU's sparse format 0.0 go to ``sparse`` in their order.
+    The repeated keys of GNU's sparse format 0.0 go to ``sparse`` in their order; it is None for a global
+    header.  A local header keeps the empty values, since they also speak over the global ones.
     Raises `InvalidArgument` where the data is not a sequence of records.
     """
     at, end = 0, len(data)
@@ -41,7 +42,7 @@ def parse(data: bytes, into: dict[bytes, bytes], sparse: list[bytes] | None, lim
             raise InvalidArgument(_WHAT, "a PAX record without a key")
         if sparse is not None and key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse.append(value)
-        elif value or key.startswith((_SCHILY, _LIBARCHIVE)):
+        elif value or sparse is not None or key.startswith((_SCHILY, _LIBARCHIVE)):
             into[key] = value
         else:
             into.pop(key, None)

@@ -43,6 +43,7 @@ _LINKS: Final = b"12"
 _DEVICES: Final = b"34"
 _HEADER_ONLY: Final = b"123456"
 _OLD_SPARSE: Final = 0x53
+_DIGITS: Final = 20  # of the largest number in a sparse map
 
 
 class Entry:
@@ -130,7 +131,7 @@ class TarReader:
         while at > len(self._buffer):
             at -= len(self._buffer)
             self._base += len(self._buffer)
-            self._buffer = next(self._chunks, b"")
+            self._buffer = next((chunk for chunk in self._chunks if chunk), b"")
             if not self._buffer:
                 self._at = 0
                 raise InvalidArgument(_WHAT, f"the archive is cut off at byte {self._base}")
@@ -290,6 +291,8 @@ class TarReader:
         if self._globals:
             records = {**self._globals, **records}
         for key, value in records.items():
+            if not value:
+                continue  # says that no record speaks of this key: neither a global header's
             if key == b"path":
                 entry.name = value
             elif key == b"linkpath":
@@ -303,8 +306,7 @@ class TarReader:
             elif key == b"mtime":
                 entry.mtime, entry.nsec = pax.time(value)
         entry.xattrs = pax.xattrs(records, self._limits)
-        if b"GNU.sparse.name" in records:
-            entry.name = records[b"GNU.sparse.name"]
+        entry.name = records.get(b"GNU.sparse.name") or entry.name
         return size
 
     # -- sparse members -------------------------------------------------------------------------
@@ -317,8 +319,10 @@ class TarReader:
         while True:
             for at in range(0, len(table), 24):
                 length = table[at + 12 : at + 24]
-                if length.strip(b"\0"):
-                    pairs.append((_number(table[at : at + 12], "sparse"), _number(length, "sparse")))
+                if not length[0]:
+                    more = 0  # an empty slot ends the map
+                    break
+                pairs.append((_number(table[at : at + 12], "sparse"), _number(length, "sparse")))
             if not more:
                 break
             block = self._take(BLOCK)
@@ -349,22 +353,27 @@ class TarReader:
 
     def _sparse_map_1_0(self, size: int) -> list[int]:
         """The map at the start of the data: decimal numbers, one a line, filled up to a block."""
-        text = b""
+        numbers: list[int] = []
         wanted = -1
+        rest = b""
         while True:
-            lines = text.split(b"\n")
-            if len(lines) > 1 and wanted < 0:
-                wanted = 2 * pax.number(lines[0], "sparse map")
-                if wanted > 2 * self._limits.layer_entries:
-                    raise over_limit("layer_entries", wanted, self._limits.layer_entries)
-            if 0 <= wanted < len(lines) - 1:
-                return [pax.number(line, "sparse map") for line in lines[1 : wanted + 1]]
-            if len(text) + BLOCK > size:
+            size -= BLOCK
+            if size < 0 or len(rest) > _DIGITS:
                 raise InvalidArgument(_WHAT, "a sparse map is longer than its file")
             block = self._take(BLOCK)
             if len(block) < BLOCK:
                 raise InvalidArgument(_WHAT, "the archive is cut off in a sparse map")
-            text += block
+            *lines, rest = (rest + block).split(b"\n")
+            if wanted < 0 and lines:
+                wanted = 2 * pax.number(lines.pop(0), "sparse map")
+                if wanted > 2 * self._limits.layer_entries:
+                    raise over_limit("layer_entries", wanted, self._limits.layer_entries)
+            for line in lines if wanted >= 0 else ():
+                if len(numbers) == wanted:
+                    break
+                numbers.append(pax.number(line, "sparse map"))
+            if len(numbers) == wanted:
+                return numbers
 
     def _set_extents(self, entry: Entry, pairs: list[tuple[int, int]], real_size: int, stored: int) -> None:
         if not 0 <= real_size <= self._limits.file_size:
@@ -391,9 +400,7 @@ class TarReader:
 
 def _name(header: bytes) -> bytes:
     """The name in a ustar or V7 header."""
-    name = header[:100]
-    if name[99] == 0:
-        name = name[: name.index(0)]
+    name = header[: header.find(0, 0, 100)] if header[99] == 0 else header[:100].partition(b"\0")[0]
     if header[345] and header[257:263] == b"ustar\0":
         return header[345:500].partition(b"\0")[0] + b"/" + name
     return name
@@ -417,7 +424,7 @@ def _number(field: bytes, what: str) -> int:
     first = field[0]
     if first < 0x80:
         digits = field[:-1]
-        if digits.isdigit():
+        if digits.isdigit() and field[-1] in b"\0 ":  # some writers fill the last byte with a digit, too
             try:
                 return int(digits, 8)
             except ValueError as exc:

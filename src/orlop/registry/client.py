@@ -96,7 +96,8 @@ class Registry:
         response = self._get_manifest(ref, ref.target, attempted, call)
         digest = _checked(response, ref.digest, attempted)
         media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-        descriptor = Descriptor(media_type=media_type, digest=digest, size=len(response.data))
+        # A plain string: msgspec does not encode subclasses of str.
+        descriptor = Descriptor(media_type=media_type, digest=str(digest), size=len(response.data))
         return Fetched(descriptor=descriptor, data=response.data)
 
     def manifest(self, ref: Reference, descriptor: Descriptor, *, call: Call) -> bytes:

@@ -120,12 +120,12 @@ def from_network(exc: Exception, host: str, attempted: str) -> NetworkFault:
         cause = exc.__cause__
         gone = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
         return NetworkFault(attempted, f"cannot resolve {host}", retry=not gone)
-    if isinstance(exc, u3.ConnectTimeoutError):
-        return NetworkFault(attempted, f"{host} does not accept a connection (timed out)")
-    if isinstance(exc, u3.NewConnectionError):
+    if isinstance(exc, u3.NewConnectionError):  # a subclass of ConnectTimeoutError since urllib3 2.0
         cause = exc.__cause__
         said = cause.strerror if isinstance(cause, OSError) else None
         return NetworkFault(attempted, f"cannot connect to {host}: {said or 'failed'}")
+    if isinstance(exc, u3.ConnectTimeoutError):
+        return NetworkFault(attempted, f"{host} does not accept a connection (timed out)")
     if isinstance(exc, (u3.ReadTimeoutError, TimeoutError)):
         return NetworkFault(attempted, f"{host} is silent (timed out)")
     if isinstance(exc, (u3.SSLError, ssl.SSLError, ssl.CertificateError)):

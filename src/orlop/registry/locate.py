@@ -10,13 +10,16 @@ import threading
 from collections.abc import Collection
 
 from orlop.observe import Call
+from orlop.registry.addresses import is_loopback_host
 from orlop.registry.faults import NetworkFault
 from orlop.registry.hosts import Endpoint, endpoints
 from orlop.registry.messages import Request, Sender
 
 __all__ = ["Locator"]
 
-PROBE_PATIENCE = 0.2  # of the timeout: a plain http server may wait long for a TLS hello to make sense
+# Of the timeout: a plain http server may wait long for a TLS greeting to make sense.
+PROBE_PATIENCE = 0.3
+LOOPBACK_PATIENCE = 0.1
 
 
 class Locator:
@@ -52,8 +55,9 @@ class Locator:
 
     @staticmethod
     def _answers(endpoint: Endpoint, send: Sender, attempted: str, call: Call) -> bool:
+        patience = LOOPBACK_PATIENCE if is_loopback_host(endpoint.origin.host) else PROBE_PATIENCE
         try:
-            send(_probe(endpoint, attempted, patience=PROBE_PATIENCE), call).close()
+            send(_probe(endpoint, attempted, patience=patience), call).close()
         except NetworkFault:
             return False
         return True

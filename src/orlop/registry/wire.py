@@ -122,6 +122,21 @@ class _Gated(urllib3.connection.HTTPConnection):
 class _GatedTLS(_Gated, urllib3.connection.HTTPSConnection):
     """The same over TLS."""
 
+    def connect(self) -> None:
+        """Connect; an unverified certificate was the settings' choice, and urllib3 need not warn."""
+        super().connect()
+        self.is_verified = True
+
+
+def _tls(*, verify: bool) -> ssl.SSLContext:
+    """A client's TLS context.  Loading the system's CAs takes tens of milliseconds, so only if used."""
+    if verify:
+        return ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
 
 class _RefusedAddress(Exception):
     """A name leads to an address that a registry may not send us to."""
@@ -273,7 +288,7 @@ class Wire:
             retries=False,
             redirect=False,
             assert_same_host=False,
-            timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, self._timeout), read=timeout),
+            timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT, timeout), read=timeout),
             preload_content=False,
             decode_content=False,
             chunked=isinstance(body, Outgoing) and body.size is None,
@@ -295,6 +310,10 @@ class Wire:
                     break
                 if time.monotonic() > end:
                     raise NetworkFault(request.attempted, f"{redact(request.url)} takes too long to send")
+        except NetworkFault:
+            # What explains an error may be short: docker-registry 2.8 answers 416 with the blob's length.
+            if good:
+                raise
         finally:
             body.close()
         if not good:
@@ -326,11 +345,7 @@ class Wire:
         if origin.scheme == "http":
             return _Pool(host, origin.port, **options)
         if verify not in self._contexts:
-            context = ssl.create_default_context()
-            if not verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            self._contexts[verify] = context
+            self._contexts[verify] = _tls(verify=verify)
         options |= {"ssl_context": self._contexts[verify], "assert_hostname": None if verify else False}
         return _PoolTLS(host, origin.port, **options)
 

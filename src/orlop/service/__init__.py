@@ -1,1 +1,9 @@
-"""The daemon's gRPC servers: translation only, no rule of the store lives here."""
+"""The daemon's gRPC servers: translation only, no rule of the store lives here.
+
+Importing this room imports grpc: the command line does so when it is asked to serve.
+"""
+
+from orlop.service.daemon import Daemon, serve
+from orlop.service.pools import ServiceLimits
+
+__all__ = ["Daemon", "ServiceLimits", "serve"]

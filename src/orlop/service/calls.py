@@ -31,9 +31,7 @@ def call_of(context: grpc.ServicerContext, observer: Observer = NULL_OBSERVER) -
         token.cancel()
     remaining = context.time_remaining()
     limited = remaining is not None and remaining < _NO_DEADLINE
-    return Call(
-        observer=observer, cancel=token, deadline=time.monotonic() + remaining if limited else None
-    )
+    return Call(observer=observer, cancel=token, deadline=time.monotonic() + remaining if limited else None)
 
 
 class Warnings:

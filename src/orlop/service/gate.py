@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
@@ -22,9 +22,8 @@ __all__ = ["Gate", "pools_by_method"]
 
 _log = logging.getLogger(__name__)
 
-# grpc's own types leave requests and answers open here; the servicers' are exact.
 _Context = grpc.ServicerContext
-_Handler = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in grpc-stubs only
 
 _REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -57,7 +56,7 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
     return chosen
 
 
-class Gate(grpc.ServerInterceptor[Any, Any]):
+class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc-stubs only
     """Runs each method in its pool and maps its errors.  Called by gRPC's single polling thread."""
 
     def __init__(self, pools: Mapping[str, CallPool]) -> None:

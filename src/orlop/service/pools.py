@@ -61,6 +61,11 @@ class CallPool(ThreadPoolExecutor):
         self._calls = 0
 
     @property
+    def calls(self) -> int:
+        """Calls that run or wait."""
+        return self._calls
+
+    @property
     def full(self) -> bool:
         """Whether a further call should be refused."""
         return self._calls >= self._most
@@ -99,6 +104,11 @@ class Pools:
         self.roots = CallPool("roots", threads=limits.roots, waiting=limits.waiting)
         self.transfers = CallPool("transfers", threads=limits.transfers, waiting=limits.waiting)
         self.idle = CallPool("idle", threads=limits.idle, waiting=limits.waiting)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any call does or waits to do something; idle streams do not count."""
+        return any(pool.calls for pool in (self.quick, self.roots, self.transfers))
 
     def shutdown(self, seconds: float) -> int:
         """Take no more calls and wait for those under way; the number that did not end in time."""

@@ -86,9 +86,7 @@ class Store(store_pb2_grpc.StoreServicer):
         self, request: store_pb2.CollectRequest, context: _Context
     ) -> Iterator[store_pb2.CollectResponse]:
         """Delete what nothing needs."""
-        for event in watched(
-            context, lambda call: self._store.collect(dry_run=request.dry_run, call=call)
-        ):
+        for event in watched(context, lambda call: self._store.collect(dry_run=request.dry_run, call=call)):
             if isinstance(event, Progress):
                 yield store_pb2.CollectResponse(progress=wire.progress_to(event))
             elif isinstance(event, str):

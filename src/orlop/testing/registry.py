@@ -308,13 +308,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            return self._exactly(int(self.headers.get("Content-Length", "0")))
         data = bytearray()
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            data += self.rfile.read(size)
+        while size := self._chunk_size():
+            data += self._exactly(size)
             self.rfile.readline()
         self.rfile.readline()
         return bytes(data)
+
+    def _chunk_size(self) -> int:
+        line = self.rfile.readline().split(b";")[0]
+        if not line:
+            raise ConnectionResetError
+        return int(line, 16)
+
+    def _exactly(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) != size:
+            raise ConnectionResetError
+        return data
 
     def _answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         fault = self.fault

@@ -33,6 +33,8 @@ from orlop.spec.digest import DiffID
 __all__ = ["Feed", "Template", "Unpacked", "unpack"]
 
 PIPE_SIZE = 1 << 20
+ANSWER_BASE = 64 << 20  # bytes of an answer that need no justification
+ANSWER_PER_ENTRY = 1_024  # columns, a long name, some xattrs
 POLL_MS = 200  # how soon a cancelled call stops waiting for a silent worker
 _START = "import sys; sys.path[:] = {path!r}; from orlop.layers.worker.process import main; main({fd})"
 
@@ -64,13 +66,19 @@ class Feed:
                 with contextlib.suppress(BrokenPipeError):  # the worker ended; `unpack` says why
                     os.write(self._writer, struct.pack("<Q", total | (COMPLETE if complete else 0)))
 
+    def handed_over(self) -> None:
+        """The worker has the reading end now; once it ends, nobody waits for it in `advance`."""
+        if self.reader >= 0:
+            os.close(self.reader)
+            self.reader = -1
+
     def close(self) -> None:
         """Let go of both ends.  Idempotent."""
+        self.handed_over()
         with self._lock:
-            for descriptor in (self.reader, self._writer):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self.reader = self._writer = -1
+            if self._writer >= 0:
+                os.close(self._writer)
+                self._writer = -1
 
     @classmethod
     def whole(cls, size: int) -> Feed:
@@ -191,12 +199,13 @@ def unpack(
                 "copy": tar is not None,
             }
             template.submit(job, [source, feed.reader, tar_in, answer_in])
+            feed.handed_over()
         finally:
             os.close(tar_in)
             os.close(answer_in)
         hasher = hashlib.sha256()
         total = _drain(tar_out, tar, hasher.update, limits=limits, call=call, written=written)
-        answer = _read_answer(answer_out, call)
+        answer = _read_answer(answer_out, limits, call)
         index = LayerIndex.decode(answer)
         index.validate(tar_size=total if tar is not None else index.tar_size, limits=limits)
         return Unpacked(
@@ -242,14 +251,19 @@ def _drain(
         written(total)
 
 
-def _read_answer(pipe: int, call: Call) -> bytes:
+def _read_answer(pipe: int, limits: Limits, call: Call) -> bytes:
+    most = ANSWER_BASE + ANSWER_PER_ENTRY * limits.layer_entries
     parts: list[bytes] = []
+    total = 0
     while True:
         _wait(pipe, call)
         part = os.read(pipe, PIPE_SIZE)
         if not part:
             break
         parts.append(part)
+        total += len(part)
+        if total > most:
+            raise ResourceExhausted("unpack layer", "the worker answered more than it may")
         call.check("unpack layer")
     answer = b"".join(parts)
     if answer[:1] == b"+":

@@ -1,0 +1,481 @@
+"""A store in memory: the verbs of `orlop.images.api` without a kernel, a disk or a registry.
+
+For tests of what stands on a store (the daemon, the client, a program of yours).  It keeps the
+contracts that a caller can see (names, errors, what moves what) and performs nothing: mounts are values,
+`FakeStore.write` stands for what a program changes in a root, `publish` for an image in a registry.
+A test can make a verb fail (`fail`) or hold it until it is released or its call ends (`hold`).
+
+    store = FakeStore("/var/tmp/fake")
+    store.publish("alpine", layers=(1000, 200))
+    store.prepare_root("alpine", "/srv/a")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.images.api import (
+    Blob,
+    Collected,
+    CommitOptions,
+    ImageDetails,
+    ImageInfo,
+    Mount,
+    PreparedInfo,
+    PrepareOptions,
+    PushResult,
+    Removed,
+    StoreInfo,
+)
+from orlop.observe import Call, Progress
+from orlop.spec.digest import Digest
+from orlop.spec.documents import OCI_LAYER
+from orlop.spec.platform import Platform
+from orlop.spec.reference import Reference
+
+__all__ = ["FakeStore", "Held"]
+
+_ENTRIES = 10  # of every layer
+_SHORTEST_ID = 12
+_PREPARE = PrepareOptions()
+_COMMIT = CommitOptions()
+
+
+@dataclass(slots=True)
+class Held:
+    """A verb that waits.  ``calls`` are those that have come, ``entered`` is set by each."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    calls: list[Call] = field(default_factory=list)
+    _released: threading.Event = field(default_factory=threading.Event)
+
+    def release(self) -> None:
+        """Let all go on, also those to come."""
+        self._released.set()
+
+    def wait(self, call: Call, attempted: str) -> None:
+        """Block until released; raises as `Call.check` does."""
+        self.calls.append(call)
+        self.entered.set()
+        while not self._released.wait(0.005):
+            call.check(attempted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """An image's documents and layers; its ID is the digest of its config."""
+
+    config: bytes
+    layers: tuple[Blob, ...]
+    platform: str
+    created: str
+    manifest: bytes | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return Digest.of(self.config)
+
+    def info(self, name: str) -> ImageInfo:
+        return ImageInfo(
+            name=name,
+            id=self.id,
+            digest=None if self.manifest is None else Digest.of(self.manifest),
+            platform=self.platform,
+            created=self.created,
+            size=sum(layer.size for layer in self.layers),
+            layers=len(self.layers),
+        )
+
+
+class FakeStore:
+    """Satisfies `orlop.images.api.Store`.  Thread-safe.
+
+    ``root`` and ``run`` are only told.  ``now`` is the time of everything, RFC 3339.
+    """
+
+    def __init__(
+        self, root: str = "/fake/root", run: str = "/fake/run", *, now: str = "2026-01-02T03:04:05Z"
+    ) -> None:
+        self.root, self.run, self.now = root, run, now
+        self.registry: dict[str, _Image] = {}
+        self.archives: dict[str, list[str]] = {}  # what `load` finds: path -> published names
+        self.litter: dict[str, int] = {}  # what `collect` finds
+        self.closed = False
+        self._lock = threading.RLock()  # guards all below
+        self._images: dict[str, _Image] = {}
+        self._roots: dict[str, PreparedInfo] = {}
+        self._bases: dict[str, _Image] = {}  # path -> what a root stands on
+        self._written: dict[str, str] = {}
+        self._fail: dict[str, Exception] = {}
+        self._held: dict[str, Held] = {}
+
+    # ------------------------------------------------------------------ what a test arranges
+
+    def publish(
+        self,
+        name: str,
+        *,
+        layers: tuple[int, ...] = (1000,),
+        platform: str = "linux/amd64",
+        warnings: tuple[str, ...] = (),
+    ) -> str:
+        """Put an image with layers of these sizes into the registry; the digest of its manifest."""
+        full = str(Reference.parse(name))
+        blobs = tuple(_layer(f"{full} {number}", size) for number, size in enumerate(layers))
+        image = _image(blobs, platform, self.now, manifest=True, warnings=warnings)
+        self.registry[full] = image
+        return Digest.of(image.manifest or b"")
+
+    def write(self, path: str, content: str) -> None:
+        """Change something in a prepared root: commits of the same content are the same layer."""
+        with self._lock:
+            self._root(path, "write")
+            self._written[path] = content
+
+    def fail(self, verb: str, error: Exception) -> None:
+        """Make the next call of a verb raise."""
+        self._fail[verb] = error
+
+    @contextmanager
+    def hold(self, verb: str) -> Iterator[Held]:
+        """Make calls of a verb wait within the block."""
+        held = self._held[verb] = Held()
+        try:
+            yield held
+        finally:
+            del self._held[verb]
+            held.release()
+
+    # ------------------------------------------------------------------ images
+
+    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
+        """Copy an image from `registry`, with progress for each layer."""
+        call = self._begin("pull", name, call)
+        full = str(Reference.parse(name))
+        image = self.registry.get(full)
+        if image is None:
+            raise NotFound(f"pull {full}", "the registry has no such image")
+        if platform is not None and not Platform.parse(image.platform).rank(Platform.parse(platform)):
+            raise NotFound(f"pull {full}", f"no image for {platform}", details={"platform": platform})
+        for text in image.warnings:
+            call.observer.warning(text)
+        for layer in image.layers:
+            for phase, done in (
+                ("fetching", 0),
+                ("fetching", layer.size),
+                ("indexing", 0),
+                ("done", layer.size),
+            ):
+                step = Progress(item=layer.diff_id, phase=phase, done=done, total=layer.size, rate=0.5)
+                call.observer.progress(step)
+                call.check(f"pull {full}")
+        with self._lock:
+            self._images[full] = image
+        return image.info(full)
+
+    def push(
+        self,
+        name: str,
+        destination: str | None = None,
+        *,
+        recompress: bool = False,
+        call: Call | None = None,
+    ) -> PushResult:
+        """Copy an image to `registry`; it gets a manifest if it had none."""
+        call = self._begin("push", name, call)
+        with self._lock:
+            full, image = self._find(name, "push")
+            target = str(Reference.parse(destination or full))
+            if image.manifest is None or recompress:
+                made = _image(
+                    image.layers, image.platform, image.created, manifest=True, salt=str(recompress)
+                )
+                image = replace(image, manifest=made.manifest)
+                for known in [known for known, other in self._images.items() if other.id == image.id]:
+                    self._images[known] = image
+            self.registry[target] = image
+        for layer in image.layers:
+            call.observer.progress(Progress(item=layer.diff_id, phase="pushing", done=layer.size))
+        size = sum(layer.size for layer in image.layers)
+        return PushResult(name=target, digest=Digest.of(image.manifest or b""), size=size)
+
+    def images(self) -> list[ImageInfo]:
+        """All images, by name."""
+        self._begin("images", "")
+        with self._lock:
+            return [self._images[name].info(name) for name in sorted(self._images)]
+
+    def inspect(self, name: str) -> ImageDetails:
+        """One image, whole."""
+        self._begin("inspect", name)
+        with self._lock:
+            full, image = self._find(name, "inspect")
+            names = tuple(sorted(known for known, other in self._images.items() if other.id == image.id))
+        return ImageDetails(
+            info=image.info(full),
+            names=names,
+            config=image.config,
+            manifest=image.manifest,
+            layers=image.layers,
+        )
+
+    def tag(self, name: str, new_name: str) -> ImageInfo:
+        """A further name."""
+        self._begin("tag", name)
+        new = str(Reference.parse(new_name))
+        with self._lock:
+            _, image = self._find(name, "tag")
+            self._images[new] = image
+            return image.info(new)
+
+    def remove(self, name: str, *, force: bool = False) -> Removed:
+        """A name less; an ID takes all its names."""
+        self._begin("remove", name)
+        with self._lock:
+            full, image = self._find(name, "remove")
+            names = [full]
+            if full not in (name, _full_or_none(name)):
+                names = sorted(known for known, other in self._images.items() if other.id == image.id)
+                if len(names) > 1 and not force:
+                    raise FailedPrecondition(
+                        f"remove {name}",
+                        f"it has {len(names)} names",
+                        hint="remove them one by one, or use force",
+                    )
+            for known in names:
+                del self._images[known]
+            kept = {layer.diff_id for other in self._in_use() for layer in other.layers}
+            freed = sum(layer.size for layer in image.layers if layer.diff_id not in kept)
+        return Removed(names=tuple(names), freed=freed)
+
+    def load(self, source: str, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+        """Take what `archives` has under a path."""
+        call = self._begin("load", source, call)
+        attempted = f"load {source}"
+        if source not in self.archives:
+            raise NotFound(attempted, "No such file or directory")
+        loaded = []
+        for published in self.archives[source]:
+            image = self.registry[str(Reference.parse(published))]
+            full = str(Reference.parse(name or published))
+            call.observer.progress(Progress(item=full, phase="reading", done=1, total=1))
+            with self._lock:
+                if self._images.get(full, image) != image:
+                    raise AlreadyExists(attempted, f"{full} means another image")
+                self._images[full] = image
+            loaded.append(image.info(full))
+        return loaded
+
+    # ------------------------------------------------------------------ prepared roots
+
+    def prepare_root(
+        self, name: str, path: str, *, options: PrepareOptions = _PREPARE, call: Call | None = None
+    ) -> PreparedInfo:
+        """A root of an image, which is pulled as the options say."""
+        call = self._begin("prepare_root", path, call)
+        attempted = f"prepare {path}"
+        if not os.path.isabs(path) or os.path.normpath(path) != path:
+            raise InvalidArgument(attempted, "the path is not absolute and clean")
+        if options.pull == "always":
+            self.pull(name, platform=options.platform, call=call)
+        try:
+            full, image = self._find(name, "prepare")
+        except NotFound:
+            if options.pull == "never":
+                raise
+            self.pull(name, platform=options.platform, call=call)
+            full, image = self._find(name, "prepare")
+        with self._lock:
+            if path in self._roots:
+                raise AlreadyExists(attempted, "a root is prepared there", hint="clean it up first")
+            root = PreparedInfo(
+                path=path,
+                image=full,
+                image_id=image.id,
+                kind="view" if options.view else "active",
+                driver="fake",
+                mounted=options.mount,
+                created=self.now,
+                mounts=self._mounts(path, image, options),
+                labels=dict(options.labels),
+            )
+            self._roots[path], self._bases[path] = root, image
+            return root
+
+    def mounts(self, path: str) -> PreparedInfo:
+        """A root again."""
+        self._begin("mounts", path)
+        return self._root(path, "look up")
+
+    def mount(self, path: str) -> PreparedInfo:
+        """Note that it is mounted."""
+        self._begin("mount", path)
+        return self._set_mounted(path, "mount", mounted=True)
+
+    def unmount(self, path: str) -> PreparedInfo:
+        """Note that it is not."""
+        self._begin("unmount", path)
+        return self._set_mounted(path, "unmount", mounted=False)
+
+    def prepared(self) -> list[PreparedInfo]:
+        """All roots, without their mounts."""
+        self._begin("prepared", "")
+        with self._lock:
+            return [replace(self._roots[path], mounts=()) for path in sorted(self._roots)]
+
+    def commit(
+        self,
+        path: str,
+        name: str | None = None,
+        *,
+        options: CommitOptions = _COMMIT,
+        call: Call | None = None,
+    ) -> ImageInfo:
+        """What was written last as one more layer."""
+        call = self._begin("commit", path, call)
+        with self._lock:
+            root = self._root(path, "commit")
+            if root.kind == "view":
+                raise FailedPrecondition(f"commit {path}", "it is a view: nothing can be written to it")
+            content = self._written.get(path, "")
+            layer = replace(_layer(content, len(content)), blob=None, blob_size=0, blob_present=False)
+            salt = json.dumps([options.author, options.message, options.changes])
+            base = self._bases[path]
+            image = _image((*base.layers, layer), base.platform, self.now, salt=salt)
+            full = str(Reference.parse(name or f"localhost/commit-{Digest(image.id).hex[:12]}"))
+            self._images[full] = image
+        call.observer.progress(Progress(item=layer.diff_id, phase="reading", done=layer.size))
+        return image.info(full)
+
+    def cleanup(self, path: str, *, call: Call | None = None) -> None:
+        """Forget a root."""
+        self._begin("cleanup", path, call)
+        with self._lock:
+            self._root(path, "clean up")
+            for table in (self._roots, self._bases, self._written):
+                table.pop(path, None)
+
+    # ------------------------------------------------------------------ the store
+
+    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
+        """Take the `litter`."""
+        call = self._begin("collect", "", call)
+        items = tuple(sorted(self.litter.items()))
+        for name, size in items:
+            call.observer.progress(Progress(item=name, phase="done", done=size))
+        if not dry_run:
+            self.litter.clear()
+        return Collected(items=items)
+
+    def info(self) -> StoreInfo:
+        """Where it pretends to be."""
+        self._begin("info", "")
+        return StoreInfo(
+            version="fake",
+            root=self.root,
+            run=self.run,
+            driver="fake",
+            format=1,
+            images=len(self._images),
+            prepared=len(self._roots),
+        )
+
+    def close(self) -> None:
+        """Note that it is closed."""
+        self.closed = True
+
+    # ------------------------------------------------------------------ inside
+
+    def _begin(self, verb: str, thing: str, call: Call | None = None) -> Call:
+        call = call or Call()
+        error = self._fail.pop(verb, None)
+        if error is not None:
+            raise error
+        held = self._held.get(verb)
+        if held is not None:
+            held.wait(call, f"{verb} {thing}".strip())
+        return call
+
+    def _find(self, name: str, verb: str) -> tuple[str, _Image]:
+        with self._lock:
+            digits = name.removeprefix("sha256:")
+            if len(digits) >= _SHORTEST_ID and set(digits) <= set("0123456789abcdef"):
+                for known, image in sorted(self._images.items()):
+                    if image.id.removeprefix("sha256:").startswith(digits):
+                        return known, image
+            full = str(Reference.parse(name))
+            if full not in self._images:
+                raise NotFound(f"{verb} {full}", "the store has no such image", hint=f"orlop pull {name}")
+            return full, self._images[full]
+
+    def _root(self, path: str, verb: str) -> PreparedInfo:
+        with self._lock:
+            if path not in self._roots:
+                raise NotFound(f"{verb} {path}", "nothing is prepared there")
+            return self._roots[path]
+
+    def _set_mounted(self, path: str, verb: str, *, mounted: bool) -> PreparedInfo:
+        with self._lock:
+            self._roots[path] = replace(self._root(path, verb), mounted=mounted)
+            return self._roots[path]
+
+    def _mounts(self, path: str, image: _Image, options: PrepareOptions) -> tuple[Mount, ...]:
+        lower = f"{self.run}/chains/{Digest(image.id).hex[:12]}/root"
+        if options.view:
+            return (Mount(type="bind", source=lower, target=path, options=("bind", "ro")),)
+        upper = f"{self.root}/prepared/{Digest.of(path.encode()).hex[:12]}"
+        over = (f"lowerdir={lower}", f"upperdir={upper}/upper", f"workdir={upper}/work", "index=off")
+        mounts = (Mount(type="overlay", source="overlay", target=path, options=over),)
+        if options.self_contained:
+            return (Mount(type="erofs", source=f"{lower}.erofs", target=path, options=("ro",)), *mounts)
+        return mounts
+
+    def _in_use(self) -> list[_Image]:
+        return [*self._images.values(), *self._bases.values()]
+
+
+def _full_or_none(name: str) -> str | None:
+    try:
+        return str(Reference.parse(name))
+    except InvalidArgument:
+        return None
+
+
+def _layer(content: str, size: int) -> Blob:
+    return Blob(
+        diff_id=Digest.of(content.encode()),
+        size=size,
+        entries=_ENTRIES,
+        blob=Digest.of(b"gzip " + content.encode()),
+        blob_size=size // 2,
+        media_type=f"{OCI_LAYER}+gzip",
+    )
+
+
+def _image(
+    layers: tuple[Blob, ...],
+    platform: str,
+    created: str,
+    *,
+    manifest: bool = False,
+    warnings: tuple[str, ...] = (),
+    salt: str = "",
+) -> _Image:
+    document = {"diff_ids": [layer.diff_id for layer in layers], "platform": platform, "salt": salt}
+    config = json.dumps(document, sort_keys=True).encode()
+    text = json.dumps({"config": Digest.of(config), "blobs": [layer.blob for layer in layers]}).encode()
+    return _Image(
+        config=config,
+        layers=layers,
+        platform=platform,
+        created=created,
+        manifest=text if manifest else None,
+        warnings=warnings,
+    )
