@@ -36,6 +36,7 @@ from orlop.errors import (
     Unavailable,
     Unimplemented,
 )
+from orlop.version import __version__
 
 if TYPE_CHECKING:
     from orlop.config import Limits, Settings
@@ -78,8 +79,6 @@ __all__ = [
     "errors",
     "open",
 ]
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "Call": "orlop.observe",

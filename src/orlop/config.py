@@ -6,6 +6,7 @@ and pass the result on.  Every limit has a name, a default and a reason.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,4 +56,5 @@ class Settings:
     retries: int = 4  # further tries after a network fault, 408, 429 and 5xx
     insecure_registries: tuple[str, ...] = ()  # hosts spoken to over http or unverified TLS
     auth_files: tuple[str, ...] = ()  # docker config.json or containers auth.json, first match wins
+    helper_path: str = os.defpath  # folders, as in PATH, that hold docker-credential-* programs
     limits: Limits = field(default_factory=Limits)

@@ -7,9 +7,7 @@ per few entries, so that Ctrl-C, a closed RPC and a deadline all stop it soon.
 
 from __future__ import annotations
 
-import threading
 import time
-import weakref
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -59,36 +57,42 @@ NULL_OBSERVER = NullObserver()
 
 
 class CancelToken:
-    """Set once, from any thread or from a signal handler; looked at by the work."""
+    """Set once, from any thread or from a signal handler; looked at by the work.
 
-    __slots__ = ("__weakref__", "_children", "_event")
+    A plain flag, and waiting is looking at it: an Event's lock could be held by the very thread that
+    a signal handler interrupts.
+    """
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._children: weakref.WeakSet[CancelToken] = weakref.WeakSet()
+    __slots__ = ("_parent", "_set")
+
+    _LOOK = 0.05  # seconds between looks while waiting
+
+    def __init__(self, parent: CancelToken | None = None) -> None:
+        self._parent = parent
+        self._set = False
 
     def cancel(self) -> None:
         """Ask the work to stop.  Idempotent."""
-        self._event.set()
-        for child in list(self._children):
-            child.cancel()
+        self._set = True
 
     def child(self) -> CancelToken:
         """A token that is cancelled with this one, and can be cancelled alone."""
-        token = CancelToken()
-        self._children.add(token)
-        if self.cancelled:
-            token.cancel()
-        return token
+        return CancelToken(self)
 
     @property
     def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._event.is_set()
+        """Whether `cancel` was called, here or on the token this is a child of."""
+        return self._set or (self._parent is not None and self._parent.cancelled)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep up to ``seconds``; True as soon as the token is cancelled."""
-        return self._event.wait(seconds)
+        """Sleep up to ``seconds``; True soon after the token is cancelled."""
+        end = time.monotonic() + seconds
+        while not self.cancelled:
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(left, self._LOOK))
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -970,22 +970,23 @@ def test_a_terminal_shows_one_line_per_item_redrawn_in_place():
     assert re.fullmatch(r"b +fetching   50 B", second)
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    """Standard error as a terminal."""
+def as_terminal(monkeypatch):
+    """Make standard error a terminal.  In the test's own body: pytest sets the streams anew before it."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setenv("TERM", "xterm")
     return stream
 
 
-def test_the_last_state_is_drawn_before_the_verb_ends(orlop_run, terminal):
+def test_the_last_state_is_drawn_before_the_verb_ends(orlop_run, monkeypatch):
+    terminal = as_terminal(monkeypatch)
     orlop_run("prepare", "alpine", "/x")
     orlop_run("commit", "/x")
     assert [line.split() for line in screen(terminal.getvalue())] == [["a", "done"]]
 
 
-def test_progress_is_off_the_screen_when_the_container_starts(run_in, ran, verbs, terminal):
+def test_progress_is_off_the_screen_when_the_container_starts(run_in, ran, verbs, monkeypatch):
+    terminal = as_terminal(monkeypatch)
     make, seen = verbs.after_prepare, []
 
     def prepare(call):

@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
-from orlop.errors import FailedPrecondition
+from orlop.errors import FailedPrecondition, InvalidArgument
 
-__all__ = ["auth_files", "default_root", "default_run", "registries"]
+__all__ = ["auth_files", "default_root", "default_run", "registries", "source_date_epoch"]
 
 
 def default_root(environ: Mapping[str, str], uid: int) -> str:
@@ -68,3 +68,13 @@ def _absolute(path: str | None) -> str | None:
 
 def _home(environ: Mapping[str, str]) -> str:
     return environ.get("HOME") or os.path.expanduser("~")
+
+
+def source_date_epoch(environ: Mapping[str, str]) -> int | None:
+    """The time to write into images, where ``SOURCE_DATE_EPOCH`` gives one (reproducible-builds.org)."""
+    text = environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not text.isdigit() or len(text) > 12:
+        raise InvalidArgument("read SOURCE_DATE_EPOCH", f"not a number of seconds: {text[:40]!r}")
+    return int(text)

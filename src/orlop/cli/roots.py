@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli import output
+from orlop.cli.environment import source_date_epoch
 from orlop.cli.session import Session, format_options, pass_session, path_hint, progress_options, verb
 from orlop.errors import FailedPrecondition
 
@@ -206,7 +207,9 @@ def commit_verb(
     """
     from orlop.images.api import CommitOptions
 
-    options = CommitOptions(author=author, message=message, changes=changes)
+    options = CommitOptions(
+        author=author, message=message, changes=changes, created=source_date_epoch(os.environ)
+    )
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
         info = store.verbs.commit(path, name, options=options, call=call)
         output.write(f"{info.name}\n")

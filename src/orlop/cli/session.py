@@ -72,6 +72,7 @@ class Target:
         return Settings(
             insecure_registries=registries(self.insecure_registries),
             auth_files=auth_files(os.environ, os.geteuid()),
+            helper_path=os.environ.get("PATH", os.defpath),
         )
 
 

@@ -37,7 +37,7 @@ class Address:
             raise InvalidArgument(attempted, f"not a unix socket: {text!r}", hint="write unix:///PATH")
         if not path or path.endswith("/") or "\0" in path:
             raise InvalidArgument(attempted, f"not the path of a socket: {text!r}", hint="write unix:///PATH")
-        path = os.path.abspath(path)
+        path = "/" + os.path.abspath(path).lstrip("/")  # POSIX lets two leading slashes stand
         size = len(os.fsencode(path))
         if size > SUN_PATH_MAX:
             raise InvalidArgument(

@@ -24,9 +24,9 @@ __all__ = ["DETAIL_KEY", "START_HINT", "error_of", "no_daemon", "status_of", "te
 DETAIL_KEY = "orlop-error-bin"
 START_HINT = "start it with 'orlop daemon'"
 
-_MESSAGE_SIZE = 1_200  # percent-encoding may triple what is not ASCII
-_FIELD_SIZES = {"attempted": 700, "reason": 1_800, "hint": 700}
-_DETAIL_SIZE = 4_000  # serialized; base64 adds a third
+_MESSAGE_SIZE = 1_000  # percent-encoding may triple what is not ASCII
+_FIELD_SIZES = {"attempted": 600, "reason": 1_800, "hint": 600}
+_DETAIL_SIZE = 3_600  # serialized; base64 adds a third
 _CODES = {code.name: code for code in grpc.StatusCode}
 
 

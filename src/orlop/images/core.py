@@ -14,14 +14,13 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orlop.config import Settings
 from orlop.content.blobs import BlobStore
 from orlop.images.layout import Layout
-from orlop.layers.store import LayerStore
-from orlop.layers.worker.client import Template
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock, hold
 from orlop.metadata import garbage
@@ -31,6 +30,8 @@ from orlop.snapshots.erofs import ErofsDriver
 from orlop.spec.digest import Digest
 
 if TYPE_CHECKING:
+    from orlop.layers.store import LayerStore
+    from orlop.layers.worker.client import Template
     from orlop.registry.client import Registry
 
 __all__ = ["NAMESPACE", "Core", "Lease"]
@@ -45,11 +46,10 @@ class Core:
         self.layout = layout
         self.settings = settings
         self.blobs = BlobStore(layout.content)
-        self.layers = LayerStore(layout.layers)
         self.driver = ErofsDriver(layout.prepared, layout.run)
-        self.template = Template()
         self._registry: Registry | None = None
-        self._guard = threading.Lock()  # guards the lazy registry
+        self._template: Template | None = None
+        self._guard = threading.Lock()  # guards the two lazy parts above
         self.db = Database.open(layout.database, layout.locks / "write")
 
     @classmethod
@@ -58,9 +58,25 @@ class Core:
         layout.create()
         core = cls(layout, settings)
         core.blobs.create()
-        core.layers.create()
         core.driver.create()
         return core
+
+    @cached_property
+    def layers(self) -> LayerStore:
+        """Layers' tars and indexes."""
+        from orlop.layers.store import LayerStore
+
+        return LayerStore(self.layout.layers)
+
+    @property
+    def template(self) -> Template:
+        """The process that forks workers, made when it is first needed."""
+        from orlop.layers.worker.client import Template
+
+        with self._guard:
+            if self._template is None:
+                self._template = Template()
+            return self._template
 
     @property
     def registry(self) -> Registry:
@@ -70,7 +86,9 @@ class Core:
                 from orlop.registry.client import Registry
                 from orlop.registry.credentials import CredentialSources
 
-                sources = CredentialSources(files=self.settings.auth_files)
+                sources = CredentialSources(
+                    files=self.settings.auth_files, helper_path=self.settings.helper_path
+                )
                 self._registry = Registry(self.settings, sources)
             return self._registry
 
@@ -80,7 +98,9 @@ class Core:
             if self._registry is not None:
                 self._registry.close()
                 self._registry = None
-        self.template.close()
+            if self._template is not None:
+                self._template.close()
+                self._template = None
         self.db.close()
 
     # -- locks ----------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ class Layout:
             raise from_oserror(what, exc) from exc
         self._check_filesystem(what)
         self._check_format(what)
-        for folder in (self.locks, self.chains, self.trash):
+        for folder in (self.locks, self.layers, self.chains, self.trash):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def _check_filesystem(self, what: str) -> None:

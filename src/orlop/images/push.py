@@ -139,7 +139,9 @@ class Pusher:
         """A layer in whatever form is nearest: a blob it is known to come as, else compressed now."""
         for blob in self._core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
             if self._bring(blob.digest, blob.size, diff_id, job):
-                return Descriptor(media_type=_oci_type(blob.media_type), digest=str(blob.digest), size=blob.size)
+                return Descriptor(
+                    media_type=_oci_type(blob.media_type), digest=str(blob.digest), size=blob.size
+                )
         return self._compress(diff_id, job)
 
     def _bring(self, digest: Digest, size: int, diff_id: DiffID, job: _Job) -> bool:

@@ -5,9 +5,10 @@ Orchestration only: each verb's work is in the module named after it.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import orlop
 from orlop.config import Settings
 from orlop.errors import NotFound
 from orlop.images import names
@@ -23,14 +24,8 @@ from orlop.images.api import (
     Removed,
     StoreInfo,
 )
-from orlop.images.chains import Chains
-from orlop.images.collect import Collector
-from orlop.images.commit import Committer
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.ingest import LayerIngest
 from orlop.images.layout import FORMAT_VERSION, Layout
-from orlop.images.pull import Puller
-from orlop.images.roots import RootService
 from orlop.metadata import images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
@@ -38,6 +33,15 @@ from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Manifest, parse_config, parse_manifest
 from orlop.spec.reference import Reference
+from orlop.version import __version__
+
+if TYPE_CHECKING:
+    from orlop.images.chains import Chains
+    from orlop.images.collect import Collector
+    from orlop.images.commit import Committer
+    from orlop.images.ingest import LayerIngest
+    from orlop.images.pull import Puller
+    from orlop.images.roots import RootService
 
 __all__ = ["LocalStore"]
 
@@ -51,13 +55,45 @@ class LocalStore:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        ingest = LayerIngest(core)
-        self._chains = Chains(core)
-        self._puller = Puller(core, ingest)
-        self._roots = RootService(core, self._chains, self._puller)
-        self._committer = Committer(core, self._chains, self._roots, ingest)
-        self._collector = Collector(core)
-        self._ingest = ingest
+
+    # The parts are made, and their modules imported, when a verb first needs them: listing images
+    # has no use for tar and EROFS.
+
+    @cached_property
+    def _ingest(self) -> LayerIngest:
+        from orlop.images.ingest import LayerIngest
+
+        return LayerIngest(self._core)
+
+    @cached_property
+    def _chains(self) -> Chains:
+        from orlop.images.chains import Chains
+
+        return Chains(self._core)
+
+    @cached_property
+    def _puller(self) -> Puller:
+        from orlop.images.pull import Puller
+
+        return Puller(self._core, self._ingest)
+
+    @cached_property
+    def _roots(self) -> RootService:
+        from orlop.images.roots import RootService
+
+        return RootService(self._core, self._chains, self._puller)
+
+    @cached_property
+    def _committer(self) -> Committer:
+        from orlop.images.commit import Committer
+
+        return Committer(self._core, self._chains, self._roots, self._ingest)
+
+    @cached_property
+    def _collector(self) -> Collector:
+        from orlop.images.collect import Collector
+
+        return Collector(self._core)
 
     @classmethod
     def open(cls, root: Path, run: Path, *, settings: Settings | None = None) -> LocalStore:
@@ -236,7 +272,7 @@ class LocalStore:
 
         image_count, root_count = core.db.read(body)
         return StoreInfo(
-            version=orlop.__version__,
+            version=__version__,
             root=str(core.layout.root),
             run=str(core.layout.run),
             driver=core.driver.name,

@@ -20,19 +20,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlop.errors import Error, FailedPrecondition, from_oserror
+from orlop.layers.builder import WHITEOUT
 from orlop.layers.chainview import ChainView, LowerEntry, LowerReader
 from orlop.layers.index import Xattrs
 from orlop.layers.merge import unescape_xattrs
 from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
+from orlop.layers.upper import (
+    OPEN_FILE,
+    OPEN_FOLDER,
+    is_opaque,
+    is_whiteout,
+    open_below,
+    overlay_xattr,
+    read_xattrs,
+)
 from orlop.observe import Call
 
 __all__ = ["Change", "changes", "write_layer"]
 
-_OVL = b"trusted.overlay."
 CHUNK = 1 << 20
 _WHAT = "read changes"
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _WINDOW = 64  # folders of one path kept open at a time
 _LEAF = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 
@@ -76,14 +83,15 @@ class _Walk:
         self._found: list[Change] = []
         self._same: dict[int, Change] = {}  # place in _found -> an unchanged name of a shared inode
         self._groups: dict[tuple[int, int], list[int]] = {}
+        self._moved: dict[tuple[int, int], bytes] = {}  # (image, nid) with several names -> the first moved
 
     def run(self, upper: int) -> list[Change]:
         root = self._view.lookup(b"")
         about = os.fstat(upper)
-        xattrs = _xattrs(b"/proc/self/fd/%d" % upper, follow=True)
+        xattrs = read_xattrs(b"/proc/self/fd/%d" % upper, follow=True)
         orig = root if root is not None and stat.S_ISDIR(root.mode) else None
         self._compare(_member(b"", about, xattrs), orig)
-        base = None if _is_opaque(xattrs) else orig
+        base = None if is_opaque(xattrs) else orig
         stack = [_Folder(b"", os.dup(upper), (about.st_dev, about.st_ino), base, orig)]
         try:
             self._list(stack[-1])
@@ -135,19 +143,20 @@ class _Walk:
             return None
         where = b"/proc/self/fd/%d/%s" % (folder.fd, name)
         kind = about.st_mode & 0o170000
-        if kind == stat.S_IFCHR and about.st_rdev == 0:
+        xattrs = read_xattrs(where, follow=False)
+        if is_whiteout(about, xattrs):
             self._gone(path, orig)
             return None
-        xattrs = _xattrs(where, follow=False)
-        if kind == stat.S_IFREG and about.st_size == 0 and _overlay(xattrs, b"whiteout") is not None:
-            self._gone(path, orig)
+        if name.startswith(WHITEOUT):
+            self._leave_out(path, "its name means a whiteout")
             return None
         if kind == stat.S_IFDIR:
             return self._enter(folder, name, path, about, xattrs, base, orig)
         if kind in _LEAF:
             self._leaf(folder, where, path, about, xattrs, base, orig)
-        elif orig is not None:
-            self._gone(path, orig)  # a socket cannot be kept, but what it replaced is gone
+        else:
+            self._leave_out(path, "a socket")
+            self._gone(path, orig)  # what it replaced is gone
         return None
 
     def _enter(
@@ -161,14 +170,14 @@ class _Walk:
         orig: LowerEntry | None,
     ) -> _Folder:
         self._compare(_member(path, about, xattrs), orig)
-        redirect = _overlay(xattrs, b"redirect")
+        redirect = overlay_xattr(xattrs, b"redirect")
         if redirect is not None:
             base = self._redirected(folder, redirect)
-        if _is_opaque(xattrs) or base is None or not stat.S_ISDIR(base.mode):
+        if is_opaque(xattrs) or base is None or not stat.S_ISDIR(base.mode):
             base = None
         if orig is not None and not stat.S_ISDIR(orig.mode):
             orig = None
-        fd = os.open(name, _OPEN_FOLDER, dir_fd=folder.fd)
+        fd = os.open(name, OPEN_FOLDER, dir_fd=folder.fd)
         return _Folder(path, fd, (about.st_dev, about.st_ino), base, orig)
 
     def _redirected(self, folder: _Folder, redirect: bytes) -> LowerEntry | None:
@@ -191,8 +200,8 @@ class _Walk:
         lower: LowerEntry | None = None
         if kind == stat.S_IFLNK:
             member = replace(member, link=os.readlink(where), size=0)
-        elif kind == stat.S_IFREG and _overlay(xattrs, b"metacopy") is not None:
-            redirect = _overlay(xattrs, b"redirect")
+        elif kind == stat.S_IFREG and overlay_xattr(xattrs, b"metacopy") is not None:
+            redirect = overlay_xattr(xattrs, b"redirect")
             lower = base if redirect is None else self._redirected(folder, redirect)
             if lower is None or not stat.S_ISREG(lower.mode):
                 raise FailedPrecondition(_WHAT, f"/{_text(path)} has its bytes in a layer that is not there")
@@ -220,7 +229,7 @@ class _Walk:
             return False
         if lower is not None:
             return (lower.image, lower.inode.nid) == (orig.image, orig.inode.nid)
-        fd = os.open(where, _OPEN_FILE)
+        fd = os.open(where, OPEN_FILE)
         try:
             return self._lower.equals(orig, fd, self._call)
         finally:
@@ -230,6 +239,9 @@ class _Walk:
         """A folder: in the layer if its own metadata differ."""
         if orig is None or not _same_metadata(member, orig):
             self._found.append(Change(member=member))
+
+    def _leave_out(self, path: bytes, what: str) -> None:
+        self._call.observer.warning(f"/{_text(path)} is left out: {what}")
 
     def _gone(self, path: bytes, orig: LowerEntry | None) -> None:
         if orig is not None:
@@ -245,7 +257,12 @@ class _Walk:
         todo: list[tuple[bytes, LowerEntry]] = [(path, base)]
         while todo:
             at, entry = todo.pop()
-            self._found.append(Change(member=_lower_member(at, entry), lower=entry))
+            member, inode = _lower_member(at, entry), entry.inode
+            if inode.nlink > 1 and not inode.is_folder:
+                first = self._moved.setdefault((entry.image, inode.nid), at)
+                if first != at:
+                    member = _link_to(first, member)
+            self._found.append(Change(member=member, lower=entry))
             if stat.S_ISDIR(entry.mode):
                 for name in sorted(self._view.names(entry), reverse=True):
                     child = self._view.child(entry, name)
@@ -273,8 +290,7 @@ class _Walk:
             if place in drop:
                 continue
             if place in hard:
-                member = replace(change.member, hard=True, link=hard[place], xattrs=(), size=0)
-                result.append(Change(member=member))
+                result.append(Change(member=_link_to(hard[place], change.member)))
             else:
                 result.append(change)
         return _with_parents(result, self._view)
@@ -325,7 +341,7 @@ def write_layer(
 
 def _write_file(writer: TarWriter, member: Member, upper: int) -> None:
     """One file of the upper, by its path, no link followed on the way."""
-    fd = _open_below(upper, member.path)
+    fd = open_below(upper, member.path)
     try:
         left = member.size
 
@@ -354,19 +370,6 @@ def _changed(path: bytes) -> FailedPrecondition:
     return FailedPrecondition(
         "commit", f"/{_text(path)} changed while it was read", hint="stop or freeze what runs there"
     )
-
-
-def _open_below(upper: int, path: bytes) -> int:
-    fd = os.dup(upper)
-    parts = path.split(b"/")
-    try:
-        for part in parts[:-1]:
-            deeper = os.open(part, _OPEN_FOLDER, dir_fd=fd)
-            os.close(fd)
-            fd = deeper
-        return os.open(parts[-1], _OPEN_FILE, dir_fd=fd)
-    finally:
-        os.close(fd)
 
 
 def _member(path: bytes, about: os.stat_result, xattrs: Xattrs) -> Member:
@@ -399,6 +402,11 @@ def _lower_member(path: bytes, entry: LowerEntry) -> Member:
         link=entry.target if kind == stat.S_IFLNK else b"",
         xattrs=unescape_xattrs(entry.raw_xattrs),
     )
+
+
+def _link_to(path: bytes, member: Member) -> Member:
+    """A further name of the file at ``path``."""
+    return replace(member, hard=True, link=path, xattrs=(), size=0)
 
 
 def _same_metadata(member: Member, orig: LowerEntry) -> bool:
@@ -436,28 +444,9 @@ def _with_parents(found: list[Change], view: ChainView) -> list[Change]:
     return result
 
 
-def _xattrs(path: bytes, *, follow: bool) -> Xattrs:
-    """All xattrs of a thing in the upper, overlay's own included, sorted."""
-    return tuple(
-        sorted(
-            (os.fsencode(name), os.getxattr(path, name, follow_symlinks=follow))
-            for name in os.listxattr(path, follow_symlinks=follow)
-        )
-    )
-
-
-def _overlay(xattrs: Xattrs, name: bytes) -> bytes | None:
-    """The value of one of overlayfs's own xattrs."""
-    return next((value for key, value in xattrs if key == _OVL + name), None)
-
-
-def _is_opaque(xattrs: Xattrs) -> bool:
-    return _overlay(xattrs, b"opaque") == b"y"
-
-
 def _reopen(parent: _Folder, child: _Folder) -> None:
     """Get a folder's descriptor back from the folder below it."""
-    parent.fd = os.open("..", _OPEN_FOLDER, dir_fd=child.fd)
+    parent.fd = os.open("..", OPEN_FOLDER, dir_fd=child.fd)
     about = os.fstat(parent.fd)
     if (about.st_dev, about.st_ino) != parent.identity:
         raise FailedPrecondition(

@@ -77,10 +77,6 @@ class LayerStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def create(self) -> None:
-        """Make the folder."""
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-
     def path(self, diff_id: DiffID) -> Path:
         """The layer's folder."""
         return self.folder / diff_id.hex

@@ -168,7 +168,9 @@ def add_root(tx: Transaction, namespace: str, root: RootRow, labels: Mapping[str
 
 def already_prepared(path: str) -> AlreadyExists:
     """The error for a path that is taken."""
-    return AlreadyExists(f"prepare {path}", "the path is prepared already", hint=f"clean it up first: {path}")
+    return AlreadyExists(
+        f"prepare {path}", "the path is prepared already", hint=f"'orlop cleanup {path}' gives it back"
+    )
 
 
 def get_root(tx: Transaction, path: str) -> RootRow | None:

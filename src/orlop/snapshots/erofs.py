@@ -134,7 +134,9 @@ class ErofsDriver:
         """The folder that holds what was written to a root."""
         return self._prepared / root_id / "upper"
 
-    def mounts(self, root_id: str, stack: Sequence[ChainImage], target: str, *, view: bool) -> list[MountSpec]:
+    def mounts(
+        self, root_id: str, stack: Sequence[ChainImage], target: str, *, view: bool
+    ) -> list[MountSpec]:
         """The mounts that assemble a root at ``target``."""
         lowers = [str(self._point(image) / "root") for image in stack]
         if view and len(lowers) == 1:
@@ -160,9 +162,7 @@ class ErofsDriver:
             )
         base = MountSpec(type="erofs", source=str(stack[0].file), target=target, options=options)
         if view:
-            root = MountSpec(
-                type="bind", source=f"{target}/root", target=target, options=("bind", "ro")
-            )
+            root = MountSpec(type="bind", source=f"{target}/root", target=target, options=("bind", "ro"))
             return [base, root]
         return [base, self._overlay(root_id, [f"{target}/root"], target, view=False)]
 

@@ -56,8 +56,9 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        self.reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC)
         self._lock = threading.Lock()  # guards _writer against a close from the other thread
+        self._taking = threading.Lock()  # guards _reader likewise; `advance` may wait with the other held
 
     def advance(self, total: int, *, complete: bool = False) -> None:
         """The first ``total`` bytes of the source are there (and no more will come)."""
@@ -66,15 +67,23 @@ class Feed:
                 with contextlib.suppress(BrokenPipeError):  # the worker ended; `unpack` says why
                     os.write(self._writer, struct.pack("<Q", total | (COMPLETE if complete else 0)))
 
-    def handed_over(self) -> None:
-        """The worker has the reading end now; once it ends, nobody waits for it in `advance`."""
-        if self.reader >= 0:
-            os.close(self.reader)
-            self.reader = -1
+    def take_reader(self) -> int:
+        """The worker's end, now the caller's: once no worker has it, `advance` waits for nobody.
+
+        Raises `Unavailable` if the feed was closed before.
+        """
+        with self._taking:
+            reader, self._reader = self._reader, -1
+        if reader < 0:
+            raise Unavailable("unpack layer", "its source was given up")
+        return reader
 
     def close(self) -> None:
         """Let go of both ends.  Idempotent."""
-        self.handed_over()
+        with self._taking:
+            if self._reader >= 0:
+                os.close(self._reader)
+                self._reader = -1
         with self._lock:
             if self._writer >= 0:
                 os.close(self._writer)
@@ -190,7 +199,11 @@ def unpack(
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, tar_out)
         stack.callback(os.close, answer_out)
-        try:
+        with contextlib.ExitStack() as theirs:
+            theirs.callback(os.close, tar_in)
+            theirs.callback(os.close, answer_in)
+            reader = feed.take_reader()
+            theirs.callback(os.close, reader)
             with contextlib.suppress(PermissionError):  # over the user's share of pipe memory: slower
                 fcntl.fcntl(tar_out, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             job: dict[str, object] = {
@@ -198,11 +211,7 @@ def unpack(
                 "offset": offset,
                 "copy": tar is not None,
             }
-            template.submit(job, [source, feed.reader, tar_in, answer_in])
-            feed.handed_over()
-        finally:
-            os.close(tar_in)
-            os.close(answer_in)
+            template.submit(job, [source, reader, tar_in, answer_in])
         hasher = hashlib.sha256()
         total = _drain(tar_out, tar, hasher.update, limits=limits, call=call, written=written)
         answer = _read_answer(answer_out, limits, call)

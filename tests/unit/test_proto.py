@@ -1,0 +1,381 @@
+"""The messages of the daemon's API: their shape, and that values and errors come through them whole."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from hypothesis import given
+from hypothesis import strategies as st
+
+import orlop.proto
+from orlop import errors
+from orlop.client import wire
+from orlop.client.address import SUN_PATH_MAX, Address
+from orlop.client.status import DETAIL_KEY, error_of, status_of
+from orlop.images import api
+from orlop.observe import Progress
+from orlop.proto.docker.containerkit.types import image_pb2
+from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.service.gate import pools_by_method
+from orlop.service.pools import DEFAULT_LIMITS, Pools
+
+HERE = Address("/run/orlop/socket/orlop.sock")
+FILES = [image_pb2.DESCRIPTOR] + [
+    module.DESCRIPTOR for module in (images_pb2, store_pb2, transfer_pb2, types_pb2)
+]
+
+# ------------------------------------------------------------------ shape
+
+
+def test_the_three_calls_have_exactly_the_names_and_numbers_of_2016():
+    messages = {
+        name: {field.name: (field.number, field.type, field.is_repeated) for field in message.fields}
+        for name, message in image_pb2.DESCRIPTOR.message_types_by_name.items()
+    }
+    text, sub = FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE
+    assert image_pb2.DESCRIPTOR.package == "docker.containerkit.types"
+    assert messages == {
+        "Mount": {
+            "type": (1, text, False),
+            "source": (2, text, False),
+            "target": (3, text, False),
+            "options": (4, text, True),
+        },
+        "PrepareRequest": {"path": (3, text, False), "name": (2, text, False)},
+        "PrepareResponse": {"layers": (1, sub, True)},
+        "CleanupRequest": {"path": (1, text, False)},
+        "CleanupResponse": {},
+        "CommitRequest": {"path": (1, text, False)},
+        "CommitResponse": {"name": (1, text, False)},
+    }
+    service = image_pb2.DESCRIPTOR.services_by_name["Images"]
+    assert [(m.name, m.input_type.name, m.output_type.name) for m in service.methods] == [
+        ("Prepare", "PrepareRequest", "PrepareResponse"),
+        ("Cleanup", "CleanupRequest", "CleanupResponse"),
+        ("Commit", "CommitRequest", "CommitResponse"),
+    ]
+
+
+def test_the_stubs_are_those_of_the_sources():
+    sources = Path(__file__).parents[2] / "proto"
+    lines = [
+        f"{hashlib.sha256((sources / path).read_bytes()).hexdigest()}  {path}\n"
+        for path in sorted(p.relative_to(sources).as_posix() for p in sources.rglob("*.proto"))
+    ]
+    stamp = hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert stamp == orlop.proto.SOURCES, "run `make proto`"
+
+
+def test_the_stubs_ask_for_no_newer_protobuf_than_the_project_does():
+    for path in Path(orlop.proto.__file__).parent.rglob("*_pb2.py"):
+        assert "# Protobuf Python Version: 5.29.0\n" in path.read_text(), path
+
+
+def test_generated_modules_import_each_other_within_the_package():
+    loose = re.compile(r"^\s*(?:from|import) (?!orlop\.proto)(?:orlop|docker)\b", re.MULTILINE)
+    for path in Path(orlop.proto.__file__).parent.rglob("*.py*"):
+        if path.suffix in (".py", ".pyi"):
+            assert not loose.search(path.read_text()), path
+
+
+def test_each_call_has_messages_of_its_own():
+    used = []
+    for file in FILES:
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                assert method.input_type.name == f"{method.name}Request"
+                assert method.output_type.name == f"{method.name}Response"
+                used += [method.input_type.full_name, method.output_type.full_name]
+    assert len(used) == len(set(used))
+
+
+def test_an_enums_zero_is_unspecified():
+    enums = [enum for file in FILES for enum in file.enum_types_by_name.values()]
+    assert len(enums) == 2
+    for enum in enums:
+        assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
+
+
+def test_every_method_is_given_a_pool():
+    methods = {
+        f"/{service.full_name}/{method.name}"
+        for file in FILES
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+    chosen = pools_by_method(Pools(DEFAULT_LIMITS))
+    assert methods == {method for method in chosen if "Reflection" not in method}
+
+
+def test_streams_are_what_may_report_progress_and_run_in_no_quick_thread():
+    pools = Pools(DEFAULT_LIMITS)
+    chosen = pools_by_method(pools)
+    for file in FILES:
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                watched = {"progress", "warning"} <= set(method.output_type.fields_by_name)
+                assert watched == method.server_streaming, method.full_name
+                if method.server_streaming:
+                    assert chosen[f"/{service.full_name}/{method.name}"] is not pools.quick
+
+
+def test_threads_and_queues_leave_room_for_quick_calls():
+    limits = DEFAULT_LIMITS
+    others = limits.roots + limits.transfers + limits.idle + 3 * limits.waiting
+    assert limits.calls - others >= limits.quick + limits.reserve
+
+
+def test_the_library_and_its_verbs_need_no_grpc():
+    code = (
+        "import sys, orlop, orlop.facade, orlop.images.api, orlop.testing.fake; print('grpc' in sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(orlop.proto.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    assert done.stdout == "False\n"
+
+
+# ------------------------------------------------------------------ values
+
+TEXT = st.text(max_size=20)
+SIZE = st.integers(0, 2**63 - 1)
+LABELS = st.dictionaries(TEXT, TEXT, max_size=3)
+MOUNTS = st.builds(
+    api.Mount, type=TEXT, source=TEXT, target=TEXT, options=st.lists(TEXT, max_size=3).map(tuple)
+)
+IMAGES = st.builds(
+    api.ImageInfo,
+    name=TEXT,
+    id=TEXT,
+    digest=st.none() | TEXT,
+    platform=TEXT,
+    created=TEXT,
+    size=SIZE,
+    layers=st.integers(0, 2**31 - 1),
+)
+BLOBS = st.builds(
+    api.Blob,
+    diff_id=TEXT,
+    size=SIZE,
+    entries=SIZE,
+    blob=st.none() | TEXT,
+    blob_size=SIZE,
+    media_type=TEXT,
+    blob_present=st.booleans(),
+)
+ROOTS = st.builds(
+    api.PreparedInfo,
+    path=TEXT,
+    image=TEXT,
+    image_id=TEXT,
+    kind=st.sampled_from(["active", "view"]),
+    driver=TEXT,
+    mounted=st.booleans(),
+    created=TEXT,
+    mounts=st.lists(MOUNTS, max_size=3).map(tuple),
+    labels=LABELS,
+)
+VALUES = [
+    (MOUNTS, wire.mount_to, wire.mount_from),
+    (IMAGES, wire.image_to, wire.image_from),
+    (ROOTS, wire.root_to, wire.root_from),
+    (
+        st.builds(
+            api.ImageDetails,
+            info=IMAGES,
+            names=st.lists(TEXT, max_size=3).map(tuple),
+            config=st.binary(max_size=20),
+            manifest=st.none() | st.binary(max_size=20),
+            layers=st.lists(BLOBS, max_size=3).map(tuple),
+        ),
+        wire.details_to,
+        wire.details_from,
+    ),
+    (
+        st.builds(
+            api.PrepareOptions,
+            view=st.booleans(),
+            mount=st.booleans(),
+            self_contained=st.booleans(),
+            pull=st.sampled_from([None, "missing", "never", "always"]),
+            platform=st.none() | TEXT,
+            labels=LABELS,
+        ),
+        wire.prepare_options_to,
+        lambda message: wire.prepare_options_from(message, "prepare"),
+    ),
+    (
+        st.builds(
+            api.CommitOptions, author=TEXT, message=TEXT, changes=st.lists(TEXT, max_size=3).map(tuple)
+        ),
+        wire.commit_options_to,
+        wire.commit_options_from,
+    ),
+    (
+        st.builds(
+            Progress, item=TEXT, phase=TEXT, done=SIZE, total=SIZE, rate=st.floats(0, allow_infinity=False)
+        ),
+        wire.progress_to,
+        wire.progress_from,
+    ),
+    (st.builds(api.PushResult, name=TEXT, digest=TEXT, size=SIZE), wire.pushed_to, wire.pushed_from),
+    (
+        st.builds(api.Removed, names=st.lists(TEXT, max_size=3).map(tuple), freed=SIZE),
+        wire.removed_to,
+        wire.removed_from,
+    ),
+    (
+        st.builds(api.Collected, items=st.lists(st.tuples(TEXT, SIZE), max_size=3).map(tuple)),
+        wire.collected_to,
+        wire.collected_from,
+    ),
+    (
+        st.builds(
+            api.StoreInfo,
+            version=TEXT,
+            root=TEXT,
+            run=TEXT,
+            driver=TEXT,
+            format=st.integers(0, 2**31 - 1),
+            images=SIZE,
+            prepared=SIZE,
+        ),
+        wire.info_to,
+        wire.info_from,
+    ),
+]
+NAMES = [to.__name__.removesuffix("_to") for _, to, _ in VALUES]
+
+
+@pytest.mark.parametrize(("values", "to", "back"), VALUES, ids=NAMES)
+def test_a_value_comes_back_whole(values, to, back):
+    @given(values)
+    def check(value):
+        message = to(value)
+        assert back(type(message).FromString(message.SerializeToString())) == value
+
+    check()
+
+
+def test_every_value_of_the_verbs_is_tried():
+    tried = {"Mount", "ImageInfo", "PreparedInfo", "ImageDetails", "Blob", "PrepareOptions", "CommitOptions"}
+    tried |= {"PushResult", "Removed", "Collected", "StoreInfo"}
+    assert {name for name, kind in vars(api).items() if dataclasses.is_dataclass(kind)} - {"Call"} == tried
+
+
+def test_names_that_are_not_unicode_are_shown_escaped():
+    root = api.PreparedInfo(
+        path="/srv/\udcff", image="a", image_id="b", kind="view", driver="d", mounted=False, created=""
+    )
+    assert wire.root_to(root).path == "/srv/\\udcff"
+
+
+def test_an_unknown_pull_policy_is_refused():
+    with pytest.raises(errors.InvalidArgument, match="not a pull policy: 9"):
+        wire.prepare_options_from(images_pb2.PrepareOptions(pull=9), "prepare /a")
+
+
+# ------------------------------------------------------------------ errors
+
+CLASSES = [errors.Error, *errors.Error.__subclasses__()]
+
+
+class Failed(Exception):
+    """What gRPC raises, as far as `error_of` looks."""
+
+    def __init__(self, code, message, trailers):
+        super().__init__(message)
+        self.outcome = code, message, trailers
+
+    def code(self):
+        return self.outcome[0]
+
+    def details(self):
+        return self.outcome[1]
+
+    def trailing_metadata(self):
+        return self.outcome[2]
+
+
+def fields(error):
+    return type(error), str(error), error.attempted, error.reason, error.hint, error.details
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_error_comes_back_as_itself(cls):
+    error = cls("prepare /srv/ä", "not so: 漢字\nand more", hint="try this", details={"a": "b", "c": ""})
+    assert fields(error_of(Failed(*status_of(error)), "x", HERE)) == fields(error)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_error_without_details_keeps_its_class(cls):
+    code, message, _ = status_of(cls("try", "no"))
+    assert type(error_of(Failed(code, message, ()), "x", HERE)) is cls
+
+
+@pytest.mark.parametrize("char", ["x", "漢", "\udcff", "\x01"])
+def test_an_errors_trailers_stay_below_8_kib(char):
+    long = char * 20_000
+    details = {f"{char}{number}": char * 100 for number in range(1_000)}
+    code, message, trailers = status_of(errors.NotFound(long, long, hint=long, details=details))
+    on_the_wire = sum(1 if 32 <= byte < 127 else 3 for byte in message.encode())
+    [(key, value)] = trailers
+    assert on_the_wire + len(key) + len(value) * 4 / 3 + 200 < 8192
+    back = error_of(Failed(code, message, trailers), "x", HERE)
+    assert type(back) is errors.NotFound
+    assert back.reason.endswith("…")
+
+
+def test_details_that_are_not_ours_leave_the_status():
+    failed = Failed(status_of(errors.NotFound("a", "b"))[0], "gone", ((DETAIL_KEY, b"\xff\xff"),))
+    assert str(error_of(failed, "find it", HERE)) == "find it: gone"
+
+
+# ------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("unix:///run/a.sock", "/run/a.sock"),
+        ("unix:/run/a.sock", "/run/a.sock"),
+        ("unix:////run//a.sock", "/run/a.sock"),
+        ("unix:a.sock", f"{os.getcwd()}/a.sock"),
+        ("unix:///run/a%20b", "/run/a%20b"),
+        ("unix:///" + "x" * (SUN_PATH_MAX - 1), "/" + "x" * (SUN_PATH_MAX - 1)),
+    ],
+)
+def test_an_address_is_a_path(text, path):
+    assert Address.parse(text, "connect").path == path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "/run/a",
+        "unix:",
+        "unix://",
+        "unix://run/a",
+        "unix:///",
+        "unix:///a/",
+        "unix-abstract:a",
+        "tcp://a:1",
+        "localhost:80",
+        "unix:///a\0b",
+        "unix:///" + "x" * SUN_PATH_MAX,
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(errors.InvalidArgument, match=r"^connect: "):
+        Address.parse(text, "connect")
+
+
+def test_a_path_too_long_for_a_socket_says_how_long_it_may_be():
+    with pytest.raises(errors.InvalidArgument, match="has 120 bytes, and a unix socket's at most 107"):
+        Address.parse("unix:///" + "ä" * 59 + "x", "listen")
