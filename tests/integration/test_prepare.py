@@ -248,9 +248,7 @@ def test_live_overlays_survive_the_unmount_of_their_activation(
     assert (target / "etc/motd").read_bytes() == b"hello\n"
 
 
-def test_prepared_roots_survive_their_process(
-    store: orlop.Store, image: str, store_dirs: StoreDirs
-) -> None:
+def test_prepared_roots_survive_their_process(store: orlop.Store, image: str, store_dirs: StoreDirs) -> None:
     target = store_dirs.work / "a"
     script = (
         "import orlop, os, signal, sys\n"
@@ -417,7 +415,10 @@ def test_commits_on_commits_stack_to_eight_images_and_no_higher(
 
 
 def test_the_command_line_says_what_to_mount(
-    store: orlop.Store, image: str, store_dirs: StoreDirs, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+    store: orlop.Store,
+    image: str,
+    store_dirs: StoreDirs,
+    run_cli: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     import json
 

@@ -135,6 +135,16 @@ def test_wrong_bytes_for_a_digest_are_data_loss(server, client):
         client.blob(ref(server), Descriptor(digest=Digest.of(DATA), size=len(DATA)), call=CALL)
 
 
+def test_another_document_under_a_digest_is_data_loss(server, client):
+    # The registry is at one with itself; it is the question that it did not answer.
+    digest = Digest.of(b"asked for")
+    server.manifests["a/b", digest] = (OCI_MANIFEST, MANIFEST)
+    with pytest.raises(DataLoss, match="sent a document with digest"):
+        client.resolve(ref(server, f"a/b:1@{digest}"), call=CALL)
+    with pytest.raises(DataLoss):
+        client.manifest(ref(server), Descriptor(digest=digest, size=len(MANIFEST)), call=CALL)
+
+
 @pytest.mark.parametrize("said", ["sha256:" + "0" * 64, "sha256:../../x", "md5:0", "nothing"])
 def test_a_registry_that_contradicts_itself_is_data_loss(server, client, said):
     server.misbehave(Fault(path="/manifests/1", headers={"Docker-Content-Digest": said}))
@@ -246,6 +256,28 @@ def test_a_stalled_download_ends_after_the_timeout(server):
     client.close()
 
 
+def test_a_trickle_does_not_count_as_life(server):
+    server.misbehave(Fault(path="/blobs/|/manifests/", trickle=0.02))
+    client = connect(timeout=0.2, retries=0)
+    with pytest.raises(Unavailable, match="trickles"):
+        read(client.open_blob(ref(server), Digest.of(DATA), call=CALL))
+    with pytest.raises(Unavailable, match="trickles"):
+        client.resolve(ref(server), call=CALL)
+    client.close()
+
+
+def test_cancelling_ends_a_running_download(server, client):
+    cancel = CancelToken()
+    got = bytearray()
+    with client.open_blob(ref(server), Digest.of(DATA), call=Call(cancel=cancel)) as stream:
+        chunks = iter(stream)
+        got += next(chunks)
+        cancel.cancel()
+        with pytest.raises(Cancelled):
+            got += b"".join(chunks)
+    assert DATA.startswith(got)
+
+
 def cancel_soon(fault, server, part):
     """A cancel token that is set once the server has seen a request for ``part``."""
     cancel = CancelToken()
@@ -345,6 +377,7 @@ def test_connections_are_used_again(server, client):
         client.resolve(ref(server), call=CALL)
         read(client.open_blob(ref(server), Digest.of(DATA), call=CALL))
     assert server.connections <= 2
+    assert len([seen for seen in server.requests if seen.path == "/v2/"]) == 1
 
 
 # Authentication
@@ -487,7 +520,7 @@ def test_a_challenge_from_where_a_redirect_led_is_not_answered(tmp_path):
         client = connect(sources=auth_file(tmp_path, {server.host: "me:pw", thief.host: "me:pw"}))
         with pytest.raises(Unauthenticated):
             client.open_blob(ref(server), digest, call=CALL)
-        assert all("authorization" not in seen.headers for seen in thief.requests)
+        assert all("authorization" not in seen.headers for seen in thief.requests + server.requests)
         client.close()
 
 
@@ -642,6 +675,13 @@ def test_a_cut_upload_is_unavailable_and_cancelled(server, client, method):
         upload(client, server, DATA, known=method == "PUT", sized=True)
     assert server.seen("DELETE", "/blobs/uploads/")
     assert not server.uploads
+
+
+def test_a_stream_that_has_left_is_not_sent_again(server, client):
+    server.misbehave(Fault(method="PATCH", status=503, times=1))
+    with pytest.raises(Unavailable, match="503"):
+        upload(client, server, DATA, known=False, sized=False)
+    assert len(server.seen("PATCH")) == 1
 
 
 def test_an_upload_of_other_bytes_is_refused_by_the_registry(server, client):

@@ -44,7 +44,11 @@ def skopeo(*args: str) -> str:
 @pytest.mark.parametrize("docker", [False, True], ids=["oci", "docker"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 def test_every_kind_of_layer_is_pulled(
-    store: orlop.Store, registry: Registry, store_dirs: StoreDirs, compression: images.Compression, docker: bool
+    store: orlop.Store,
+    registry: Registry,
+    store_dirs: StoreDirs,
+    compression: images.Compression,
+    docker: bool,
 ) -> None:
     image = images.make_image([one(), one("top\n")], compression=compression, docker=docker)
     repository = f"kinds-{compression}-{docker}".lower()
@@ -274,7 +278,9 @@ def changed(store: orlop.Store, registry: Registry, store_dirs: StoreDirs) -> It
         .folder("sys")
         .folder("etc")
     )
-    images.push(registry, "base", "v1", images.make_image([base.tar()], config={"config": {"Cmd": ["/bin/sh"]}}))
+    images.push(
+        registry, "base", "v1", images.make_image([base.tar()], config={"config": {"Cmd": ["/bin/sh"]}})
+    )
     target = store_dirs.work / "root"
     with store.prepare(f"{registry.host}/base:v1", target, mount=True) as root:
         (target / "tmp/kept").write_text("two")
@@ -301,7 +307,15 @@ def test_a_pushed_commit_is_mounted_by_podman_as_it_was_here(
     store: orlop.Store, changed: str, registry: Registry, workdir: Path
 ) -> None:
     store.push(changed)
-    podman = ["podman", "--root", f"{workdir}/pod", "--runroot", f"{workdir}/pod-run", "--storage-driver", "overlay"]
+    podman = [
+        "podman",
+        "--root",
+        f"{workdir}/pod",
+        "--runroot",
+        f"{workdir}/pod-run",
+        "--storage-driver",
+        "overlay",
+    ]
     subprocess.run([*podman, "pull", "-q", "--tls-verify=false", changed], check=True, capture_output=True)
     mount = subprocess.run([*podman, "image", "mount", changed], check=True, capture_output=True, text=True)
     tree = Path(mount.stdout.strip())
@@ -321,7 +335,9 @@ def test_a_pushed_commit_runs_in_runc(
     store.push(changed)
     skopeo("copy", "-q", "--src-tls-verify=false", f"docker://{changed}", f"oci:{workdir}/oci:v1")
     subprocess.run(
-        ["umoci", "unpack", "--image", f"{workdir}/oci:v1", workdir / "bundle"], check=True, capture_output=True
+        ["umoci", "unpack", "--image", f"{workdir}/oci:v1", workdir / "bundle"],
+        check=True,
+        capture_output=True,
     )
     rootfs = workdir / "bundle/rootfs"
     config = parse_config(store.inspect(changed).config, "test")

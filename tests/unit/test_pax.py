@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from fractions import Fraction
 from math import floor
 
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.config import DEFAULT_LIMITS
-from orlop.errors import Error, InvalidArgument, ResourceExhausted
+from orlop.errors import InvalidArgument, ResourceExhausted
 from orlop.layers import pax
 
-KEYS = st.binary(min_size=1, max_size=40).filter(lambda key: b"=" not in key)
+KEYS = st.binary(min_size=1, max_size=40).filter(
+    lambda key: b"=" not in key and key not in {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}
+)
 SECOND = 1_000_000_000
 
 
@@ -79,10 +82,8 @@ def test_what_is_no_record_is_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_records_or_refused(data: bytes) -> None:
-    try:
+    with contextlib.suppress(InvalidArgument):
         parse(data)
-    except Error as exc:
-        assert isinstance(exc, InvalidArgument)
 
 
 def test_the_number_of_records_is_limited() -> None:

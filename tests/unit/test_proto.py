@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf import descriptor_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,11 +34,16 @@ FILES = [image_pb2.DESCRIPTOR] + [
 
 
 def test_the_three_calls_have_exactly_the_names_and_numbers_of_2016():
+    file = descriptor_pb2.FileDescriptorProto()
+    image_pb2.DESCRIPTOR.CopyToProto(file)
     messages = {
-        name: {field.name: (field.number, field.type, field.is_repeated) for field in message.fields}
-        for name, message in image_pb2.DESCRIPTOR.message_types_by_name.items()
+        message.name: {f.name: (f.number, f.type, f.label == f.LABEL_REPEATED) for f in message.field}
+        for message in file.message_type
     }
-    text, sub = FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE
+    text, sub = (
+        descriptor_pb2.FieldDescriptorProto.TYPE_STRING,
+        descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE,
+    )
     assert image_pb2.DESCRIPTOR.package == "docker.containerkit.types"
     assert messages == {
         "Mount": {
@@ -364,6 +369,7 @@ def test_an_address_is_a_path(text, path):
         "unix://run/a",
         "unix:///",
         "unix:///a/",
+        "unix:///a,b",
         "unix-abstract:a",
         "tcp://a:1",
         "localhost:80",

@@ -37,6 +37,8 @@ class Address:
             raise InvalidArgument(attempted, f"not a unix socket: {text!r}", hint="write unix:///PATH")
         if not path or path.endswith("/") or "\0" in path:
             raise InvalidArgument(attempted, f"not the path of a socket: {text!r}", hint="write unix:///PATH")
+        if "," in path:  # gRPC's resolver takes what follows for another address, encoded or not
+            raise InvalidArgument(attempted, f"a socket's path may not have a comma: {path}")
         path = "/" + os.path.abspath(path).lstrip("/")  # POSIX lets two leading slashes stand
         size = len(os.fsencode(path))
         if size > SUN_PATH_MAX:

@@ -28,7 +28,6 @@ from orlop.errors import (
     FailedPrecondition,
     InvalidArgument,
     PermissionDenied,
-    Unavailable,
     from_oserror,
 )
 from orlop.observe import Call, CancelToken
@@ -41,11 +40,12 @@ _A = TypeVar("_A")
 
 _LOOK = 0.05  # seconds between looks at the cancel token while a single answer is awaited
 _LINGER = 0.25  # seconds that a stream's watcher may outlive it
-_PROBE = 5.0  # seconds for connect(2): a socket's backlog may be full
 _MAX_ANSWER = 64 << 20  # bytes: a list of 100,000 prepared roots has about 30 MB
 _OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_ANSWER),
     ("grpc.enable_http_proxy", 0),
+    # Channels to one address share a connection otherwise: a forked child would get its parent's.
+    ("grpc.use_local_subchannel_pool", 1),
     # A restarted daemon is met again soon: gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -77,7 +77,7 @@ class Link:
     def probe(self, attempted: str) -> None:
         """Raise `Unavailable` if nothing listens, `PermissionDenied` if the caller may not connect."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(_PROBE)
+            probe.setblocking(False)
             try:
                 probe.connect(self.address.path)
             except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
@@ -85,8 +85,8 @@ class Link:
             except PermissionError as exc:
                 hint = "join the group of the socket, or become root"
                 raise PermissionDenied(attempted, f"no right to use {self.address}", hint=hint) from exc
-            except TimeoutError as exc:
-                raise Unavailable(attempted, f"the daemon at {self.address} accepts no call") from exc
+            except BlockingIOError:
+                return  # its backlog is full: it is there, and busy (unix(7), EAGAIN)
             except OSError as exc:
                 raise from_oserror(f"{attempted} at {self.address}", exc) from exc
 

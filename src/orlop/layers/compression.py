@@ -18,6 +18,7 @@ __all__ = ["CHUNK", "RECIPES", "Form", "compress", "decompress", "detect", "prel
 Form = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
 
 CHUNK = 1 << 20
+MAX_GZIP_HEADER = 256 << 10  # a file name and a comment may be of any length
 ZSTD_WINDOW_LOG = 27  # 128 MiB: what the zstd format asks every decoder to support, and more
 _MAGIC: tuple[tuple[bytes, Form], ...] = (
     (b"\x1f\x8b", "gzip"),
@@ -80,6 +81,8 @@ def _members(
     decoder = make()
     fresh = True  # nothing of this member was read yet
     while True:
+        if fresh and form == "gzip":
+            data = _with_gzip_header(data, stream)
         if data or not fresh:
             while True:
                 plain = decoder.decompress(data, CHUNK)
@@ -104,6 +107,32 @@ def _members(
         data = next(stream, b"")
         if not data:
             raise InvalidArgument(_WHAT, f"the {form} data are cut off")
+
+
+def _with_gzip_header(data: bytes, stream: Iterator[bytes]) -> bytes:
+    """Read on until a member's header is whole: igzip 2.32 loses its place in one cut in two.
+
+    Source: RFC 1952, 2.3 (FHCRC 2, FEXTRA 4, FNAME 8, FCOMMENT 16).
+    """
+    while not _gzip_header_ends(data):
+        more = next(stream, b"")
+        if not more:
+            break  # the decoder will miss the rest
+        data += more
+        if len(data) > MAX_GZIP_HEADER and not _gzip_header_ends(data):
+            raise InvalidArgument(_WHAT, "a gzip header without an end")
+    return data
+
+
+def _gzip_header_ends(data: bytes) -> bool:
+    flags, at = (data[3], 10) if len(data) >= 10 else (0, 10)
+    if flags & 4:
+        at += 2 + int.from_bytes(data[10:12], "little")
+    for text in (8, 16):
+        if flags & text and at <= len(data):
+            end = data.find(b"\0", at)
+            at = end + 1 if end >= 0 else len(data) + 1
+    return len(data) >= at + (flags & 2)
 
 
 def _decoder(form: Form) -> Callable[[], Any]:

@@ -27,7 +27,6 @@ __all__ = ["DEFAULT_GROUP", "Owner", "claim_root", "claim_socket"]
 
 DEFAULT_GROUP = "orlop"
 _FOLDER_MODE = 0o750
-_PROBE = 5.0  # seconds for connect(2): a socket's backlog may be full
 
 
 class Owner:
@@ -148,14 +147,14 @@ def _remove_stale(address: Address, attempted: str) -> None:
             attempted, "something that is not a socket is there", hint="move it away, or listen elsewhere"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE)
+        probe.setblocking(False)
         try:
             probe.connect(address.path)
         except ConnectionRefusedError:
             os.unlink(address.path)
             return
-        except TimeoutError:
-            pass  # its backlog is full: somebody has it
+        except BlockingIOError:
+            pass  # its backlog is full: somebody has it (unix(7), EAGAIN)
     raise _taken(address, attempted)
 
 

@@ -61,6 +61,7 @@ class Fault:
     cut_after: int | None = None  # bytes of the body, after which the connection is cut
     hold_after: int | None = None  # bytes of the body, after which it waits for ``release`` or the end
     release: threading.Event = field(default_factory=threading.Event)
+    trickle: float | None = None  # seconds between one byte of the body and the next
     ignore_range: bool = False  # 200 and everything, whatever range was asked for
     content_range: str | None = None  # the lie to tell in a 206
     corrupt: bool = False  # the body's first byte is wrong
@@ -356,6 +357,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: fault.hold_after])
             fault.release.wait()
             body = body[fault.hold_after :]
+        if fault.trickle is not None:
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                if fault.release.wait(fault.trickle):
+                    break
+            return
         for at in range(0, len(body), _PIECE):
             self.wfile.write(memoryview(body)[at : at + _PIECE])
 
