@@ -429,7 +429,8 @@ def test_insisting_ends_a_runtime_that_hangs(box: Box, workdir: Path) -> None:
         with suppress(subprocess.TimeoutExpired):
             running.wait(0.05)
     running.communicate(timeout=30)
-    assert running.returncode == 128 + signal.SIGTERM
+    # The last one may have come when all was over and the handlers gone.
+    assert running.returncode in {128 + signal.SIGTERM, -signal.SIGTERM}
 
 
 def test_signals_that_were_ignored_stay_ignored(box: Box) -> None:
@@ -497,14 +498,15 @@ def test_a_terminal_in_the_container_behaves_as_one(box: Box) -> None:
     user = User(box, "sh", "-c", "stty size; echo $TERM; exec sh -i")
     user.see("33 99\r\n")
     user.see("xterm\r\n")
-    user.type("echo one$((1+1))\r")
-    user.see("one2\r\n")
+    user.see("# ")
     user.type("echo $((40+2)); cat\r")
     user.see("42\r\n")
     user.type("\x03")  # Ctrl-C is a byte on the way and a signal only inside
     user.see("^C")
+    user.see("# ")
     user.type("echo $?\r")
     user.see("130\r\n")
+    user.see("# ")
     user.type("exit 9\r")
     assert user.end() == 9
     box.check_clean()

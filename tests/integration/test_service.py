@@ -784,6 +784,14 @@ def test_a_signal_ends_the_daemon_cleanly(signum, place):
         remote.close()
 
 
+def test_no_signal_is_lost_while_the_daemon_starts_to_wait(place):
+    for _ in range(10):
+        with served(place, grace=60.0) as process:
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=SOON)
+            assert (process.returncode, out) == (0, "served\n"), err
+
+
 def test_a_second_signal_cuts_the_grace_short(place):
     with served(place, grace=600.0) as process:
         remote = RemoteStore.connect(f"unix://{place}/s")

@@ -47,6 +47,7 @@ GRACE = 10.0  # seconds that running calls have to finish once the daemon is to 
 _AFTER_CANCEL = 10.0  # seconds for cancelled work to end
 _FLUSH = 0.5  # seconds for the last answers to leave
 _LOOK = 0.05
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -178,7 +179,8 @@ def serve(
 def _signals(on_second: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """While the block runs the first signal ends the wait, the next call ``on_second``.
 
-    By a pipe: a handler may run while the main thread holds an Event's own lock.
+    The C handler itself writes to the pipe (``set_wakeup_fd``): a Python handler would not run if the
+    signal came just before the main thread blocked, nor may it set an Event whose lock that thread holds.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -187,23 +189,25 @@ def _signals(on_second: Callable[[], None]) -> Iterator[Callable[[], None]]:
     def handle(signum: int, frame: FrameType | None) -> None:
         nonlocal seen
         seen += 1
-        if seen == 1:
-            os.write(writer, b"!")
-        else:
+        if seen > 1:
             on_second()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield partial(_read_one, reader)
+        yield partial(_wait, reader)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(woken)
         os.close(reader)
         os.close(writer)
 
 
-def _read_one(reader: int) -> None:
-    os.read(reader, 1)
+def _wait(reader: int) -> None:
+    """Until one of our signals has come; each signal with a Python handler is a byte, its number."""
+    while not set(os.read(reader, 64)) & set(_SIGNALS):
+        continue
 
 
 def _end_work(pools: Pools) -> None:
