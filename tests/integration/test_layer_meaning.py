@@ -103,21 +103,32 @@ def shower(store: orlop.Store, store_dirs: StoreDirs, workdir: Path) -> Iterator
 
 @pytest.fixture
 def judged(shower: Shower, oracle_dir: Path) -> Callable[..., None]:
-    """Compare every form of a stack with the oracle."""
+    """Compare every form of a stack with the oracle.  Raises `NotJudged`."""
 
     def judge(layers: Sequence[Layer], where: str = "0") -> None:
-        folder = oracle_dir / where
-        folder.mkdir()
-        tars = [folder / f"{number}.tar" for number in range(len(layers))]
-        for tar, layer in zip(tars, layers, strict=True):
-            tar.write_bytes(layer.tar())
-        open_times = apply_layers(tars, folder / "tree")
-        expected = snapshot(folder / "tree")
+        expected, open_times = by_oracle(layers, oracle_dir / where)
         for form, tree in shower.forms(layers):
             assert differences(expected, tree, ignore_mtime_of=open_times) == [], f"{where}: {form}"
-        subprocess.run(["rm", "-rf", folder], check=True)
 
     return judge
+
+
+def by_oracle(layers: Sequence[Layer], folder: Path) -> tuple[Tree, set[bytes]]:
+    folder.mkdir()
+    tars = [folder / f"{number}.tar" for number in range(len(layers))]
+    for tar, layer in zip(tars, layers, strict=True):
+        tar.write_bytes(layer.tar())
+    try:
+        open_times = apply_layers(tars, folder / "tree")
+        return snapshot(folder / "tree"), open_times
+    except OSError as exc:
+        raise NotJudged(f"the oracle goes round in symlinks: {exc}") from exc
+    except RuntimeError as exc:
+        if "annot hard link" not in str(exc):
+            raise
+        raise NotJudged(f"a hard link to what GNU tar does not find: {exc}") from exc
+    finally:
+        subprocess.run(["rm", "-rf", folder], check=True)
 
 
 # ------------------------------------------------------------------ beside the oracle
@@ -218,7 +229,7 @@ CASES: dict[str, list[Layer]] = {
     ],
     "large xattrs": [
         Layer().file("x16", xattrs={"user.v": b"v" * 16_384}).file("x64", xattrs={"user.v": b"w" * 65_535})
-        .folder("many", xattrs={f"user.{number}": b"%d" % number for number in range(300)})
+        .folder("many", xattrs={f"user.{number}": b"%d" % number for number in range(60)})
         .symlink("link", "x", xattrs={"trusted.on_link": b"1"}),
         Layer().file("many/n"),
     ],
@@ -250,10 +261,6 @@ def test_random_stacks_show_the_oracles_tree(judged: Callable[..., None], share:
         try:
             judged(random_stack(random.Random(seed)), str(seed))
         except NotJudged:
-            continue
-        except RuntimeError as exc:
-            if "annot hard link" not in str(exc) and "ot a directory" not in str(exc):
-                raise
             continue
         done += 1
         if done == 6:

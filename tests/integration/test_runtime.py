@@ -501,6 +501,8 @@ def test_a_terminal_in_the_container_behaves_as_one(box: Box) -> None:
     user.see("# ")
     user.type("echo $((40+2)); cat\r")
     user.see("42\r\n")
+    user.type("hi\r")
+    user.see("hi\r\nhi\r\n")  # the terminal's echo, and cat's, which therefore runs
     user.type("\x03")  # Ctrl-C is a byte on the way and a signal only inside
     user.see("^C")
     user.see("# ")

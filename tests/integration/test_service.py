@@ -27,11 +27,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import orlop
 from orlop import errors
 from orlop.client import RemoteStore
+from orlop.client.address import Address
 from orlop.images import api
 from orlop.images.api import CommitOptions, PrepareOptions
 from orlop.observe import Call, CancelToken
 from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from orlop.service import Daemon, ServiceLimits
+from orlop.service.listener import Owner, claim_socket
 from orlop.testing.fake import FakeStore
 
 SOON = 10.0  # seconds: what should take milliseconds, on a busy machine
@@ -126,6 +128,7 @@ STEPS = [
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "srv/../b", call=c)),
     ("prepare_root", lambda s, c: s.prepare_root("absent", "/srv/b", options=MOUNTED, call=c)),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/unwatched")),
+    ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/unwatched-view", options=VIEW)),
     ("prepared", lambda s, c: s.prepared()),
     ("mounts", lambda s, c: s.mounts("/srv/v")),
     ("mounts", lambda s, c: s.mounts("/srv/none")),
@@ -514,6 +517,24 @@ def test_the_socket_is_roots_and_its_groups_alone(umask, fake, place):
             assert (path.stat().st_uid, path.group()) == (0, "daemon")
             assert path.parent.group() == "daemon"
         assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+
+def test_the_socket_is_nobody_elses_from_its_first_moment(place):
+    address = Address.parse(f"unix://{place}/s", "listen")
+    modes = []
+
+    def bind():
+        sock.bind(address.path)
+        modes.append(mode_of(address.path))
+
+    before = os.umask(0)
+    try:
+        owner = Owner(None, "listen")
+        with socket.socket(socket.AF_UNIX) as sock, claim_socket(address, owner, bind, "listen"):
+            assert modes == [0o700]
+            assert mode_of(address.path) == owner.mode
     finally:
         os.umask(before)
 

@@ -33,6 +33,7 @@ class _Stack:
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
         self._files: set[bytes] = set()  # of lower layers
+        self._hit: set[bytes] = set()  # what this layer is about
         self._names = [b"a", b"b", b"c", dice.choice(_ODD)]
 
     def layer(self, *, base: bool) -> Layer:
@@ -41,16 +42,26 @@ class _Stack:
         if dice.random() < 0.5:
             layer.folder("./", **self._metadata(layer))
         given: dict[bytes, str] = {}
+        self._hit = set[bytes]()
         for _ in range(dice.randint(15, 40) if base else dice.randint(0, 14)):
             path = self._path(given)
+            if any(given.get(above, "folder") not in {"folder", "symlink"} for above in _above(path)):
+                continue  # below what is no folder: not for GNU tar to judge
+            if given.get(path) == "symlink":
+                continue  # GNU tar makes some symlinks last, whatever came after them
             kind = self._entry(layer, path, given)
             if kind:
                 given[path] = kind
         if base:
             for number in range(FILLER):
                 layer.file(f"filler/{number % 7}/{number}", b"%d" % number)
+        self._files = {path for path in self._files if not self._is_hit(path)}
         self._files |= {path for path, kind in given.items() if kind == "file"}
         return layer
+
+    def _is_hit(self, path: bytes) -> bool:
+        """Whether this layer says something of a path or of what lies above it."""
+        return path in self._hit or any(above in self._hit for above in _above(path))
 
     def _path(self, given: dict[bytes, str]) -> bytes:
         """Mostly in a folder of this layer, sometimes in one that it only implies, or in a symlink."""
@@ -70,6 +81,10 @@ class _Stack:
             ["file", "folder", "symlink", "hardlink", "special", "sparse", "whiteout", "opaque", "touch"],
             [30, 30, 8, 14, 5, 4, 14, 5, 6],
         )[0]
+        below = any(other.startswith(path + b"/") for other in self._hit)
+        if below and kind not in {"folder", "whiteout", "opaque"}:
+            return ""  # it is a folder already, by being implied
+        self._hit.add(path)
         if kind == "file":
             layer.file(path, dice.randbytes(dice.choice([0, 1, 511, 512, 513, 2000])), **metadata)
         elif kind == "folder":
@@ -88,17 +103,29 @@ class _Stack:
             layer.whiteout(path)
             return ""
         elif kind == "opaque":
-            layer.opaque(dice.choice([path, path, b"", *(p for p, k in given.items() if k == "folder")]))
+            folder = dice.choice([path, path, b"", *(p for p, k in given.items() if k == "folder")])
+            if given.get(folder, "folder") == "folder":
+                self._hit |= {folder, folder + b"/."}
+                layer.opaque(folder)
             return ""
-        elif self._files:  # the same file once more, with other metadata
-            layer.file(dice.choice(sorted(self._files)), b"again", **metadata)
-            return ""
+        else:
+            return self._again(layer, metadata)
         return kind
+
+    def _again(self, layer: Layer, metadata: dict[str, object]) -> str:
+        """A lower layer's file once more, with other metadata."""
+        untouched = sorted(path for path in self._files if not self._is_hit(path))
+        if untouched:
+            path = self._dice.choice(untouched)
+            self._hit.add(path)
+            layer.file(path, b"again", **metadata)
+        return ""
 
     def _hard_link(self, layer: Layer, path: bytes, given: dict[bytes, str]) -> str:
         dice = self._dice
         own = sorted(other for other, kind in given.items() if kind == "file")
-        choices = [files for files in (own, sorted(self._files)) if files]
+        lower = sorted(other for other in self._files if not self._is_hit(other))
+        choices = [files for files in (own, lower) if files]
         if not choices:
             return ""
         target = dice.choice(dice.choice(choices))
@@ -137,10 +164,15 @@ class _Stack:
                 "user.c": bytes(dice.choice([0, 900])),
             }
         found: dict[str, object] = {
-            "mode": dice.choice([0o644, 0o755, 0o600, 0o4755, 0o2775, 0o1777, 0]),
+            "mode": dice.choice([0o644, 0o755, 0o600, 0o4755, 0o1777, 0]),
             "uid": dice.choice([0, 0, 1000, 2**32 - 2]),
             "gid": dice.choice([0, 0, 100, 2**31]),
-            "mtime_ns": dice.choice([0, 1_700_000_000, -1, -(2**31), 2**32 + 5]) * SECOND + nsec,
+            "mtime_ns": dice.choice([0, 1_700_000_000, -1, -(2**31) + 9, 2**32 + 5]) * SECOND + nsec,
             "xattrs": xattrs,
         }
         return found  # type: ignore[return-value]
+
+
+def _above(path: bytes) -> list[bytes]:
+    parts = path.split(b"/")
+    return [b"/".join(parts[:count]) for count in range(1, len(parts))]

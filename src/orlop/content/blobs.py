@@ -32,10 +32,9 @@ class BlobStore:
         self._blobs = folder / "blobs"
         self._ingests = folder / "ingest"
 
-    def create(self) -> None:
-        """Make the folders."""
-        for folder in (self._blobs / "sha256", self._blobs / "sha512", self._ingests):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def folders(self) -> tuple[Path, ...]:
+        """The folders it needs, in the order to make them."""
+        return (self._blobs, self._blobs / "sha256", self._blobs / "sha512", self._ingests)
 
     def path(self, digest: Digest) -> Path:
         """Where a blob is, or would be."""
@@ -54,17 +53,24 @@ class BlobStore:
             data = self.path(digest).read_bytes()
         except FileNotFoundError as exc:
             raise NotFound(f"read blob {digest}", "the store does not have it") from exc
+        except OSError as exc:
+            raise from_oserror(f"read blob {digest}", exc) from exc
         if not digest.verifies(data):
             raise DataLoss(f"read blob {digest}", "the file on disk has another digest")
         return data
 
     def write(self, digest: Digest, data: bytes) -> None:
-        """Add a document; durable on return.  Idempotent.  Raises `DataLoss` for wrong bytes."""
+        """Add a document; durable on return.  Idempotent.  Raises `DataLoss` for wrong bytes.
+
+        A file that is there may be another's who died before it was durable, or may have gone bad.
+        """
         if not digest.verifies(data):
             raise DataLoss(f"write blob {digest}", "the bytes have another digest")
         path = self.path(digest)
         try:
-            if not path.exists():
+            if path.exists() and path.read_bytes() == data:
+                fsync_dir(path.parent)
+            else:
                 write_durably(path, data)
         except OSError as exc:
             raise from_oserror(f"write blob {digest}", exc) from exc
@@ -81,6 +87,13 @@ class BlobStore:
     def ingests(self) -> list[Path]:
         """The folders of all downloads in flight."""
         return sorted(self._ingests.iterdir())
+
+    def ingest_changed(self, folder: Path) -> float:
+        """When a download last grew, in seconds since 1970.  Raises FileNotFoundError."""
+        try:
+            return (folder / "data").stat().st_mtime
+        except FileNotFoundError:
+            return folder.stat().st_mtime  # its owner died before the first byte
 
 
 class Ingest:

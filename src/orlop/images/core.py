@@ -1,9 +1,11 @@
 """What the verbs share: the parts of one open store, its locks and leases.
 
-Lock files under ``locks`` are named KIND-KEY: ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or
-made, ``chain-<id>`` shared while a root is put on a chain, exclusive while it is built, mounted or unmounted,
-``path-<hash>`` while something happens to a prepared path.  A thread that holds several takes them in that
-order of kinds, and several of one kind in the order of their keys' place in the image (bottom first).
+Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>`` while
+something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
+``chain-<id>`` shared while a root is put on a chain, exclusive while it is built, mounted or unmounted,
+``root-<id>`` while a folder under ``prepared`` waits for its row.  A thread that holds several takes them in
+that order of kinds, and several of one kind in the order of their keys' place in the image (bottom first).
+A collector only tries, and never waits.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from typing import TYPE_CHECKING
 
 from orlop.config import Settings
 from orlop.content.blobs import BlobStore
+from orlop.errors import FailedPrecondition, from_oserror
 from orlop.images.layout import Layout
 from orlop.linux.files import remove_tree
-from orlop.linux.flock import FileLock, hold
-from orlop.metadata import garbage
+from orlop.linux.flock import FileLock
+from orlop.metadata import garbage, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call
 from orlop.snapshots.erofs import ErofsDriver
@@ -46,20 +49,18 @@ class Core:
         self.layout = layout
         self.settings = settings
         self.blobs = BlobStore(layout.content)
-        self.driver = ErofsDriver(layout.prepared, layout.run)
+        self.driver = ErofsDriver(layout.prepared, layout.run, layout.root)
         self._registry: Registry | None = None
         self._template: Template | None = None
-        self._guard = threading.Lock()  # guards the two lazy parts above
+        self._closed = False
+        self._guard = threading.Lock()  # guards the lazy parts above, and _closed
         self.db = Database.open(layout.database, layout.locks / "write")
 
     @classmethod
     def open(cls, layout: Layout, settings: Settings) -> Core:
         """Open or make the store."""
         layout.create()
-        core = cls(layout, settings)
-        core.blobs.create()
-        core.driver.create()
-        return core
+        return cls(layout, settings)
 
     @cached_property
     def layers(self) -> LayerStore:
@@ -74,6 +75,7 @@ class Core:
         from orlop.layers.worker.client import Template
 
         with self._guard:
+            self._check_open()
             if self._template is None:
                 self._template = Template()
             return self._template
@@ -82,6 +84,7 @@ class Core:
     def registry(self) -> Registry:
         """The distribution client, made when it is first needed."""
         with self._guard:
+            self._check_open()
             if self._registry is None:
                 from orlop.registry.client import Registry
                 from orlop.registry.credentials import CredentialSources
@@ -92,9 +95,14 @@ class Core:
                 self._registry = Registry(self.settings, sources)
             return self._registry
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FailedPrecondition("use store", "the store is closed")
+
     def close(self) -> None:
         """Let go of files, processes and connections.  Idempotent."""
         with self._guard:
+            self._closed = True
             if self._registry is not None:
                 self._registry.close()
                 self._registry = None
@@ -111,24 +119,26 @@ class Core:
             key = hashlib.sha256(os.fsencode(key)).hexdigest()
         return self.layout.locks / f"{kind}-{key}"
 
+    @contextlib.contextmanager
     def locked(
         self, kind: str, key: str, *, call: Call, attempted: str, exclusive: bool = True
-    ) -> contextlib.AbstractContextManager[FileLock]:
+    ) -> Iterator[FileLock]:
         """Hold a lock for the length of a ``with`` block."""
-        return hold(
-            self.lock_path(kind, key),
-            call=call,
-            attempted=attempted,
-            exclusive=exclusive,
-            unlink_on_release=True,
-        )
+        lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
+        with _system_errors(attempted):
+            lock.acquire(call=call, attempted=attempted, exclusive=exclusive)
+        try:
+            yield lock
+        finally:
+            lock.release()
 
     def try_locked(self, kind: str, key: str) -> FileLock | None:
         """A lock, if nobody has it; the caller releases it."""
         lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
-        return lock if lock.acquire(call=Call(), attempted="collect", blocking=False) else None
+        with _system_errors(f"lock {kind} {key}"):
+            return lock if lock.acquire(call=Call(), attempted="collect", blocking=False) else None
 
-    # -- leases and trash -----------------------------------------------------------------------
+    # -- leases, documents and trash ------------------------------------------------------------
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -139,34 +149,60 @@ class Core:
         finally:
             lease.end()
 
-    def discard(self, path: Path) -> None:
-        """Delete a folder or file for good: out of its place at once, then bit by bit."""
-        grave = self.layout.trash / secrets.token_hex(8)
-        try:
-            os.rename(path, grave)
-        except FileNotFoundError:
-            return
-        if grave.is_dir():
-            remove_tree(grave)
-        else:
-            grave.unlink()
+    def write_document(self, digest: Digest, data: bytes, *, lease: Lease, call: Call) -> None:
+        """Put a manifest or config on disk and name it, on a lease; durable on return.
 
-    def write_document(self, digest: Digest, data: bytes) -> None:
-        """Put a manifest or config on disk; its row is the caller's to write."""
-        with self.locked("blob", digest.hex, call=Call(), attempted=f"write blob {digest}"):
+        Named under its lock: a collector deletes a document that no row names, and takes that lock first.
+        """
+        what = f"write blob {digest}"
+
+        def body(tx: Transaction) -> None:
+            layers.add_blob(tx, digest, len(data))
+            garbage.lease_add(tx, lease.id, "blob", digest)
+
+        with self.locked("blob", digest.hex, call=call, attempted=what):
             self.blobs.write(digest, data)
+            lease.mark_used()
+            self.db.write(body, call=call)
+
+    def discard(self, path: Path) -> None:
+        """Delete a folder or file for good: out of its place at once, then bit by bit.
+
+        A collector may be at the same grave.
+        """
+        grave = self.layout.trash / secrets.token_hex(8)
+        with _system_errors(f"delete {path}"):
+            try:
+                os.rename(path, grave)
+            except FileNotFoundError:
+                return
+            remove_tree(grave, missing_ok=True)
+
+
+@contextlib.contextmanager
+def _system_errors(attempted: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise from_oserror(attempted, exc) from exc
 
 
 class Lease:
-    """Keeps what an operation makes until it has named it.  Costs nothing until it is used."""
+    """Keeps what an operation makes until it has named it.
+
+    It holds as long as this object holds its lock, so it ends with the process, and never before.
+    """
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self.id = secrets.token_hex(8)
         self._used = False
+        self._lock = FileLock(core.lock_path("lease", self.id), unlink_on_release=True)
+        with _system_errors("start lease"):
+            self._lock.acquire(call=Call(), attempted="start lease")
 
     def mark_used(self) -> None:
-        """Say that a transaction has written to the lease."""
+        """Say that a transaction has written to the lease, or is about to."""
         self._used = True
 
     def keep(self, *refs: tuple[str, str]) -> None:
@@ -182,6 +218,9 @@ class Lease:
 
     def end(self) -> None:
         """The operation is over.  Idempotent."""
-        if self._used:
-            self._used = False
-            self._core.db.write(lambda tx: garbage.lease_end(tx, self.id))
+        try:
+            if self._used:
+                self._used = False
+                self._core.db.write(lambda tx: garbage.lease_end(tx, self.id))
+        finally:
+            self._lock.release()

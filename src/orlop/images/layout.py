@@ -6,11 +6,12 @@
     ROOT/meta.db                     SQLite
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
     ROOT/content/  layers/  chains/  prepared/  trash/
-    RUN/chains/<id>/                 mount points of activations
+    RUN/chains/<store>-<id>/         mount points of activations
     RUN/socket/orlop.sock            the daemon's
 
-Invariants: ROOT has mode 0700; neither path holds a character that a mount option would need to
-escape; format.json is written once, before anything else is.
+Invariants: ROOT has mode 0700 and both folders are ours; neither path holds a character that a mount
+option would need to escape; format.json is written once, before anything else is; the folders' own
+names are durable before anything in them is.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
+from orlop.content.blobs import BlobStore
+from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
 from orlop.linux import mountinfo
-from orlop.linux.files import write_durably
+from orlop.linux.files import fsync_dir, write_durably
 
 __all__ = ["FORMAT_VERSION", "Layout", "check_root_path"]
 
@@ -83,14 +86,22 @@ class Layout:
         """Whether a path, symlinks of its parent resolved, lies in ROOT or RUN."""
         parent, name = os.path.split(path)
         resolved = Path(os.path.realpath(parent)) / name
-        return any(resolved.is_relative_to(os.path.realpath(folder)) for folder in (self.root, self.run))
+        return any(resolved.is_relative_to(folder) for folder in self._resolved())
+
+    def hidden_by(self, path: str) -> bool:
+        """Whether a mount at a path (its symlinks resolved) would hide ROOT or RUN, or a part of them."""
+        place = Path(os.path.realpath(path))
+        return any(f.is_relative_to(place) or place.is_relative_to(f) for f in self._resolved())
+
+    def _resolved(self) -> tuple[Path, Path]:
+        return Path(os.path.realpath(self.root)), Path(os.path.realpath(self.run))
 
     def create(self) -> None:
         """Make the store, or check that the folder holds one we can work with.
 
         Raises `InvalidArgument` for a path that cannot be used, `FailedPrecondition` for a file system
         that cannot hold a store or a store that is newer than this orlop, `PermissionDenied`
-        without root.
+        without root, `DataLoss` for a store that has lost its metadata.
         """
         what = f"open store {self.root}"
         for folder in (self.root, self.run):
@@ -101,19 +112,53 @@ class Layout:
                 "mounting EROFS and overlay needs root",
                 hint="run it as root, or use a daemon that does: --host unix:///run/orlop/socket/orlop.sock",
             )
+        root, run = self._resolved()
+        if root.is_relative_to(run) or run.is_relative_to(root):
+            raise InvalidArgument(
+                what, f"one of {self.root} and {self.run} lies in the other", hint="choose two folders apart"
+            )
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._create(what)
         except OSError as exc:
             raise from_oserror(what, exc) from exc
+
+    def _create(self, what: str) -> None:
         self._check_filesystem(what)
+        self._check_folder(self.root, 0o700, what)
+        # Others pass through RUN to reach the daemon's socket; what else is in it is closed.
+        self._check_folder(self.run, 0o711, what)
         self._check_format(what)
-        for folder in (self.locks, self.layers, self.chains, self.trash):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        content = BlobStore(self.content).folders()
+        for folder in (self.locks, self.layers, self.chains, self.prepared, self.trash, self.content, *content):
+            _make(folder, 0o700)
+        _make(self.run / "chains", 0o700)
+        if not self.database.exists() or not self.database.stat().st_size:
+            left = [folder for folder in (self.layers, self.prepared) if os.listdir(folder)]
+            if left:
+                raise DataLoss(
+                    what,
+                    f"meta.db is gone, but there is something in {left[0]}",
+                    hint="put meta.db back from a backup, or move the folder away and start anew",
+                )
+
+    @staticmethod
+    def _check_folder(folder: Path, mode: int, what: str) -> None:
+        """Have a folder that is ours; nobody else can put anything else in its place."""
+        missing = [folder, *folder.parents]
+        for place in reversed(missing[: [place.exists() for place in missing].index(True)]):
+            _make(place, mode if place == folder else 0o755)
+        about = folder.stat()
+        if not stat.S_ISDIR(about.st_mode):
+            raise FailedPrecondition(what, f"{folder} is not a folder")
+        if about.st_uid != os.geteuid():
+            raise FailedPrecondition(
+                what, f"{folder} belongs to user {about.st_uid}", hint="choose a folder of your own"
+            )
 
     def _check_filesystem(self, what: str) -> None:
         """EROFS takes its backing files from disk file systems alone (KERNEL: ENOTBLK elsewhere)."""
-        kind = _BAD_FILESYSTEMS.get(mountinfo.filesystem_magic(self.root))
+        place = next(place for place in (self.root, *self.root.parents) if place.exists())
+        kind = _BAD_FILESYSTEMS.get(mountinfo.filesystem_magic(place))
         if kind is not None:
             raise FailedPrecondition(
                 what,
@@ -123,31 +168,50 @@ class Layout:
 
     def _check_format(self, what: str) -> None:
         path = self.root / "format.json"
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            strangers = [name for name in os.listdir(self.root) if name != "lost+found"]
-            if strangers and not set(strangers) <= {"locks", "format.json"}:
+        while True:
+            try:
+                text = path.read_bytes()
+                break
+            except FileNotFoundError:
+                names = os.listdir(self.root)
+            if path.name in names:
+                continue  # another process has just written it
+            strangers = {name for name in names if not name.startswith(".tmp-")} - {"lost+found", "locks"}
+            if strangers:
                 raise FailedPrecondition(
-                    what, f"the folder is not empty and not a store: it holds {min(strangers)!r}"
-                ) from None
+                    what,
+                    f"the folder is not empty and not a store: it holds {min(strangers)!r}",
+                    hint="choose an empty folder, or one that does not exist",
+                )
             os.chmod(self.root, 0o700)
             features = {kind: sorted(names) for kind, names in _FEATURES.items()}
-            write_durably(
-                path, json.dumps({"version": FORMAT_VERSION, **features}, indent=1).encode() + b"\n"
-            )
-            return
+            text = json.dumps({"version": FORMAT_VERSION, **features}, indent=1).encode() + b"\n"
+            write_durably(path, text)
         try:
             document = json.loads(text)
-            version = int(document["version"])
+            version = document["version"]
             unknown = {kind: sorted(set(document.get(kind, [])) - names) for kind, names in _FEATURES.items()}
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise FailedPrecondition(what, "its format.json is not one of orlop's") from exc
+        if type(version) is not int or version < 1:
+            raise FailedPrecondition(what, "its format.json is not one of orlop's")
         if version > FORMAT_VERSION or unknown["incompat"] or unknown["ro_compat"]:
             more = ", ".join(unknown["incompat"] + unknown["ro_compat"]) or f"format {version}"
             raise FailedPrecondition(
                 what, f"it was written by a newer orlop ({more})", hint="use that version, or another folder"
             )
+        if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
+            os.chmod(self.root, 0o700)  # CVE-2024-25621: others could run setuid files of images
+
+
+def _make(folder: Path, mode: int) -> None:
+    """Make a folder unless it is there; its name is durable on return if we made it."""
+    try:
+        folder.mkdir(mode=mode)
+    except FileExistsError:
+        return
+    os.chmod(folder, mode)  # whatever the umask
+    fsync_dir(folder.parent)
 
 
 def check_root_path(folder: Path, what: str) -> None:

@@ -107,8 +107,6 @@ class ChainView:
             inode = image.lookup(b"root")
             if inode is not None:
                 merged.append((number, inode))
-                if _OPAQUE in image.xattrs(inode):
-                    break
         if not merged:
             return None
         return LowerEntry(self, *merged[0], merged=tuple(merged))
@@ -161,6 +159,20 @@ class ChainView:
                     seen.add(name)
                     if not _is_whiteout(image, nid):
                         yield name
+
+    def shared(self, entry: LowerEntry, path: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """The files with several names at or below an entry: (image, nid), and the path of each name."""
+        todo = [(entry, path)]
+        while todo:
+            at, path = todo.pop()
+            if not stat.S_ISDIR(at.mode):
+                if at.inode.nlink > 1:
+                    yield (at.image, at.inode.nid), path
+                continue
+            for name in self.names(at):
+                child = self.child(at, name)
+                if child is not None:
+                    todo.append((child, path + b"/" + name if path else name))
 
     def close(self) -> None:
         """Let go of the files.  Idempotent."""

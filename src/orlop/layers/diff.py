@@ -23,7 +23,7 @@ from orlop.errors import Error, FailedPrecondition, from_oserror
 from orlop.layers.builder import WHITEOUT
 from orlop.layers.chainview import ChainView, LowerEntry, LowerReader
 from orlop.layers.index import Xattrs
-from orlop.layers.merge import unescape_xattrs
+from orlop.layers.nested import unescape_xattrs
 from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
 from orlop.layers.upper import (
     OPEN_FILE,

@@ -18,15 +18,14 @@ The rules (docs: "What a layer means"):
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from orlop.erofs.tree import HOLE, Chunks, Node
+from orlop.erofs.tree import Node
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.layers.builder import MAX_FOLLOW
 from orlop.layers.chainview import ChainView, LowerEntry
+from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import (
-    BLOCK,
     COPIED,
     HIDES,
     IMPLIED,
@@ -34,109 +33,34 @@ from orlop.layers.index import (
     LOWER_LINK,
     OPAQUE,
     LayerIndex,
-    Xattrs,
 )
+from orlop.layers.nested import escape_xattrs
 
-__all__ = ["DataLayout", "LowerLinkError", "Merger", "escape_xattrs", "unescape_xattrs"]
+__all__ = ["DataLayout", "LowerLinkError", "Merger"]
 
-_OVERLAY = b"trusted.overlay."
-_KEPT = (b"user.", b"trusted.", b"security.")
-_ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
-_MAX_NAME = 255  # XATTR_NAME_MAX (include/uapi/linux/limits.h)
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
-_MAX_CHUNKS = 65_535  # of one file
-_FEW_CHUNKS = 16  # of each file once a layer's files have used up its share
-_LAYER_CHUNKS = 4 << 20  # of one layer: 32 MiB of chunk indexes
-_MIN_CHUNK = 4096
 
 
 class LowerLinkError(FailedPrecondition):
-    """A small top cannot hold a hard link into the chain below; merge the whole instead."""
+    """A small top cannot add a name to a file of the chain below, take one of several away, or hide all.
 
-
-def escape_xattrs(pairs: Xattrs) -> Xattrs:
-    """The xattrs as EROFS holds them: what could steer overlayfs is nested one level deeper.
-
-    Names that Linux has no handler for, or no room, cannot be kept by any file system and are left out.
-    """
-    return tuple((name, value) for name, value in map(_escape, pairs) if _holdable(name))
-
-
-def _escape(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    name, value = pair
-    return (_OVERLAY + b"overlay." + name[len(_OVERLAY) :], value) if name.startswith(_OVERLAY) else pair
-
-
-def _holdable(name: bytes) -> bool:
-    """Whether setxattr(2) knows what to do with a name."""
-    return name in _ACLS or (name.startswith(_KEPT) and name not in _KEPT and len(name) <= _MAX_NAME)
-
-
-def unescape_xattrs(pairs: Xattrs) -> Xattrs:
-    """The inverse of `escape_xattrs`; overlayfs's own xattrs are left out."""
-    found: list[tuple[bytes, bytes]] = []
-    for name, value in pairs:
-        if name.startswith(_OVERLAY):
-            rest = name[len(_OVERLAY) :]
-            if not rest.startswith(b"overlay."):
-                continue
-            name = _OVERLAY + rest[len(b"overlay.") :]  # noqa: PLW2901
-        found.append((name, value))
-    return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """One file of layer.data: where its bytes start there, and its chunks if it has holes."""
-
-    offset: int
-    chunks: Chunks | None
-
-
-class DataLayout:
-    """Where the files that cannot be pointed at in the tar lie in ``layer.data``.
-
-    Derived from the index alone, so it never has to be stored.  ``size`` is that of layer.data.
-    A file with holes is cut into equal chunks, large enough that it has fewer than 65,536; a chunk
-    without data is a hole, the others follow one another.  A layer has a budget of chunks, of which
-    each file may take an eighth of what is left: a tar of many huge empty files stays cheap.
+    The whole is to be merged instead.
     """
 
-    def __init__(self, index: LayerIndex) -> None:
-        self.files: dict[int, Copied] = {}
-        at = 0
-        left = _LAYER_CHUNKS
-        for node, flags in enumerate(index.flags):
-            if not flags & COPIED:
-                continue
-            size = index.size[node]
-            extents = index.sparse.get(node)
-            if extents is None:
-                self.files[node] = Copied(at, None)
-                at += -(-size // BLOCK) * BLOCK
-                continue
-            chunk = _MIN_CHUNK
-            while -(-size // chunk) > min(_MAX_CHUNKS, max(left // 8, _FEW_CHUNKS)):
-                chunk *= 2
-            used = _used_chunks(extents, chunk)
-            starts = [HOLE] * -(-size // chunk)
-            left -= len(starts)
-            start = at
-            for number in used:
-                starts[number] = at // BLOCK
-                at += min(chunk, -(-(size - number * chunk) // BLOCK) * BLOCK)
-            self.files[node] = Copied(start, Chunks((chunk // BLOCK).bit_length() - 1, starts))
-        self.size = at
 
+class _Top(Node):
+    """A folder of a small top.
 
-def _used_chunks(extents: Iterable[tuple[int, int, int]], chunk: int) -> list[int]:
-    """The numbers of the chunks that hold any data, in order."""
-    used: list[int] = []
-    for offset, length, _ in extents:
-        if length:
-            first = max(offset // chunk, used[-1] + 1 if used else 0)
-            used.extend(range(first, (offset + length - 1) // chunk + 1))
-    return used
+    ``lower`` is the chain's folder that shows through it, or None; ``opaque`` tells that the chain has
+    something at this path which must not show.
+    """
+
+    __slots__ = ("lower", "opaque")
+
+    def __init__(self, mode: int, uid: int, gid: int, mtime: int, nsec: int) -> None:
+        super().__init__(mode, uid, gid, mtime, nsec)
+        self.lower: LowerEntry | None = None
+        self.opaque = False
 
 
 class Merger:
@@ -150,10 +74,11 @@ class Merger:
         self.root = Node(stat.S_IFDIR | 0o755)
         self.warnings: list[str] = []
         self._below = below
-        self._opaque: dict[int, Node] = {}  # by id(): the folders that hide the chain below, kept alive
+        self._hidden: dict[tuple[int, int], set[bytes]] = {}  # (image, nid) with names -> those that went
         self._fresh = True
         if below is not None:
-            self._take_below(self.root, below.lookup(b""))
+            self.root = _Top(stat.S_IFDIR | 0o755, 0, 0, 0, 0)
+            _take_below(self.root, below.lookup(b""))
 
     # -- one layer ------------------------------------------------------------------------------
 
@@ -171,8 +96,8 @@ class Merger:
         made: list[Node | None] = [None] * len(index)
         tar = -1
         regular, folder = stat.S_IFREG, stat.S_IFDIR
-        self._root_metadata(index)
-        made[0] = self.root
+        lowers: dict[int, LowerEntry] = {}  # node -> the chain's folder that showed through before
+        made[0] = self._root(index, lowers)
         parents, names, modes, flag_column = index.parent, index.names, index.mode, index.flags
         xattrs = index.xattrs
         columns = zip(index.uid, index.gid, index.mtime, index.nsec, index.size, index.offset, strict=True)
@@ -194,26 +119,28 @@ class Merger:
                     fresh.xattrs = escape_xattrs(xattrs[node])
                 children[names[node]] = made[node] = fresh
             elif kind == folder:
-                made[node] = self._folder(index, node, above)
-            elif flags & LINK:
-                target = made[offset]
-                if target is not None:
-                    children[names[node]] = target
-                elif flags & HIDES:
-                    self._hide(index, node, above)
-            elif flags & LOWER_LINK:
-                linked = links.get(node)
-                if linked is None:
+                made[node] = self._folder(index, node, above, lowers)
+            elif flags & (LINK | LOWER_LINK):
+                linked = made[offset] if flags & LINK else links.get(node)
+                if linked is not None:
+                    children[names[node]] = linked
+                elif flags & LOWER_LINK:
                     late.append(node)
-                else:
-                    made[node] = children[names[node]] = linked
+                elif flags & HIDES:  # a link to a device that was left out
+                    self._hide(above, names[node])
             else:
                 made[node] = self._special(index, node, above, device, layout)
         for node in late:
             self._late_link(index, node, made)
+        if self._below is not None:
+            self._check_names(index, lowers)
 
-    def _root_metadata(self, index: LayerIndex) -> None:
+    def _root(self, index: LayerIndex, lowers: dict[int, LowerEntry]) -> Node:
         flags = index.flags[0]
+        if isinstance(self.root, _Top) and self.root.lower is not None:
+            lowers[0] = self.root.lower
+            if flags & OPAQUE:  # overlayfs merges the roots whatever they say
+                raise LowerLinkError("stack layer", "it hides all that lies below")
         if flags & OPAQUE:
             self._clear(self.root)
         if not flags & IMPLIED:
@@ -221,32 +148,35 @@ class Merger:
         elif self._fresh and self._below is None:
             self.root.mtime, self.root.nsec = index.time, index.time_nsec
         self._fresh = False
+        return self.root
 
-    def _folder(self, index: LayerIndex, node: int, above: Node) -> Node:
+    def _folder(self, index: LayerIndex, node: int, above: Node, lowers: dict[int, LowerEntry]) -> Node:
         flags, name = index.flags[node], index.names[node]
         children = above.children
         assert children is not None
         found = children.get(name)
-        below = None
-        if flags & HIDES:
-            found = None
-        elif found is None:
-            below = self._seen_below(index, node, above)
-            if below is not None and not stat.S_ISDIR(below.mode):
-                below = None
-        if found is None or found.children is None:
-            hides = bool(flags & HIDES) or (found is not None)
-            found = Node(stat.S_IFDIR | 0o755, 0, 0, index.time, index.time_nsec)
-            if below is not None:
-                self._take_below(found, below)
-            elif self._below is not None and (hides or id(above) in self._opaque):
-                self._opaque[id(found)] = found
-            children[name] = found
+        if found is None or found.children is None or flags & HIDES:
+            replaces = found is not None or bool(flags & HIDES)
+            found = children[name] = self._new_folder(index, name, above, replaces=replaces)
+        if isinstance(found, _Top) and found.lower is not None:
+            lowers[node] = found.lower
         if flags & OPAQUE:
             self._clear(found)
         if not flags & IMPLIED:
             _fill(found, index, node)
         return found
+
+    def _new_folder(self, index: LayerIndex, name: bytes, above: Node, *, replaces: bool) -> Node:
+        mode = stat.S_IFDIR | 0o755
+        if self._below is None:
+            return Node(mode, 0, 0, index.time, index.time_nsec)
+        fresh = _Top(mode, 0, 0, index.time, index.time_nsec)
+        below = self._seen_below(above, name)
+        if replaces:
+            fresh.opaque = below is not None and stat.S_ISDIR(below.mode)
+        elif below is not None and stat.S_ISDIR(below.mode):
+            _take_below(fresh, below)
+        return fresh
 
     def _special(
         self,
@@ -264,7 +194,7 @@ class Merger:
             self.warnings.append(f"/{index.path(node).decode(errors='replace')}: a device 0/0 is left out")
         if left_out or not kind:
             if flags & HIDES:
-                self._hide(index, node, above)
+                self._hide(above, name)
             return None
         fresh = Node(mode)
         _fill(fresh, index, node)
@@ -290,36 +220,53 @@ class Merger:
 
     # -- what lies below ------------------------------------------------------------------------
 
-    def _hide(self, index: LayerIndex, node: int, above: Node) -> None:
+    def _hide(self, above: Node, name: bytes) -> None:
         """Take a lower layer's thing away, and hide the chain's if it has one.
 
         A whiteout over nothing would show in a folder that only the top has: there overlayfs looks for
         none (fs/overlayfs/readdir.c).
         """
         assert above.children is not None
-        name = index.names[node]
         above.children.pop(name, None)
-        if self._seen_below(index, node, above) is not None:
+        if self._seen_below(above, name) is not None:
             above.children[name] = Node(stat.S_IFCHR)  # overlayfs's whiteout: a device 0/0
 
-    def _clear(self, folder: Node) -> None:
-        folder.children = {}
-        if self._below is not None:
-            self._opaque[id(folder)] = folder
-
-    def _seen_below(self, index: LayerIndex, node: int, above: Node) -> LowerEntry | None:
-        """What the chain below shows at a node's path, if nothing of this top hides it."""
-        if self._below is None or id(above) in self._opaque:
-            return None
-        return self._below.lookup(index.path(node))
-
     @staticmethod
-    def _take_below(node: Node, lower: LowerEntry | None) -> None:
-        if lower is None:
-            return
-        node.mode, node.uid, node.gid = lower.mode, lower.uid, lower.gid
-        node.mtime, node.nsec = lower.mtime, lower.nsec
-        node.xattrs = lower.raw_xattrs
+    def _clear(folder: Node) -> None:
+        folder.children = {}
+        if isinstance(folder, _Top):
+            folder.opaque = folder.opaque or folder.lower is not None
+            folder.lower = None
+
+    def _seen_below(self, above: Node, name: bytes) -> LowerEntry | None:
+        """What the chain below has of this name where it shows through a folder of this top."""
+        if self._below is None or not isinstance(above, _Top) or above.lower is None:
+            return None
+        return self._below.child(above.lower, name)
+
+    def _check_names(self, index: LayerIndex, lowers: dict[int, LowerEntry]) -> None:
+        """No file of the chain may lose some of its names and keep others.
+
+        Its inode would go on counting them all (st_nlink): a top cannot change it.
+        """
+        view = self._below
+        assert view is not None
+        for node in range(1, len(index)):
+            lower = lowers.get(index.parent[node])
+            gone = view.child(lower, index.names[node]) if lower is not None else None
+            if gone is not None and not (node in lowers and stat.S_ISDIR(gone.mode)):
+                self._note_gone(gone, index.path(node))
+        for node, lower in lowers.items():
+            if index.flags[node] & OPAQUE:
+                self._note_gone(lower, index.path(node))
+        for (image, nid), names in self._hidden.items():
+            if len(names) != view.images[image].inode(nid).nlink:
+                raise LowerLinkError("stack layer", "it hides some names of a file below, and not all")
+
+    def _note_gone(self, entry: LowerEntry, path: bytes) -> None:
+        assert self._below is not None
+        for place, name in self._below.shared(entry, path):
+            self._hidden.setdefault(place, set()).add(name)
 
     # -- hard links to lower layers -------------------------------------------------------------
 
@@ -371,7 +318,6 @@ class Merger:
                 f"/{index.targets[node].decode(errors='replace')}, which no layer has",
             )
         above.children[index.names[node]] = target
-        made[node] = target
 
     # -- the result -----------------------------------------------------------------------------
 
@@ -388,9 +334,18 @@ class Merger:
         todo = [self.root]
         while todo:
             node = todo.pop()
-            if id(node) in self._opaque:
+            if isinstance(node, _Top) and node.opaque:
                 node.xattrs = (*node.xattrs, OPAQUE_XATTR)
             todo.extend(child for child in (node.children or {}).values() if child.children is not None)
+
+
+def _take_below(node: Node, lower: LowerEntry | None) -> None:
+    """A folder that the chain has, too: merged with it, and the same until an entry says otherwise."""
+    if lower is not None and isinstance(node, _Top):
+        node.mode, node.uid, node.gid = lower.mode, lower.uid, lower.gid
+        node.mtime, node.nsec = lower.mtime, lower.nsec
+        node.xattrs = lower.raw_xattrs
+        node.lower = lower
 
 
 def _fill(node: Node, index: LayerIndex, number: int) -> None:

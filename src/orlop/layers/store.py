@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orlop.errors import DataLoss, NotFound, from_oserror
+from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import LayerIndex
-from orlop.layers.merge import DataLayout
 from orlop.linux.files import copy_range, fsync_dir, remove_tree
 from orlop.spec.digest import DiffID
 

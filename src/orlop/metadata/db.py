@@ -19,7 +19,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from orlop.errors import DataLoss, Error, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from orlop.errors import (
+    DataLoss,
+    Error,
+    FailedPrecondition,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
+    from_oserror,
+)
 from orlop.linux.flock import FileLock
 from orlop.observe import Call
 
@@ -27,6 +35,7 @@ __all__ = ["SCHEMA_VERSION", "Database", "Transaction"]
 
 SCHEMA_VERSION = 1
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
+MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
 _T = TypeVar("_T")
 
 Transaction = sqlite3.Connection
@@ -67,15 +76,20 @@ class _FairLock:
 
 
 class Database:
-    """One store's metadata.  Thread-safe; each thread reads through a connection of its own."""
+    """One store's metadata.  Thread-safe.
+
+    Connections are lent to one body at a time and kept for the next, so there are as many as there
+    are bodies running at once, whatever the number of threads that come and go.
+    """
 
     def __init__(self, path: Path, lock: Path) -> None:
         self._path = path
         self._lock_path = lock
-        self._local = threading.local()
         self._turn = _FairLock()
-        self._guard = threading.Lock()  # guards _connections and _closed
-        self._connections: list[sqlite3.Connection] = []
+        self._guard = threading.Lock()  # guards the fields below
+        self._idle: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
+        self._pid = os.getpid()
         self._closed = False
 
     @classmethod
@@ -83,80 +97,112 @@ class Database:
         """Open meta.db, making or migrating it.
 
         ``lock`` is the file that writers of all processes queue at.  Raises `FailedPrecondition` for
-        a schema that is newer than this orlop.
+        a schema that is newer than this orlop, `DataLoss` for what is no database.
         """
         database = cls(path, lock)
-        version = database._connection().execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
+        try:
+            version = database._version()
+            if version > SCHEMA_VERSION:
+                raise FailedPrecondition(
+                    f"open store {path.parent}",
+                    f"its metadata have version {version}, this orlop knows {SCHEMA_VERSION}",
+                    hint="use the newer orlop that wrote it",
+                )
+            if version < SCHEMA_VERSION:
+                database._migrate()
+        except BaseException:
             database.close()
-            raise FailedPrecondition(
-                f"open store {path.parent}",
-                f"its metadata have version {version}, this orlop knows {SCHEMA_VERSION}",
-                hint="use the newer orlop that wrote it",
-            )
-        if version < SCHEMA_VERSION:
-            database._migrate()
+            raise
         return database
+
+    def _version(self) -> int:
+        try:
+            with self._lent() as connection:
+                return int(connection.execute("PRAGMA user_version").fetchone()[0])
+        except sqlite3.Error as exc:
+            raise _mapped(f"open {self._path}", exc) from exc
 
     def _migrate(self) -> None:
         """Run the numbered scripts that are missing, each in a transaction of its own."""
         with self._exclusive(Call()):
-            connection = self._connection()
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            for number in range(version + 1, SCHEMA_VERSION + 1):
-                script = resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql").read_text()
-                connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+            version = self._version()  # another process may have been first
+            try:
+                with self._lent() as connection:
+                    # Under the lock, for SQLite does not wait for others when it changes the mode.
+                    connection.execute("PRAGMA journal_mode=WAL")
+                    for number in range(version + 1, SCHEMA_VERSION + 1):
+                        script = resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql")
+                        connection.executescript(
+                            f"BEGIN IMMEDIATE; {script.read_text()} PRAGMA user_version = {number}; COMMIT;"
+                        )
+            except sqlite3.Error as exc:
+                raise _mapped(f"migrate {self._path}", exc) from exc
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._local.pid != os.getpid():  # SQLite forbids use across a fork
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, timeout=30, check_same_thread=False, cached_statements=256
+        )
+        try:
+            connection.executescript(
+                "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
+                f"PRAGMA journal_size_limit={WAL_LIMIT}; PRAGMA cache_size=-4096;"
+            )
+        except BaseException:
+            connection.close()
+            raise
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[sqlite3.Connection]:
+        """A connection that nobody else has for the length of a ``with`` block."""
+        with self._guard:
             if self._closed:
                 raise FailedPrecondition("use store", "the store is closed")
-            try:
-                connection = sqlite3.connect(
-                    self._path,
-                    isolation_level=None,
-                    timeout=30,
-                    check_same_thread=False,
-                    cached_statements=256,
-                )
-                connection.executescript(
-                    "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
-                    f"PRAGMA journal_size_limit={WAL_LIMIT}; PRAGMA cache_size=-4096;"
-                )
-            except sqlite3.Error as exc:
-                raise _mapped("open meta.db", exc) from exc
-            connection.row_factory = sqlite3.Row
+            if self._pid != os.getpid():
+                # SQLite forbids to use a connection across a fork, and to close it there, too.
+                self._inherited += self._idle
+                self._idle = []
+                self._pid = os.getpid()
+            connection = self._idle.pop() if self._idle else None
+        if connection is None:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
             with self._guard:
-                self._connections.append(connection)
-            self._local.connection, self._local.pid = connection, os.getpid()
-        return connection
+                keep = not (self._closed or connection.in_transaction) and len(self._idle) < MAX_IDLE
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                connection.close()
 
     def read(self, body: Callable[[Transaction], _T]) -> _T:
         """Run a body that only reads, seeing one moment of the store."""
-        connection = self._connection()
         try:
-            connection.execute("BEGIN")
-            try:
-                return body(connection)
-            finally:
-                connection.execute("ROLLBACK")
+            with self._lent() as connection:
+                connection.execute("BEGIN")
+                try:
+                    return body(connection)
+                finally:
+                    if connection.in_transaction:  # some of SQLite's errors have ended it already
+                        connection.execute("ROLLBACK")
         except sqlite3.Error as exc:
             raise _mapped("read metadata", exc) from exc
 
     def write(self, body: Callable[[Transaction], _T], *, call: Call | None = None) -> _T:
         """Run a body in a transaction; durable on return, undone if the body raises."""
         with self._exclusive(call or Call()):
-            connection = self._connection()
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    result = body(connection)
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+                with self._lent() as connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    try:
+                        result = body(connection)
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        if connection.in_transaction:
+                            connection.execute("ROLLBACK")
+                        raise
             except sqlite3.Error as exc:
                 raise _mapped("write metadata", exc) from exc
             return result
@@ -166,7 +212,10 @@ class Database:
         self._turn.acquire(call, "write metadata")
         try:
             lock = FileLock(self._lock_path)
-            lock.acquire(call=call, attempted="write metadata")
+            try:
+                lock.acquire(call=call, attempted="write metadata")
+            except OSError as exc:
+                raise from_oserror("write metadata", exc) from exc
             try:
                 yield
             finally:
@@ -175,12 +224,13 @@ class Database:
             self._turn.release()
 
     def close(self) -> None:
-        """Close every thread's connection.  Idempotent."""
+        """Close all connections; those in use are closed when their bodies end.  Idempotent."""
         with self._guard:
             self._closed = True
-            connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.close()
+            idle, self._idle = self._idle, []
+        if self._pid == os.getpid():
+            for connection in idle:
+                connection.close()
 
 
 def _mapped(attempted: str, exc: sqlite3.Error) -> Error:

@@ -2,12 +2,15 @@
 
 Roots of collection are image names, prepared roots and leases.  What they do not reach is forgotten in
 one transaction, which writes the paths to delete into ``trash``; files go only after that is on disk.
+
+A lease lasts as long as its owner holds the flock named after it (`orlop.images.core.Lease`), not for a
+time: a pull may take hours, and the clock may jump.  Which owners are dead is the caller's to find out.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
@@ -17,13 +20,11 @@ __all__ = [
     "forget",
     "lease_add",
     "lease_end",
-    "lease_start",
+    "lease_ids",
     "trash_add",
     "trash_done",
     "trash_list",
 ]
-
-LEASE_SECONDS = 3600.0
 
 _LIVE = """
 CREATE TEMP TABLE live_configs AS
@@ -67,20 +68,21 @@ class Forgotten:
     path: str
 
 
-def forget(tx: Transaction) -> list[Forgotten]:
+def forget(tx: Transaction, dead_leases: Iterable[str] = ()) -> list[Forgotten]:
     """Delete the rows of all that nothing needs, and write their files into ``trash``.
 
-    To see what would go, run it in a transaction that is rolled back.
+    ``dead_leases`` are those whose owner is gone.  To see what would go, run it in a transaction that
+    is rolled back.
     """
-    tx.execute("DELETE FROM leases WHERE expires_at < ?", (time.time(),))
+    for lease in dead_leases:
+        lease_end(tx, lease)
     for statement in _LIVE.split(";\n"):
         if statement.strip():
             tx.execute(statement)
-    try:
-        return _sweep(tx)
-    finally:
-        for table in _TABLES:
-            tx.execute(f"DROP TABLE temp.{table}")
+    found = _sweep(tx)
+    for table in _TABLES:  # where an error came first, the rollback undoes them
+        tx.execute(f"DROP TABLE temp.{table}")
+    return found
 
 
 def _sweep(tx: Transaction) -> list[Forgotten]:
@@ -129,22 +131,15 @@ def trash_done(tx: Transaction, path: str) -> None:
     tx.execute("DELETE FROM trash WHERE path = ?", (path,))
 
 
-def lease_start(tx: Transaction) -> str:
-    """A new lease; it ends by itself after an hour without news."""
-    lease = secrets.token_hex(8)
-    now = time.time()
-    tx.execute("INSERT INTO leases VALUES (?, ?, ?)", (lease, now, now + LEASE_SECONDS))
-    return lease
-
-
 def lease_add(tx: Transaction, lease: str, kind: str, ref: str) -> None:
     """Keep a thing (``layer``, ``blob``, ``chain`` or ``config``) while the lease lasts."""
-    now = time.time()
-    tx.execute(
-        "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at",
-        (lease, now, now + LEASE_SECONDS),
-    )
+    tx.execute("INSERT OR IGNORE INTO leases VALUES (?, ?)", (lease, time.time()))
     tx.execute("INSERT OR IGNORE INTO lease_refs VALUES (?, ?, ?)", (lease, kind, ref))
+
+
+def lease_ids(tx: Transaction) -> list[str]:
+    """All leases, those of the dead included."""
+    return [row[0] for row in tx.execute("SELECT id FROM leases")]
 
 
 def lease_end(tx: Transaction, lease: str) -> None:

@@ -116,11 +116,11 @@ CREATE TABLE labels (
   PRIMARY KEY (kind, owner, key)
 ) WITHOUT ROWID;
 
--- A lease keeps what a running operation has made and nothing else names yet.
+-- A lease keeps what a running operation has made and nothing else names yet.  It lasts while its owner
+-- holds the lock named after it.
 CREATE TABLE leases (
   id         TEXT PRIMARY KEY,
-  created_at REAL NOT NULL,
-  expires_at REAL NOT NULL
+  created_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE lease_refs (
   lease TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
