@@ -109,7 +109,9 @@ def channel(daemon) -> Iterator[grpc.Channel]:
 
 VIEW = PrepareOptions(view=True, labels={"a": "1", "ä": ""}, pull="missing")
 MOUNTED = PrepareOptions(mount=True, self_contained=True, pull="never", platform="linux/amd64")
-CHANGES = CommitOptions(author="me", message="why\nnot", changes=("ENV A=b", 'CMD ["sh"]'))
+CHANGES = CommitOptions(
+    author="me", message="why\nnot", changes=("ENV A=b", 'CMD ["sh"]'), created=1_700_000_000
+)
 
 STEPS = [
     ("info", lambda s, c: s.info()),

@@ -218,12 +218,19 @@ def prepare_options_from(message: images_pb2.PrepareOptions, attempted: str) -> 
 
 def commit_options_to(value: CommitOptions) -> images_pb2.CommitOptions:
     """What to record with a commit."""
-    return images_pb2.CommitOptions(author=value.author, message=value.message, changes=value.changes)
+    return images_pb2.CommitOptions(
+        author=value.author, message=value.message, changes=value.changes, created=value.created
+    )
 
 
 def commit_options_from(message: images_pb2.CommitOptions) -> CommitOptions:
     """The inverse of `commit_options_to`."""
-    return CommitOptions(author=message.author, message=message.message, changes=tuple(message.changes))
+    return CommitOptions(
+        author=message.author,
+        message=message.message,
+        changes=tuple(message.changes),
+        created=message.created if message.HasField("created") else None,
+    )
 
 
 def progress_to(value: Progress) -> types_pb2.Progress:

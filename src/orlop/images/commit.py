@@ -48,25 +48,24 @@ class Committer:
         what = f"commit {path}"
         full = str(Reference.parse(name)) if name else f"localhost/commit:{secrets.token_hex(8)}"
         core = self._core
-        root = self._roots.require(path, what)
-        if root.kind != "active":
-            raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
-        data = core.blobs.read(root.config)
+        self._roots.require(path, what)
         with core.lease() as lease, core.locked("path", path, call=call, attempted=what):
             root = self._roots.require(path, what)
+            if root.kind != "active":
+                raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
+            data = core.blobs.read(root.config)
             call.observer.progress(Progress(item=path, phase="reading"))
             diff_id = self._capture(root.id, self._roots.stack(root, call), lease, call)
             old = parse_config(data, what, limit=core.settings.limits.config_size)
             document = parse_json(data, what, limit=core.settings.limits.config_size)
             config = edit_config(document, diff_id, options)
             digest = Digest.of(config)
-            core.write_document(digest, config)
+            core.write_document(digest, config, lease=lease, call=call)
             diff_ids = old.diff_ids() + ((diff_id,) if diff_id is not None else ())
             name_image(
                 core,
                 full,
                 config=digest,
-                config_size=len(config),
                 diff_ids=diff_ids,
                 manifest=None,
                 call=call,

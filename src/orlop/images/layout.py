@@ -132,6 +132,9 @@ class Layout:
         for folder in (self.locks, self.layers, self.chains, self.prepared, self.trash, self.content, *content):
             _make(folder, 0o700)
         _make(self.run / "chains", 0o700)
+        if not self.database.exists():  # whoever made the folders may have died before they were durable
+            for folder in (self.root, self.content, *content):
+                fsync_dir(folder)
         if not self.database.exists() or not self.database.stat().st_size:
             left = [folder for folder in (self.layers, self.prepared) if os.listdir(folder)]
             if left:

@@ -103,13 +103,12 @@ class Loader:
             )
             self._ingest.read_file(member.fd, blob, offset=member.offset, call=call, lease=lease)
         digest = descriptor.checked_digest()
-        self._keep(lease, {digest: data, document.config.checked_digest(): config_data})
+        self._keep(lease, {digest: data, document.config.checked_digest(): config_data}, call)
         manifest = ManifestRow(digest=digest, media_type=document.media_type, size=len(data))
         name_image(
             self._core,
             name,
             config=document.config.checked_digest(),
-            config_size=len(config_data),
             diff_ids=diff_ids,
             manifest=manifest,
             keep_other=True,
@@ -125,10 +124,9 @@ class Loader:
             raise DataLoss(what, f"{digest} has other bytes than its descriptor says")
         return data
 
-    def _keep(self, lease: Lease, documents: dict[Digest, bytes]) -> None:
+    def _keep(self, lease: Lease, documents: dict[Digest, bytes], call: Call) -> None:
         for digest, data in documents.items():
-            self._core.write_document(digest, data)
-        lease.keep(*(("blob", digest) for digest in documents))
+            self._core.write_document(digest, data, lease=lease, call=call)
 
     # -- docker archives ------------------------------------------------------------------------
 
@@ -182,14 +180,13 @@ class Loader:
                 member.fd, blob, offset=member.offset, verify=False, call=call, lease=lease
             )
         digest = Digest.of(data)
-        self._keep(lease, {digest: data})
+        self._keep(lease, {digest: data}, call)
         names = names or [str(Reference.parse(f"localhost/{_plain(path)}:{digest.hex[:12]}"))]
         for name in names:
             name_image(
                 self._core,
                 name,
                 config=digest,
-                config_size=len(data),
                 diff_ids=diff_ids,
                 manifest=None,
                 keep_other=True,

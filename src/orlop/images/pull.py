@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from orlop.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
 )
-from orlop.images.core import NAMESPACE, Core
+from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.layers.index import LayerIndex
 from orlop.metadata import images, layers
@@ -77,14 +78,13 @@ class Puller:
         manifest, document = self._resolve(ref, wanted, call)
         with core.lease() as lease:
             config_digest = manifest.config.checked_digest()
-            config = self._config(ref, manifest, config_digest, name, call)
+            config = self._config(ref, manifest, config_digest, name, lease, call)
             diff_ids = check_image(manifest, config, name, limit=core.settings.limits.layers)
             if platform and not config.platform().rank(wanted):
                 raise FailedPrecondition(
                     f"pull {name}", f"the image is for {config.platform()}, not for {wanted}"
                 )
-            core.write_document(document.digest, document.data)
-            lease.keep(("blob", document.digest), ("blob", config_digest))
+            core.write_document(document.digest, document.data, lease=lease, call=call)
             wanted_layers = [
                 BlobLayer(
                     digest=descriptor.checked_digest(),
@@ -99,7 +99,6 @@ class Puller:
                 core,
                 name,
                 config=config_digest,
-                config_size=manifest.config.size,
                 diff_ids=diff_ids,
                 manifest=ManifestRow(
                     digest=document.digest, media_type=document.media_type, size=len(document.data)
@@ -130,7 +129,7 @@ class Puller:
         )
 
     def _config(
-        self, ref: Reference, manifest: Manifest, digest: Digest, name: str, call: Call
+        self, ref: Reference, manifest: Manifest, digest: Digest, name: str, lease: Lease, call: Call
     ) -> ImageConfig:
         """The image's config, from the store or the registry; durable on return."""
         core = self._core
@@ -145,12 +144,12 @@ class Puller:
             raise ResourceExhausted(
                 what, f"the config has {manifest.config.size} bytes", hint="limits.config_size"
             )
-        if core.blobs.has(digest) and core.db.read(lambda tx: layers.has_blob(tx, digest)):
+        try:
             data = core.blobs.read(digest)
-        else:
+        except (NotFound, DataLoss):  # collected at this moment, or gone bad
             data = core.registry.blob(ref, manifest.config, call=call)
         config = parse_config(data, what, limit=limit)
-        core.write_document(digest, data)
+        core.write_document(digest, data, lease=lease, call=call)
         return config
 
 
@@ -193,7 +192,6 @@ def name_image(
     name: str,
     *,
     config: Digest,
-    config_size: int,
     diff_ids: tuple[DiffID, ...],
     manifest: ManifestRow | None,
     keep_other: bool = False,
@@ -213,11 +211,12 @@ def name_image(
         for diff_id in diff_ids:
             if layers.get_layer(tx, diff_id) is None:
                 raise FailedPrecondition(f"name image {name}", f"layer {diff_id} is gone", hint="try again")
+        for digest in (config, *((manifest.digest,) if manifest is not None else ())):
+            if not layers.has_blob(tx, digest):
+                raise FailedPrecondition(f"name image {name}", f"blob {digest} is gone", hint="try again")
         images.add_config(tx, config, diff_ids)
-        layers.add_blob(tx, config, config_size)
         if manifest is not None:
             images.add_manifest(tx, config, manifest)
-            layers.add_blob(tx, manifest.digest, manifest.size)
         images.put_image(tx, NAMESPACE, name, config=config, manifest=manifest.digest if manifest else None)
 
     core.db.write(body, call=call)

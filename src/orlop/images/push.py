@@ -81,7 +81,7 @@ class Pusher:
                 document, media_type = encode(manifest), OCI_MANIFEST
             self._send_document(row.config, job)
             digest = core.registry.put_manifest(target, document, media_type, call=call)
-            self._remember(row, digest, media_type, document, manifest, diff_ids, target)
+            self._remember(row, digest, media_type, document, manifest, diff_ids, target, lease)
         size = len(document) + manifest.config.size + sum(layer.size for layer in manifest.layers)
         call.observer.progress(Progress(item=str(target), phase="done", done=size, total=size))
         return PushResult(name=str(target), digest=digest, size=size)
@@ -260,13 +260,13 @@ class Pusher:
         manifest: Manifest,
         diff_ids: tuple[DiffID, ...],
         target: Reference,
+        lease: Lease,
     ) -> None:
         """The manifest is known from now on, and where its blobs are."""
         core = self._core
-        core.write_document(digest, document)
+        core.write_document(digest, document, lease=lease, call=Call())  # it is pushed: no way back
 
         def body(tx: Transaction) -> None:
-            layers.add_blob(tx, digest, len(document))
             images.add_manifest(
                 tx, row.config, ManifestRow(digest=digest, media_type=media_type, size=len(document))
             )

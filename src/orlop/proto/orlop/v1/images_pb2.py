@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15orlop/v1/images.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\xf2\x01\n\x0ePrepareOptions\x12\x0c\n\x04view\x18\x01 \x01(\x08\x12\r\n\x05mount\x18\x02 \x01(\x08\x12\x16\n\x0eself_contained\x18\x03 \x01(\x08\x12\"\n\x04pull\x18\x04 \x01(\x0e\x32\x14.orlop.v1.PullPolicy\x12\x15\n\x08platform\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.orlop.v1.PrepareOptions.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_platform\"[\n\x12PrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\"X\n\x13PrepareRootResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"`\n\x17WatchPrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\"\x91\x01\n\x18WatchPrepareRootResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\x1e\n\x04root\x18\x03 \x01(\x0b\x32\x0e.orlop.v1.RootH\x00\x42\x07\n\x05\x65vent\"\x1d\n\rMountsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\".\n\x0eMountsResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1c\n\x0cMountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"-\n\rMountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1e\n\x0eUnmountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fUnmountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x15\n\x13ListPreparedRequest\"5\n\x14ListPreparedResponse\x12\x1d\n\x05roots\x18\x01 \x03(\x0b\x32\x0e.orlop.v1.Root\"A\n\rCommitOptions\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\"c\n\rCommitRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.orlop.v1.CommitOptionsB\x07\n\x05_name\"\x89\x01\n\x0e\x43ommitResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x0e\x43leanupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"6\n\x0f\x43leanupResponse\x12#\n\x08warnings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Warning\"\r\n\x0bListRequest\"/\n\x0cListResponse\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"\x1e\n\x0eInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x03\x12\x11\n\x04\x62lob\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tblob_size\x18\x05 \x01(\x03\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x14\n\x0c\x62lob_present\x18\x07 \x01(\x08\x42\x07\n\x05_blob\"\x95\x01\n\x0fInspectResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x15\n\x08manifest\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x1f\n\x06layers\x18\x05 \x03(\x0b\x32\x0f.orlop.v1.LayerB\x0b\n\t_manifest\",\n\nTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08new_name\x18\x02 \x01(\t\"-\n\x0bTagResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\",\n\rRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\".\n\x0eRemoveResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05\x66reed\x18\x02 \x01(\x03\x32\x9e\x06\n\x06Images\x12J\n\x0bPrepareRoot\x12\x1c.orlop.v1.PrepareRootRequest\x1a\x1d.orlop.v1.PrepareRootResponse\x12[\n\x10WatchPrepareRoot\x12!.orlop.v1.WatchPrepareRootRequest\x1a\".orlop.v1.WatchPrepareRootResponse0\x01\x12;\n\x06Mounts\x12\x17.orlop.v1.MountsRequest\x1a\x18.orlop.v1.MountsResponse\x12\x38\n\x05Mount\x12\x16.orlop.v1.MountRequest\x1a\x17.orlop.v1.MountResponse\x12>\n\x07Unmount\x12\x18.orlop.v1.UnmountRequest\x1a\x19.orlop.v1.UnmountResponse\x12M\n\x0cListPrepared\x12\x1d.orlop.v1.ListPreparedRequest\x1a\x1e.orlop.v1.ListPreparedResponse\x12=\n\x06\x43ommit\x12\x17.orlop.v1.CommitRequest\x1a\x18.orlop.v1.CommitResponse0\x01\x12>\n\x07\x43leanup\x12\x18.orlop.v1.CleanupRequest\x1a\x19.orlop.v1.CleanupResponse\x12\x35\n\x04List\x12\x15.orlop.v1.ListRequest\x1a\x16.orlop.v1.ListResponse\x12>\n\x07Inspect\x12\x18.orlop.v1.InspectRequest\x1a\x19.orlop.v1.InspectResponse\x12\x32\n\x03Tag\x12\x14.orlop.v1.TagRequest\x1a\x15.orlop.v1.TagResponse\x12;\n\x06Remove\x12\x17.orlop.v1.RemoveRequest\x1a\x18.orlop.v1.RemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15orlop/v1/images.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\xf2\x01\n\x0ePrepareOptions\x12\x0c\n\x04view\x18\x01 \x01(\x08\x12\r\n\x05mount\x18\x02 \x01(\x08\x12\x16\n\x0eself_contained\x18\x03 \x01(\x08\x12\"\n\x04pull\x18\x04 \x01(\x0e\x32\x14.orlop.v1.PullPolicy\x12\x15\n\x08platform\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.orlop.v1.PrepareOptions.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_platform\"[\n\x12PrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\"X\n\x13PrepareRootResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"`\n\x17WatchPrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\"\x91\x01\n\x18WatchPrepareRootResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\x1e\n\x04root\x18\x03 \x01(\x0b\x32\x0e.orlop.v1.RootH\x00\x42\x07\n\x05\x65vent\"\x1d\n\rMountsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\".\n\x0eMountsResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1c\n\x0cMountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"-\n\rMountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1e\n\x0eUnmountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fUnmountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x15\n\x13ListPreparedRequest\"5\n\x14ListPreparedResponse\x12\x1d\n\x05roots\x18\x01 \x03(\x0b\x32\x0e.orlop.v1.Root\"c\n\rCommitOptions\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\x12\x14\n\x07\x63reated\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_created\"c\n\rCommitRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.orlop.v1.CommitOptionsB\x07\n\x05_name\"\x89\x01\n\x0e\x43ommitResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x0e\x43leanupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"6\n\x0f\x43leanupResponse\x12#\n\x08warnings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Warning\"\r\n\x0bListRequest\"/\n\x0cListResponse\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"\x1e\n\x0eInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x03\x12\x11\n\x04\x62lob\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tblob_size\x18\x05 \x01(\x03\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x14\n\x0c\x62lob_present\x18\x07 \x01(\x08\x42\x07\n\x05_blob\"\x95\x01\n\x0fInspectResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x15\n\x08manifest\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x1f\n\x06layers\x18\x05 \x03(\x0b\x32\x0f.orlop.v1.LayerB\x0b\n\t_manifest\",\n\nTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08new_name\x18\x02 \x01(\t\"-\n\x0bTagResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\",\n\rRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\".\n\x0eRemoveResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05\x66reed\x18\x02 \x01(\x03\x32\x9e\x06\n\x06Images\x12J\n\x0bPrepareRoot\x12\x1c.orlop.v1.PrepareRootRequest\x1a\x1d.orlop.v1.PrepareRootResponse\x12[\n\x10WatchPrepareRoot\x12!.orlop.v1.WatchPrepareRootRequest\x1a\".orlop.v1.WatchPrepareRootResponse0\x01\x12;\n\x06Mounts\x12\x17.orlop.v1.MountsRequest\x1a\x18.orlop.v1.MountsResponse\x12\x38\n\x05Mount\x12\x16.orlop.v1.MountRequest\x1a\x17.orlop.v1.MountResponse\x12>\n\x07Unmount\x12\x18.orlop.v1.UnmountRequest\x1a\x19.orlop.v1.UnmountResponse\x12M\n\x0cListPrepared\x12\x1d.orlop.v1.ListPreparedRequest\x1a\x1e.orlop.v1.ListPreparedResponse\x12=\n\x06\x43ommit\x12\x17.orlop.v1.CommitRequest\x1a\x18.orlop.v1.CommitResponse0\x01\x12>\n\x07\x43leanup\x12\x18.orlop.v1.CleanupRequest\x1a\x19.orlop.v1.CleanupResponse\x12\x35\n\x04List\x12\x15.orlop.v1.ListRequest\x1a\x16.orlop.v1.ListResponse\x12>\n\x07Inspect\x12\x18.orlop.v1.InspectRequest\x1a\x19.orlop.v1.InspectResponse\x12\x32\n\x03Tag\x12\x14.orlop.v1.TagRequest\x1a\x15.orlop.v1.TagResponse\x12;\n\x06Remove\x12\x17.orlop.v1.RemoveRequest\x1a\x18.orlop.v1.RemoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,33 +63,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPREPAREDRESPONSE']._serialized_start=991
   _globals['_LISTPREPAREDRESPONSE']._serialized_end=1044
   _globals['_COMMITOPTIONS']._serialized_start=1046
-  _globals['_COMMITOPTIONS']._serialized_end=1111
-  _globals['_COMMITREQUEST']._serialized_start=1113
-  _globals['_COMMITREQUEST']._serialized_end=1212
-  _globals['_COMMITRESPONSE']._serialized_start=1215
-  _globals['_COMMITRESPONSE']._serialized_end=1352
-  _globals['_CLEANUPREQUEST']._serialized_start=1354
-  _globals['_CLEANUPREQUEST']._serialized_end=1384
-  _globals['_CLEANUPRESPONSE']._serialized_start=1386
-  _globals['_CLEANUPRESPONSE']._serialized_end=1440
-  _globals['_LISTREQUEST']._serialized_start=1442
-  _globals['_LISTREQUEST']._serialized_end=1455
-  _globals['_LISTRESPONSE']._serialized_start=1457
-  _globals['_LISTRESPONSE']._serialized_end=1504
-  _globals['_INSPECTREQUEST']._serialized_start=1506
-  _globals['_INSPECTREQUEST']._serialized_end=1536
-  _globals['_LAYER']._serialized_start=1539
-  _globals['_LAYER']._serialized_end=1683
-  _globals['_INSPECTRESPONSE']._serialized_start=1686
-  _globals['_INSPECTRESPONSE']._serialized_end=1835
-  _globals['_TAGREQUEST']._serialized_start=1837
-  _globals['_TAGREQUEST']._serialized_end=1881
-  _globals['_TAGRESPONSE']._serialized_start=1883
-  _globals['_TAGRESPONSE']._serialized_end=1928
-  _globals['_REMOVEREQUEST']._serialized_start=1930
-  _globals['_REMOVEREQUEST']._serialized_end=1974
-  _globals['_REMOVERESPONSE']._serialized_start=1976
-  _globals['_REMOVERESPONSE']._serialized_end=2022
-  _globals['_IMAGES']._serialized_start=2025
-  _globals['_IMAGES']._serialized_end=2823
+  _globals['_COMMITOPTIONS']._serialized_end=1145
+  _globals['_COMMITREQUEST']._serialized_start=1147
+  _globals['_COMMITREQUEST']._serialized_end=1246
+  _globals['_COMMITRESPONSE']._serialized_start=1249
+  _globals['_COMMITRESPONSE']._serialized_end=1386
+  _globals['_CLEANUPREQUEST']._serialized_start=1388
+  _globals['_CLEANUPREQUEST']._serialized_end=1418
+  _globals['_CLEANUPRESPONSE']._serialized_start=1420
+  _globals['_CLEANUPRESPONSE']._serialized_end=1474
+  _globals['_LISTREQUEST']._serialized_start=1476
+  _globals['_LISTREQUEST']._serialized_end=1489
+  _globals['_LISTRESPONSE']._serialized_start=1491
+  _globals['_LISTRESPONSE']._serialized_end=1538
+  _globals['_INSPECTREQUEST']._serialized_start=1540
+  _globals['_INSPECTREQUEST']._serialized_end=1570
+  _globals['_LAYER']._serialized_start=1573
+  _globals['_LAYER']._serialized_end=1717
+  _globals['_INSPECTRESPONSE']._serialized_start=1720
+  _globals['_INSPECTRESPONSE']._serialized_end=1869
+  _globals['_TAGREQUEST']._serialized_start=1871
+  _globals['_TAGREQUEST']._serialized_end=1915
+  _globals['_TAGRESPONSE']._serialized_start=1917
+  _globals['_TAGRESPONSE']._serialized_end=1962
+  _globals['_REMOVEREQUEST']._serialized_start=1964
+  _globals['_REMOVEREQUEST']._serialized_end=2008
+  _globals['_REMOVERESPONSE']._serialized_start=2010
+  _globals['_REMOVERESPONSE']._serialized_end=2056
+  _globals['_IMAGES']._serialized_start=2059
+  _globals['_IMAGES']._serialized_end=2857
 # @@protoc_insertion_point(module_scope)

@@ -304,8 +304,11 @@ class CommitOptions(google.protobuf.message.Message):
     AUTHOR_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
     author: builtins.str
     message: builtins.str
+    created: builtins.int
+    """The time to record, in seconds since 1970 (SOURCE_DATE_EPOCH).  Absent: now."""
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Dockerfile instructions that edit the config: "ENV A=b"."""
@@ -316,8 +319,11 @@ class CommitOptions(google.protobuf.message.Message):
         author: builtins.str = ...,
         message: builtins.str = ...,
         changes: collections.abc.Iterable[builtins.str] | None = ...,
+        created: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["author", b"author", "changes", b"changes", "message", b"message"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_created", b"_created", "created", b"created"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_created", b"_created", "author", b"author", "changes", b"changes", "created", b"created", "message", b"message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_created", b"_created"]) -> typing.Literal["created"] | None: ...
 
 Global___CommitOptions: typing_extensions.TypeAlias = CommitOptions
 
