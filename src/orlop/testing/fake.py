@@ -346,7 +346,7 @@ class FakeStore:
                 raise FailedPrecondition(f"commit {path}", "it is a view: nothing can be written to it")
             content = self._written.get(path, "")
             layer = replace(_layer(content, len(content)), blob=None, blob_size=0, blob_present=False)
-            salt = json.dumps([options.author, options.message, options.changes])
+            salt = json.dumps([options.author, options.message, options.changes, options.created])
             base = self._bases[path]
             image = _image((*base.layers, layer), base.platform, self.now, salt=salt)
             full = str(Reference.parse(name or f"localhost/commit-{Digest(image.id).hex[:12]}"))
