@@ -29,7 +29,9 @@ def disk() -> Iterator[Path]:
             for _ in range(SIZE_GB * 64):
                 file.write(block)
             os.fsync(file.fileno())
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image], check=True)
+        subprocess.run(
+            ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image], check=True
+        )
         subprocess.run(["mount", "-o", "loop", image, mount], check=True)
         try:
             yield mount

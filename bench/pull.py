@@ -1,7 +1,7 @@
 """Pull to a usable root: orlop beside podman, in turn, each with an empty store.
 
-orlop's side is ``orlop prepare IMAGE PATH``, which pulls, verifies every byte, indexes, and returns when all is
-durable; podman's is ``podman pull``, which unpacks and returns before its layers are on the disk.
+orlop's side is ``orlop prepare IMAGE PATH``, which pulls, verifies every byte, indexes, and returns when all
+is durable; podman's is ``podman pull``, which unpacks and returns before its layers are on the disk.
 """
 
 from __future__ import annotations
@@ -63,7 +63,14 @@ def orlop(disk: Path) -> Peer:
     return Peer(
         name="orlop",
         durable="yes",
-        pull=lambda image: [*base, "--insecure-registry", lab.REGISTRY, "prepare", f"{lab.REGISTRY}/{image}", str(target)],
+        pull=lambda image: [
+            *base,
+            "--insecure-registry",
+            lab.REGISTRY,
+            "prepare",
+            f"{lab.REGISTRY}/{image}",
+            str(target),
+        ],
         store=root,
         forget=forget,
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import lab, pull  # noqa: E402 - the path is set first
+from bench import lab, pull
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -48,7 +48,9 @@ def main(images: list[str]) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     text = "# Pull to a usable root\n\n" + pull.table(rows) + f"\n{json.dumps(about)}\n"
     (OUT / "pull.md").write_text(text)
-    (OUT / "pull.json").write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1))
+    (OUT / "pull.json").write_text(
+        json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1)
+    )
     print(text)
 
 

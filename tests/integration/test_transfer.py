@@ -168,7 +168,7 @@ def test_an_unknown_image_is_not_found_and_a_dead_registry_unavailable(
     settings = orlop.Settings(retries=0)
     with (
         orlop.open(store.info().root, store.info().run, settings=settings) as impatient,
-        pytest.raises(orlop.Unavailable, match="127.0.0.1:9"),
+        pytest.raises(orlop.Unavailable, match=r"127\.0\.0\.1:9"),
     ):
         impatient.pull("127.0.0.1:9/any")
 
