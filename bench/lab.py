@@ -39,6 +39,22 @@ def disk() -> Iterator[Path]:
             subprocess.run(["umount", "-R", mount], check=False)
 
 
+def sequential_write(disk: Path, size: int) -> float:
+    """Seconds that one durable sequential write of ``size`` bytes takes now."""
+    import time
+
+    path = disk / "sequential"
+    block = os.urandom(1 << 20)
+    start = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for _ in range((size >> 20) + 1):
+            file.write(block)
+        os.fsync(file.fileno())
+    seconds = time.perf_counter() - start
+    path.unlink()
+    return seconds
+
+
 def settle() -> None:
     """Let earlier writes reach the disk, so that nobody pays for another's."""
     os.sync()

@@ -146,6 +146,12 @@ class Box:
             stderr=subprocess.PIPE,
         )
 
+    def clear(self) -> None:
+        """Take away what a test that failed has left running."""
+        state = self.folder / "run/state"
+        if (state / self.id).exists():
+            subprocess.run([choose_runtime(), "--root", state, "delete", "--force", self.id], check=False)
+
     def check_clean(self) -> None:
         """Nothing of the container may be left: state, mounts, cgroups, descriptors."""
         state = self.folder / "run/state"
@@ -160,8 +166,11 @@ class Box:
 @pytest.fixture
 def box(workdir: Path) -> Iterator[Box]:
     made = Box(workdir)
-    yield made
-    made.check_clean()
+    try:
+        yield made
+        made.check_clean()
+    finally:
+        made.clear()
 
 
 # ------------------------------------------------------------------ what comes back

@@ -84,13 +84,19 @@ class _Stack:
         below = any(other.startswith(path + b"/") for other in self._hit)
         if below and kind not in {"folder", "whiteout", "opaque"}:
             return ""  # it is a folder already, by being implied
+        if kind == "folder" and any(given.get(above) == "symlink" for above in _above(path)):
+            return ""  # of a folder given under two names GNU tar keeps the first metadata, not the last
         self._hit.add(path)
         if kind == "file":
             layer.file(path, dice.randbytes(dice.choice([0, 1, 511, 512, 513, 2000])), **metadata)
         elif kind == "folder":
             layer.folder(path, **metadata)
         elif kind == "symlink":
-            target = dice.choice([b"a", b"b", b"a/b", b"c/../a", b"/b", b"x" * 200, b"../.."])
+            targets = [b"a", b"b", b"a/b", b"x" * 200]
+            if given.get(path.rpartition(b"/")[0]) == "folder":
+                # GNU tar makes these last, and then only restores the times of folders that it knew before
+                targets += [b"c/../a", b"/b", b"../.."]
+            target = dice.choice(targets)
             trusted = {key: value for key, value in metadata["xattrs"].items() if key.startswith("trusted.")}
             layer.symlink(path, target, **{**metadata, "mode": 0o777, "xattrs": trusted})
         elif kind == "hardlink":
@@ -109,17 +115,22 @@ class _Stack:
                 layer.opaque(folder)
             return ""
         else:
-            return self._again(layer, metadata)
+            self._again(layer, given, metadata)
+            return ""
         return kind
 
-    def _again(self, layer: Layer, metadata: dict[str, object]) -> str:
+    def _again(self, layer: Layer, given: dict[bytes, str], metadata: dict[str, object]) -> None:
         """A lower layer's file once more, with other metadata."""
-        untouched = sorted(path for path in self._files if not self._is_hit(path))
+        untouched = sorted(
+            path
+            for path in self._files
+            if not self._is_hit(path) and not any(other.startswith(path + b"/") for other in self._hit)
+        )
         if untouched:
             path = self._dice.choice(untouched)
             self._hit.add(path)
+            given[path] = "file"
             layer.file(path, b"again", **metadata)
-        return ""
 
     def _hard_link(self, layer: Layer, path: bytes, given: dict[bytes, str]) -> str:
         dice = self._dice

@@ -315,10 +315,11 @@ def test_signed_checksums_are_taken() -> None:
 
 
 @pytest.mark.parametrize("padding", [b"\0", b"x"])
-def test_padding_that_is_not_zero_is_told(padding: bytes) -> None:
+@pytest.mark.parametrize("chunk", [1, 512, 700, 1 << 20])
+def test_padding_that_is_not_zero_is_told(padding: bytes, chunk: int) -> None:
     data = bytearray(Layer().file("f", b"x" * 100).file("g").tar())
     data[612:1024] = padding * 412
-    assert [entry.dirty for entry in read(bytes(data))] == [padding == b"x", False]
+    assert [entry.dirty for entry in read(bytes(data), chunk=chunk)] == [padding == b"x", False]
 
 
 @pytest.mark.parametrize("how", ["old-gnu", "gnu-0.0", "gnu-0.1", "gnu-1.0"])

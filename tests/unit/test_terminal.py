@@ -183,13 +183,14 @@ def test_a_slow_reader_of_one_output_does_not_hold_up_the_other(
     inner_err, err = pipe(stack, keep="w")
     user_out = pipe(stack)  # nobody reads it until the other has said its word
     user_err = pipe(stack)
+    fill(user_out[1])
+    os.read(user_out[0], 4096)  # now it counts as writable, but a larger write would block
     relay.out_of_pipe(inner_out, user_out[1])
     relay.out_of_pipe(inner_err, user_err[1])
     seen: list[bytes] = []
 
     def contain() -> None:
-        for _ in range(3):  # pipes of 64 KiB on both sides, and what the relay holds
-            os.write(out, b"x" * 60_000)
+        os.write(out, b"x" * 60_000)
         os.write(err, b"urgent")
         seen.append(os.read(user_err[0], 100))
         process.end()

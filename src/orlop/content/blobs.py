@@ -18,11 +18,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from orlop.errors import DataLoss, NotFound, from_oserror
+from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
 from orlop.linux.files import fsync_dir, remove_tree, write_durably
 from orlop.spec.digest import Digest
 
 __all__ = ["BlobStore", "Ingest"]
+
+MAX_READ = 64 << 20  # bytes of a document; a kept layer is none, whatever a manifest calls it
 
 
 class BlobStore:
@@ -47,14 +49,18 @@ class BlobStore:
     def read(self, digest: Digest) -> bytes:
         """A small blob's bytes, verified again.
 
-        Raises `NotFound` if it is not there, `DataLoss` if it is not what its name says.
+        Raises `NotFound` if it is not there, `DataLoss` if it is not what its name says,
+        `ResourceExhausted` if it is no document by its size.
         """
         try:
-            data = self.path(digest).read_bytes()
+            with open(self.path(digest), "rb") as file:
+                data = file.read(MAX_READ + 1)
         except FileNotFoundError as exc:
             raise NotFound(f"read blob {digest}", "the store does not have it") from exc
         except OSError as exc:
             raise from_oserror(f"read blob {digest}", exc) from exc
+        if len(data) > MAX_READ:
+            raise ResourceExhausted(f"read blob {digest}", f"it has more than {MAX_READ} bytes")
         if not digest.verifies(data):
             raise DataLoss(f"read blob {digest}", "the file on disk has another digest")
         return data

@@ -2,29 +2,36 @@
 
 Two phases: a transaction forgets, and writes what to delete into ``trash``; then each thing is moved to the
 folder ``trash`` under its own lock, after looking once more for a row, and deleted there.
+
+What a crash left behind is told from what is being made by locks, never by age: whoever makes a thing holds
+a lock on it until a row names it.  (Only a download waits a day to be resumed.)  A name that orlop would
+not give is left alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orlop.errors import FailedPrecondition
+from orlop.errors import Error, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images import names
 from orlop.images.api import Collected, Removed
 from orlop.images.core import NAMESPACE, Core
 from orlop.linux.files import remove_tree
+from orlop.linux.flock import FileLock
 from orlop.metadata import garbage, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten
 from orlop.observe import Call
-from orlop.snapshots.erofs import ErofsDriver
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = ["Collector"]
 
+_ASIDE = "quarantine-"  # prefix of a lost root that was written to
 INGEST_AGE = 24 * 3600.0  # seconds that an interrupted download waits to be resumed
 
 
@@ -45,6 +52,7 @@ class Collector:
     def remove(self, text: str, *, force: bool) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         what = f"remove {text}"
+        dead = self._dead_leases()
 
         def body(tx: Transaction) -> tuple[list[str], list[Forgotten]]:
             row = names.require(tx, NAMESPACE, text, what)
@@ -57,7 +65,7 @@ class Collector:
                     )
             for name in gone:
                 images.delete_image(tx, NAMESPACE, name)
-            return gone, garbage.forget(tx)
+            return gone, garbage.forget(tx, dead)
 
         gone, found = self._core.db.write(body)
         self._empty_trash()
@@ -65,22 +73,38 @@ class Collector:
 
     def collect(self, *, dry_run: bool, call: Call) -> Collected:
         """See `orlop.images.api.Upkeep.collect`."""
+        dead = self._dead_leases()
         if dry_run:
-            return Collected(items=self._would_forget() + self._strays(delete=False, call=call))
-        found = self._core.db.write(garbage.forget, call=call)
+            found = self._would_forget(dead, call)
+        else:
+            found = self._core.db.write(lambda tx: garbage.forget(tx, dead), call=call)
+            self._empty_trash()
         items = tuple((f"{item.kind} {item.name}", item.size) for item in found)
-        self._empty_trash()
-        return Collected(items=items + self._strays(delete=True, call=call))
+        strays = tuple(self._strays(delete=not dry_run, call=call))
+        if not dry_run:
+            self._idle_activations()
+            self._old_locks()
+        return Collected(items=items + strays)
 
-    def _would_forget(self) -> tuple[tuple[str, int], ...]:
+    def _would_forget(self, dead: list[str], call: Call) -> list[Forgotten]:
         def body(tx: Transaction) -> None:
-            raise _RolledBackError(garbage.forget(tx))
+            raise _RolledBackError(garbage.forget(tx, dead))
 
         try:
-            self._core.db.write(body)
+            self._core.db.write(body, call=call)
         except _RolledBackError as exc:
-            return tuple((f"{item.kind} {item.name}", item.size) for item in exc.found)
-        return ()
+            return exc.found
+        return []
+
+    def _dead_leases(self) -> list[str]:
+        """Leases whose owner is gone: their locks, taken before the row was made, are free."""
+        dead: list[str] = []
+        for lease in self._core.db.read(garbage.lease_ids):
+            lock = self._core.try_locked("lease", lease)
+            if lock is not None:
+                lock.release()
+                dead.append(lease)
+        return dead
 
     # -- the second phase -----------------------------------------------------------------------
 
@@ -88,101 +112,167 @@ class Collector:
         for path in self._core.db.read(garbage.trash_list):
             self._bury(path)
 
-    def _bury(self, path: str) -> None:
-        """Delete one forgotten thing, unless it is somebody's again."""
+    def _bury(self, path: str, *, delete: bool = True) -> bool:
+        """Delete one forgotten thing; False if it is in use this moment, or somebody's again."""
         core = self._core
         kind, key = _lock_of(path)
         lock = core.try_locked(kind, key)
         if lock is None:
-            return  # in use this moment: the next collection looks again
+            return False  # the next collection looks again
         try:
-            if not core.db.read(lambda tx: _is_named(tx, path)):
+            named = core.db.read(lambda tx: _is_named(tx, path))
+            if not delete:
+                return not named
+            if not named:
                 if kind == "chain":
                     core.driver.deactivate(key)
                 core.discard(core.layout.root / path)
             core.db.write(lambda tx: garbage.trash_done(tx, path))
+            return not named
         finally:
             lock.release()
 
     # -- what crashes left ----------------------------------------------------------------------
 
-    def _strays(self, *, delete: bool, call: Call) -> tuple[tuple[str, int], ...]:
-        """Files that no row names; also old downloads and activations of nobody."""
-        core = self._core
-        found: list[tuple[str, int]] = []
-        for path in self._unnamed():
-            call.check("collect")
-            found.append((f"stray {path.relative_to(core.layout.root)}", _size(path)))
-            if delete:
-                self._bury(str(path.relative_to(core.layout.root)))
-        for path in core.layers.abandoned() + self._old_ingests() + sorted(core.layout.trash.iterdir()):
-            call.check("collect")
-            found.append((f"stray {path.relative_to(core.layout.root)}", _size(path)))
-            if delete:
-                remove_tree(path, missing_ok=True) if path.is_dir() else path.unlink(missing_ok=True)
-        if delete:
-            self._idle_activations(core.driver)
-            self._lost_roots(call)
-        return tuple(found)
+    def _strays(self, *, delete: bool, call: Call) -> Iterator[tuple[str, int]]:
+        """Files that no row names, and old downloads; each is deleted if ``delete`` says so."""
+        root = self._core.layout.root
+        steps: list[tuple[Callable[[], list[Path]], Callable[[Path], bool]]] = [
+            (self._unnamed, lambda path: self._bury(str(path.relative_to(root)), delete=delete)),
+            (self._temporaries, lambda path: _take(path, path, delete=delete)),
+            (self._unfinished, lambda path: _take(path, path, delete=delete)),
+            (self._ingests, lambda path: self._take_ingest(path, delete=delete)),
+            (self._graves, lambda path: _take(path, None, delete=delete)),
+            (self._lost_roots, lambda path: self._take_root(path, delete=delete, call=call)),
+        ]
+        for candidates, take in steps:
+            for path in _listed(candidates):
+                call.check("collect")
+                size = _size(path)
+                try:
+                    taken = take(path)
+                except FileNotFoundError:
+                    continue  # somebody else was faster
+                except (Error, OSError) as exc:
+                    call.observer.warning(f"{path} cannot be collected: {exc}")
+                    continue
+                if taken:
+                    yield f"stray {path.relative_to(root)}", size
 
     def _unnamed(self) -> list[Path]:
         """Layers, chains and blobs on disk without a row."""
         layout = self._core.layout
-        candidates = [path for path in layout.layers.iterdir() if not path.name.startswith("new-")]
-        candidates += layout.chains.glob("*.erofs")
+        candidates = [*layout.layers.iterdir(), *layout.chains.glob("*.erofs")]
         candidates += (layout.content / "blobs").glob("*/*")
         root = layout.root
 
         def body(tx: Transaction) -> list[Path]:
             return [path for path in candidates if not _is_named(tx, str(path.relative_to(root)))]
 
-        return sorted(self._core.db.read(body))
+        return self._core.db.read(body)
 
-    def _old_ingests(self) -> list[Path]:
-        """Downloads that nobody has gone on with for a day."""
-        found: list[Path] = []
-        for folder in self._core.blobs.ingests():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - (folder / "data").stat().st_mtime > INGEST_AGE:
-                    lock = self._core.try_locked("blob", folder.name)
-                    if lock is not None:
-                        found.append(folder)
-                        lock.release()
-        return found
+    def _temporaries(self) -> list[Path]:
+        """What `write_durably` was writing."""
+        layout = self._core.layout
+        folders = [layout.root, layout.chains, *(layout.content / "blobs").iterdir()]
+        return [path for folder in folders for path in folder.glob(".tmp-*")]
 
-    def _idle_activations(self, driver: ErofsDriver) -> None:
-        for chain in driver.activations():
+    def _unfinished(self) -> list[Path]:
+        """Layers in the making."""
+        return list(self._core.layout.layers.glob("new-*"))
+
+    def _ingests(self) -> list[Path]:
+        return self._core.blobs.ingests()
+
+    def _take_ingest(self, folder: Path, *, delete: bool) -> bool:
+        """A download that nobody has gone on with for a day, or whose layer is there."""
+        lock = self._core.try_locked("blob", folder.name)
+        if lock is None:
+            return False
+        try:
+            age = time.time() - self._core.blobs.ingest_changed(folder)
+            if age < INGEST_AGE and not self._core.db.read(lambda tx: _has_layer(tx, folder.name)):
+                return False
+            if delete:
+                remove_tree(folder)
+            return True
+        finally:
+            lock.release()
+
+    def _graves(self) -> list[Path]:
+        return list(self._core.layout.trash.iterdir())
+
+    def _lost_roots(self) -> list[Path]:
+        """Folders under ``prepared`` without a row."""
+        folders = [path for path in self._core.layout.prepared.iterdir() if not path.name.startswith(_ASIDE)]
+        known = self._core.db.read(roots.root_ids)
+        return [folder for folder in folders if folder.name not in known]
+
+    def _take_root(self, folder: Path, *, delete: bool, call: Call) -> bool:
+        """Delete a lost root if nothing was written to it, else set it aside."""
+        core = self._core
+        lock = core.try_locked("root", folder.name)
+        if lock is None:
+            return False  # a Prepare stands between making the folder and naming it
+        try:
+            if folder.name in core.db.read(roots.root_ids) or core.driver.in_use(folder.name):
+                return False
+            upper = folder / "upper"
+            if not (upper.is_dir() and any(upper.iterdir())):
+                if delete:
+                    core.discard(folder)
+                return True
+            if delete:
+                aside = folder.with_name(_ASIDE + folder.name)
+                os.rename(folder, aside)
+                call.observer.warning(f"a root that nothing names was set aside: {aside}")
+            return False
+        finally:
+            lock.release()
+
+    def _idle_activations(self) -> None:
+        """Unmount the chains that no prepared root stands on."""
+        for chain in self._core.driver.activations():
             lock = self._core.try_locked("chain", chain)
             if lock is None:
                 continue
             try:
                 if not self._core.db.read(lambda tx, chain=chain: roots.chain_users(tx, chain)):  # type: ignore[misc]  # bound now
-                    driver.deactivate(chain)
+                    self._core.driver.deactivate(chain)
             finally:
                 lock.release()
 
-    def _lost_roots(self, call: Call) -> None:
-        """Folders under ``prepared`` without a row: deleted if nothing was written, else set aside."""
-        layout = self._core.layout
-        known = self._core.db.read(roots.root_ids)
-        for folder in layout.prepared.iterdir():
-            if folder.name in known or folder.name.startswith("quarantine-") or _young(folder):
-                continue
-            upper = folder / "upper"
-            if upper.is_dir() and any(upper.iterdir()):
-                aside = folder.with_name(f"quarantine-{folder.name}")
-                os.rename(folder, aside)
-                call.observer.warning(f"a root that nothing names was set aside: {aside}")
-            else:
-                self._core.discard(folder)
+    def _old_locks(self) -> None:
+        """Remove the lock files of the dead: whoever has a lock, if only for a moment, removes its file."""
+        for path in self._core.layout.locks.glob("*-*"):
+            lock = FileLock(path, unlink_on_release=True)
+            if lock.acquire(call=Call(), attempted="collect", blocking=False):
+                lock.release()
 
 
-def _young(folder: Path) -> bool:
-    """Whether a Prepare may be standing between making the folder and naming it."""
+def _listed(candidates: Callable[[], list[Path]]) -> list[Path]:
     try:
-        return time.time() - folder.stat().st_mtime < 300
-    except FileNotFoundError:
+        return sorted(candidates())
+    except OSError as exc:
+        raise from_oserror("collect", exc) from exc
+
+
+def _take(path: Path, locked: Path | None, *, delete: bool) -> bool:
+    """Delete a file or a tree; False if somebody holds a flock on ``locked``, its maker."""
+    if locked is None:
+        if delete:
+            remove_tree(path)
         return True
+    fd = os.open(locked, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if delete:
+            remove_tree(path)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def _lock_of(path: str) -> tuple[str, str]:
@@ -193,23 +283,35 @@ def _lock_of(path: str) -> tuple[str, str]:
 
 
 def _is_named(tx: Transaction, path: str) -> bool:
-    """Whether a row names what lies at a path of the store."""
+    """Whether a row names what lies at a path of the store, or it is no such thing as rows name."""
     parts = path.split("/")
-    if parts[0] == "layers":
-        return layers.get_layer(tx, DiffID(f"sha256:{parts[-1]}")) is not None
+    try:
+        if parts[0] == "layers":
+            return layers.get_layer(tx, DiffID(f"sha256:{parts[-1]}")) is not None
+        if parts[0] == "content":
+            return layers.has_blob(tx, Digest(f"{parts[-2]}:{parts[-1]}"))
+    except InvalidArgument:
+        return True
     if parts[0] == "chains":
         return roots.get_chain(tx, parts[-1].removesuffix(".erofs")) is not None
-    if parts[0] == "content":
-        return layers.has_blob(tx, Digest(f"{parts[-2]}:{parts[-1]}"))
     return parts[-1] in roots.root_ids(tx)
 
 
+def _has_layer(tx: Transaction, encoded: str) -> bool:
+    """Whether the layer is there that a blob (by the hexadecimal digits of its digest) holds."""
+    for algorithm in ("sha256", "sha512"):
+        with contextlib.suppress(InvalidArgument):
+            found = layers.layer_of_blob(tx, Digest(f"{algorithm}:{encoded}"))
+            if found is not None and layers.get_layer(tx, found.diff_id) is not None:
+                return True
+    return False
+
+
 def _size(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
+    """The bytes of a file, or of all files right in a folder."""
     with contextlib.suppress(FileNotFoundError):
         if not path.is_dir():
-            return path.stat().st_size
-        return sum(
-            entry.stat(follow_symlinks=False).st_size for entry in os.scandir(path) if not entry.is_dir()
-        )
+            return path.stat(follow_symlinks=False).st_size
+        with os.scandir(path) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries if not entry.is_dir())
     return 0

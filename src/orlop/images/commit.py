@@ -18,6 +18,7 @@ from orlop.images.chains import Chains
 from orlop.images.changes import apply_change
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import LayerIngest
+from orlop.images.names import new_name
 from orlop.images.pull import name_image
 from orlop.images.roots import RootService
 from orlop.layers.diff import changes, write_layer
@@ -29,7 +30,6 @@ from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import encode, parse_config, parse_json
-from orlop.spec.reference import Reference
 
 __all__ = ["Committer"]
 
@@ -46,7 +46,7 @@ class Committer:
     def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> str:
         """See `orlop.images.api.Roots.commit`; returns the full name."""
         what = f"commit {path}"
-        full = str(Reference.parse(name)) if name else f"localhost/commit:{secrets.token_hex(8)}"
+        full = new_name(name, what) if name else f"localhost/commit:{secrets.token_hex(8)}"
         core = self._core
         self._roots.require(path, what)
         with core.lease() as lease, core.locked("path", path, call=call, attempted=what):

@@ -1,7 +1,7 @@
 """What the verbs share: the parts of one open store, its locks and leases.
 
-Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>`` while
-something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
+Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>``
+while something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
 ``chain-<id>`` shared while a root is put on a chain, exclusive while it is built, mounted or unmounted,
 ``root-<id>`` while a folder under ``prepared`` waits for its row.  A thread that holds several takes them in
 that order of kinds, and several of one kind in the order of their keys' place in the image (bottom first).

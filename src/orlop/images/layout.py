@@ -129,7 +129,15 @@ class Layout:
         self._check_folder(self.run, 0o711, what)
         self._check_format(what)
         content = BlobStore(self.content).folders()
-        for folder in (self.locks, self.layers, self.chains, self.prepared, self.trash, self.content, *content):
+        for folder in (
+            self.locks,
+            self.layers,
+            self.chains,
+            self.prepared,
+            self.trash,
+            self.content,
+            *content,
+        ):
             _make(folder, 0o700)
         _make(self.run / "chains", 0o700)
         if not self.database.exists():  # whoever made the folders may have died before they were durable

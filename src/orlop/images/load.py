@@ -16,6 +16,7 @@ from orlop.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from orlop.images.archive import Member, Source, open_source, read_member
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
+from orlop.images.names import new_name
 from orlop.images.pull import check_image, choose_manifest, name_image
 from orlop.metadata.images import ManifestRow
 from orlop.observe import Call
@@ -51,7 +52,7 @@ class Loader:
         what = f"import {path}"
         if not path.startswith("/"):
             raise InvalidArgument(what, "the path is relative", hint="give an absolute path")
-        wanted = str(Reference.parse(name)) if name else None
+        wanted = new_name(name, what) if name else None
         with open_source(self._core, Path(path), call=call) as source, self._core.lease() as lease:
             if source.find("index.json") is not None:
                 return self._layout(source, Path(path), wanted, lease, call, what)

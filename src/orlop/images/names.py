@@ -10,7 +10,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.spec.reference import Reference
 
-__all__ = ["find", "is_name_of", "require"]
+__all__ = ["find", "is_name_of", "new_name", "require"]
 
 _HEX = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
 
@@ -54,6 +54,19 @@ def require(tx: Transaction, namespace: str, text: str, attempted: str) -> Image
             full = text
         raise NotFound(attempted, f"no image {full} in the store", hint="'orlop images' lists what there is")
     return row
+
+
+def new_name(text: str, attempted: str) -> str:
+    """The full name that an image is to be given.
+
+    Raises `InvalidArgument` for a name with a digest: it says already what it means.
+    """
+    ref = Reference.parse(text)
+    if ref.digest is not None:
+        raise InvalidArgument(
+            attempted, f"{text} names an image by its digest", hint="give a name with a tag"
+        )
+    return str(ref)
 
 
 def is_name_of(text: str, full: str) -> bool:

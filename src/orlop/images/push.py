@@ -18,7 +18,7 @@ from orlop.errors import DataLoss, FailedPrecondition, NotFound, Unauthenticated
 from orlop.errors import PermissionDenied as Forbidden
 from orlop.images import names
 from orlop.images.api import PushResult
-from orlop.images.core import NAMESPACE, Core
+from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.layers.compression import RECIPES, compress
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction

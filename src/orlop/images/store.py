@@ -5,12 +5,13 @@ Orchestration only: each verb's work is in the module named after it.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from orlop.config import Settings
-from orlop.errors import NotFound
+from orlop.errors import DataLoss, NotFound, from_oserror
 from orlop.images import names
 from orlop.images.api import (
     Blob,
@@ -48,6 +49,29 @@ __all__ = ["LocalStore"]
 _PLAIN = PrepareOptions()
 _PLAIN_COMMIT = CommitOptions()
 _CALL = Call()
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _verb(
+    name: str,
+) -> Callable[[Callable[Concatenate[LocalStore, _P], _R]], Callable[Concatenate[LocalStore, _P], _R]]:
+    """The border of the library: an OSError that nothing below has given a meaning leaves as an error."""
+
+    def decorate(
+        function: Callable[Concatenate[LocalStore, _P], _R],
+    ) -> Callable[Concatenate[LocalStore, _P], _R]:
+        @wraps(function)
+        def call(self: LocalStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                return function(self, *args, **kwargs)
+            except OSError as exc:
+                words = [name, *(str(arg) for arg in args[:1])]
+                raise from_oserror(" ".join(words), exc) from exc
+
+        return call
+
+    return decorate
 
 
 class LocalStore:
@@ -107,10 +131,12 @@ class LocalStore:
 
     # -- images ---------------------------------------------------------------------------------
 
+    @_verb("pull")
     def pull(self, name: str, *, platform: str | None = None, call: Call = _CALL) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
         return self._info(self._puller.pull(Reference.parse(name), platform=platform, call=call).name)
 
+    @_verb("push")
     def push(
         self, name: str, destination: str | None = None, *, recompress: bool = False, call: Call = _CALL
     ) -> PushResult:
@@ -119,10 +145,24 @@ class LocalStore:
 
         return Pusher(self._core).push(name, destination, recompress=recompress, call=call)
 
+    @_verb("list images")
     def images(self) -> list[ImageInfo]:
         """See `orlop.images.api.Images.images`."""
         rows, sizes = self._core.db.read(self._sizes)
-        return [self._describe(row, sizes[row.config]) for row in rows]
+        return [info for row in rows if (info := self._listed(row, sizes[row.config])) is not None]
+
+    def _listed(self, row: ImageRow, size: tuple[int, int]) -> ImageInfo | None:
+        """A line of the list; None for an image that was removed at this moment.
+
+        An image whose config is lost or bad keeps its line, with what the metadata know: `inspect`
+        says what is wrong with it.
+        """
+        try:
+            return self._describe(row, size)
+        except (NotFound, DataLoss):
+            if self._core.db.read(lambda tx: images.get_image(tx, NAMESPACE, row.name)) is None:
+                return None
+            return ImageInfo(name=row.name, id=row.config, digest=row.manifest, size=size[0], layers=size[1])
 
     @staticmethod
     def _sizes(tx: Transaction) -> tuple[list[ImageRow], dict[Digest, tuple[int, int]]]:
@@ -148,6 +188,7 @@ class LocalStore:
             layers=size[1],
         )
 
+    @_verb("inspect")
     def inspect(self, name: str) -> ImageDetails:
         """See `orlop.images.api.Images.inspect`."""
         core = self._core
@@ -193,9 +234,10 @@ class LocalStore:
             layers=core.db.read(blobs),
         )
 
+    @_verb("tag")
     def tag(self, name: str, new_name: str) -> ImageInfo:
         """See `orlop.images.api.Images.tag`."""
-        full = str(Reference.parse(new_name))
+        full = names.new_name(new_name, f"tag {name}")
 
         def body(tx: Transaction) -> None:
             row = names.require(tx, NAMESPACE, name, f"tag {name}")
@@ -204,10 +246,12 @@ class LocalStore:
         self._core.db.write(body)
         return self._info(full)
 
+    @_verb("remove")
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         return self._collector.remove(name, force=force)
 
+    @_verb("import")
     def load(self, source: str, *, name: str | None = None, call: Call = _CALL) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
         from orlop.images.load import Loader
@@ -218,28 +262,34 @@ class LocalStore:
 
     # -- prepared roots -------------------------------------------------------------------------
 
+    @_verb("prepare")
     def prepare_root(
         self, name: str, path: str, *, options: PrepareOptions = _PLAIN, call: Call = _CALL
     ) -> PreparedInfo:
         """See `orlop.images.api.Roots.prepare_root`."""
         return self._roots.prepare(name, path, options=options, call=call)
 
+    @_verb("list mounts of")
     def mounts(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.mounts`."""
         return self._roots.mounts(path, call=Call())
 
+    @_verb("mount")
     def mount(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.mount`."""
         return self._roots.mount(path, call=Call())
 
+    @_verb("unmount")
     def unmount(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.unmount`."""
         return self._roots.unmount(path, call=Call())
 
+    @_verb("list roots")
     def prepared(self) -> list[PreparedInfo]:
         """See `orlop.images.api.Roots.prepared`."""
         return self._roots.prepared()
 
+    @_verb("commit")
     def commit(
         self,
         path: str,
@@ -251,16 +301,19 @@ class LocalStore:
         """See `orlop.images.api.Roots.commit`."""
         return self._info(self._committer.commit(path, name, options=options, call=call))
 
+    @_verb("clean up")
     def cleanup(self, path: str, *, call: Call = _CALL) -> None:
         """See `orlop.images.api.Roots.cleanup`."""
         self._roots.cleanup(path, call=call)
 
     # -- the store ------------------------------------------------------------------------------
 
+    @_verb("collect")
     def collect(self, *, dry_run: bool = False, call: Call = _CALL) -> Collected:
         """See `orlop.images.api.Upkeep.collect`."""
         return self._collector.collect(dry_run=dry_run, call=call)
 
+    @_verb("read store")
     def info(self) -> StoreInfo:
         """See `orlop.images.api.Upkeep.info`."""
         core = self._core

@@ -13,6 +13,7 @@ link is followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ __all__ = ["Change", "changes", "write_layer"]
 
 CHUNK = 1 << 20
 _WHAT = "read changes"
+_FREEZE = "stop or freeze what runs there"
+_MOVED_AWAY = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}  # found otherwise before
 _WINDOW = 64  # folders of one path kept open at a time
 _LEAF = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 
@@ -305,6 +308,8 @@ def changes(upper: int, view: ChainView, devices: Sequence[Sequence[Path]], *, c
     try:
         return _Walk(view, devices, call).run(upper)
     except OSError as exc:
+        if exc.errno in _MOVED_AWAY:
+            raise FailedPrecondition(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=_FREEZE) from exc
         raise from_oserror(_WHAT, exc) from exc
 
 
@@ -341,7 +346,12 @@ def write_layer(
 
 def _write_file(writer: TarWriter, member: Member, upper: int) -> None:
     """One file of the upper, by its path, no link followed on the way."""
-    fd = open_below(upper, member.path)
+    try:
+        fd = open_below(upper, member.path)
+    except OSError as exc:
+        if exc.errno in _MOVED_AWAY:
+            raise _changed(member.path) from exc
+        raise
     try:
         left = member.size
 
@@ -367,9 +377,7 @@ def _write_file(writer: TarWriter, member: Member, upper: int) -> None:
 
 
 def _changed(path: bytes) -> FailedPrecondition:
-    return FailedPrecondition(
-        "commit", f"/{_text(path)} changed while it was read", hint="stop or freeze what runs there"
-    )
+    return FailedPrecondition("commit", f"/{_text(path)} changed while it was read", hint=_FREEZE)
 
 
 def _member(path: bytes, about: os.stat_result, xattrs: Xattrs) -> Member:
@@ -449,9 +457,7 @@ def _reopen(parent: _Folder, child: _Folder) -> None:
     parent.fd = os.open("..", OPEN_FOLDER, dir_fd=child.fd)
     about = os.fstat(parent.fd)
     if (about.st_dev, about.st_ino) != parent.identity:
-        raise FailedPrecondition(
-            _WHAT, f"/{_text(child.path)} was moved while it was read", hint="stop or freeze what runs there"
-        )
+        raise FailedPrecondition(_WHAT, f"/{_text(child.path)} was moved while it was read", hint=_FREEZE)
 
 
 def _text(path: bytes) -> str:

@@ -41,8 +41,13 @@ class NewLayer:
         self.folder = folder
         folder.mkdir(mode=0o700)
         self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.tar = os.open(folder / "layer.tar", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self.tar = os.open("layer.tar", flags, 0o600, dir_fd=self._lock)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def complete(self, index: LayerIndex, encoded: bytes) -> int:
         """Write the index and, where needed, layer.data; sync everything but the tar.
@@ -102,7 +107,7 @@ class LayerStore:
     def new(self) -> Iterator[NewLayer]:
         """A layer in the making, deleted at the end unless it was published."""
         try:
-            layer = NewLayer(self.folder / f"{_NEW}{secrets.token_hex(8)}")
+            layer = self._start()
         except OSError as exc:
             raise from_oserror("make layer", exc) from exc
         try:
@@ -124,20 +129,14 @@ class LayerStore:
         os.rename(layer.folder, target)
         fsync_dir(self.folder)
 
-    def abandoned(self) -> list[Path]:
-        """Folders of layers in the making whose maker is gone."""
-        found: list[Path] = []
-        for folder in self.folder.glob(f"{_NEW}*"):
-            with contextlib.suppress(FileNotFoundError):
-                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    found.append(folder)
-                except BlockingIOError:
-                    continue
-                finally:
-                    os.close(fd)
-        return found
+    def _start(self) -> NewLayer:
+        while True:
+            try:
+                return NewLayer(self.folder / f"{_NEW}{secrets.token_hex(8)}")
+            except FileNotFoundError:
+                # A collector took the folder for a dead maker's, before we had its lock.
+                if not self.folder.is_dir():
+                    raise
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ Every failure is an OSError with the kernel's errno.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import secrets
@@ -75,12 +76,12 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
     Written under a temporary name in the same folder, fsynced, renamed, the folder fsynced.  On
     failure the temporary file is removed; the old file stays unless only the last fsync failed.
+    Where the process is killed, a ``.tmp-`` file stays; nobody holds a flock on it then.
     """
     folder, name = os.path.split(os.fsencode(path))
     with _opened(os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as dir_fd:
-        temporary = b".tmp-" + secrets.token_hex(8).encode()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _opened(os.open(temporary, flags, 0o600, dir_fd=dir_fd)) as fd:
+        temporary, opened = _temporary(dir_fd)
+        with _opened(opened) as fd:
             try:
                 os.fchmod(fd, mode)  # whatever the umask
                 _write_all(fd, data)
@@ -91,6 +92,22 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
                     os.unlink(temporary, dir_fd=dir_fd)
                 raise
         os.fsync(dir_fd)
+
+
+def _temporary(dir_fd: int) -> tuple[bytes, int]:
+    """A new file under a name of its own, with a flock that keeps it from those who tidy up."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        name = b".tmp-" + secrets.token_hex(8).encode()
+        fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return name, fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # somebody took it for the file of a dead process before we had the lock
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -179,7 +179,9 @@ class ErofsDriver:
             return [base, root]
         overlay = self._overlay(root_id, [f"{target}/root"], target, view=False)
         if len(",".join(overlay.options)) > MAX_OPTIONS:
-            raise FailedPrecondition(f"prepare {target}", "its path is too long for the options of one mount(2)")
+            raise FailedPrecondition(
+                f"prepare {target}", "its path is too long for the options of one mount(2)"
+            )
         return [base, overlay]
 
     def _overlay(self, root_id: str, lowers: Sequence[str], target: str, *, view: bool) -> MountSpec:

@@ -296,10 +296,15 @@ def _their_error(data: bytes) -> Error:
     try:
         said = json.loads(data)
         return by_code(str(said["code"]))(
-            str(said["attempted"])[:500],
-            str(said["reason"])[:1000],
-            hint=str(said["hint"])[:500],
-            details={str(key)[:100]: str(value)[:500] for key, value in said["details"].items()},
+            _plain(said["attempted"], 500),
+            _plain(said["reason"], 1000),
+            hint=_plain(said["hint"], 500),
+            details={_plain(key, 100): _plain(value, 500) for key, value in said["details"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise Internal("unpack layer", "the worker answered what no worker says") from exc
+
+
+def _plain(said: object, most: int) -> str:
+    """A text that may go to a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in str(said)[:most])

@@ -5,6 +5,7 @@ Nothing here runs in the process of a user: `main` is the entry point of a proce
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -34,19 +35,31 @@ RATIO_GRACE = 64 << 20  # a short run of zeros may compress as well as it likes
 def main(control: int) -> None:
     """The template: wait for jobs on a socket, fork a worker for each.  Ends when the socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent decides
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are reaped by the kernel
     compression.preload()
     gc.disable()  # the index has no cycles
     with socket.socket(fileno=control) as jobs:
         while True:
             message, descriptors, _, _ = socket.recv_fds(jobs, MAX_JOB, 4)
+            _reap(os.WNOHANG)
             if not message:
-                return
+                break
             if os.fork() == 0:
                 jobs.close()
-                os._exit(_work(message, descriptors))
+                code = 1
+                try:
+                    code = _work(message, descriptors)
+                finally:
+                    os._exit(code)
             for descriptor in descriptors:
                 os.close(descriptor)
+    _reap(0)
+
+
+def _reap(options: int) -> None:
+    """Wait for workers that ended, so that their times count as ours and so as our parent's."""
+    with contextlib.suppress(ChildProcessError):  # there are none
+        while os.waitpid(-1, options)[0]:
+            pass
 
 
 def _work(message: bytes, descriptors: list[int]) -> int:
