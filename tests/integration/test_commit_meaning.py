@@ -143,11 +143,11 @@ def settled(tree: dict[bytes, Entry], below: dict[bytes, Entry]) -> dict[bytes, 
             names = len(entry.twins) or 1
             found[path] = replace(entry, links=names, twins=entry.twins if names > 1 else ())
     for group in {entry.twins for entry in below.values() if entry.twins}:
-        same = [name for name in group if name in found and unlinked(found[name]) == unlinked(below[name])]
-        joined = tuple(sorted({twin for name in same for twin in found[name].twins or (name,)}))
-        if len(joined) > 1 and all(name in same for name in joined):
-            for name in joined:
-                found[name] = replace(found[name], links=len(joined), twins=joined)
+        same = {name for name in group if name in found and unlinked(found[name]) == unlinked(below[name])}
+        # A name that shares its inode with another than these was written, and so left the group
+        joined = tuple(sorted(name for name in same if same.issuperset(found[name].twins)))
+        for name in joined if len(joined) > 1 else ():
+            found[name] = replace(found[name], links=len(joined), twins=joined)
     return found
 
 

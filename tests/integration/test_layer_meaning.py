@@ -113,9 +113,9 @@ def by_oracle(layers: Sequence[Layer], folder: Path) -> tuple[Tree, set[bytes]]:
     except OSError as exc:
         raise NotJudged(f"the oracle goes round in symlinks: {exc}") from exc
     except RuntimeError as exc:
-        if "annot hard link" not in str(exc):
+        if "annot hard link" not in str(exc) and "No such file or directory" not in str(exc):
             raise
-        raise NotJudged(f"a hard link to what GNU tar does not find: {exc}") from exc
+        raise NotJudged(f"below a symlink, or a hard link, to what GNU tar does not find: {exc}") from exc
     finally:
         subprocess.run(["rm", "-rf", folder], check=True)
 

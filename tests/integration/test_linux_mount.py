@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from orlop.erofs.tree import Node
+from orlop.erofs.writer import build
 from orlop.linux import mount
 from orlop.linux.mountinfo import mount_table
 
@@ -273,13 +276,17 @@ def test_an_erofs_mount_is_sealed_by_default(room: Path) -> None:
 
 
 def test_erofs_devices_are_given_in_order(room: Path) -> None:
-    tree, target = folders(room, "tree", "target")
-    (room / "tree" / "file").write_bytes(os.urandom(20_000))
-    image, blob = room / "image", room / "blob"
-    command = ["mkfs.erofs", "--quiet", f"--blobdev={blob}", "--chunksize=4096", str(image), tree]
-    subprocess.run(command, check=True)
-    mount.perform("erofs", str(image), target, [f"device={blob}"])
-    assert (Path(target) / "file").read_bytes() == (room / "tree" / "file").read_bytes()
+    (target,) = folders(room, "target")
+    data = os.urandom(20_480)
+    (room / "first").write_bytes(bytes(512))
+    (room / "second").write_bytes(data)
+    top, file = Node(stat.S_IFDIR | 0o755), Node(stat.S_IFREG | 0o644, size=len(data), device=2)
+    top.children = {b"file": file}
+    image = room / "image"
+    image.write_bytes(build(top, devices=[512, len(data)], uuid=bytes(16)))
+    devices = [f"device={room / name}" for name in ("first", "second")]
+    mount.perform("erofs", str(image), target, devices)
+    assert (Path(target) / "file").read_bytes() == data
     mount.umount(target)
     # The kernel does not miss a device: this is why chains are always mounted with all of theirs.
     mount.perform("erofs", str(image), target, [])

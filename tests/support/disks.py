@@ -51,6 +51,9 @@ def disk(*, features: str = "") -> Iterator[Path]:
         _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", *options, os.fspath(image))
         mounted.mkdir()
         _run("mount", "-o", "loop", os.fspath(image), os.fspath(mounted))
+        # As on a systemd machine: what a test unmounts goes also from the namespaces of containers that
+        # another test has just started, where it would keep an upper in use.
+        _run("mount", "--make-shared", os.fspath(mounted))
         shutil.rmtree(mounted / "lost+found")
         yield mounted
 

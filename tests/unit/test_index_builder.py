@@ -309,6 +309,15 @@ def test_what_was_left_out_is_told() -> None:
     ]
 
 
+def test_xattrs_that_no_file_system_here_holds_are_told() -> None:
+    layer = (
+        Layer()
+        .file("a", xattrs={"com.apple.quarantine": b""})
+        .folder("d", xattrs={"user.ok": b"", "odd": b""})
+    )
+    assert index_of(layer).warnings == ["xattrs of names that Linux does not know: 2 left out"]
+
+
 @pytest.mark.parametrize(
     ("path", "parts"), [(b"", []), (b"/", []), (b"a/../..", []), (b"..a/b..", [b"..a", b"b.."])]
 )

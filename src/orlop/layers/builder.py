@@ -30,6 +30,7 @@ from orlop.layers.index import (
     LayerIndex,
     over_limit,
 )
+from orlop.layers.nested import holdable
 from orlop.layers.tarread import Entry
 
 __all__ = ["IndexBuilder", "clean"]
@@ -165,6 +166,8 @@ class IndexBuilder:
             self._newest = (entry.mtime, entry.nsec)
         if entry.xattrs:
             index.xattrs[node] = entry.xattrs
+            if not all(holdable(name) for name, _ in entry.xattrs):
+                self._warn("xattrs of names that Linux does not know")
         elif node in index.xattrs:
             del index.xattrs[node]
         kind = entry.mode & 0o170000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orlop.layers.index import Xattrs
 
-__all__ = ["escape_xattrs", "unescape_xattrs"]
+__all__ = ["escape_xattrs", "holdable", "unescape_xattrs"]
 
 _OVERLAY = b"trusted.overlay."
 _KEPT = (b"user.", b"trusted.", b"security.")
@@ -21,7 +21,7 @@ def escape_xattrs(pairs: Xattrs) -> Xattrs:
 
     Names that Linux has no handler for, or no room, cannot be kept by any file system and are left out.
     """
-    return tuple((name, value) for name, value in map(_escape, pairs) if _holdable(name))
+    return tuple((name, value) for name, value in map(_escape, pairs) if holdable(name))
 
 
 def _escape(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
@@ -29,8 +29,8 @@ def _escape(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return (_OVERLAY + b"overlay." + name[len(_OVERLAY) :], value) if name.startswith(_OVERLAY) else pair
 
 
-def _holdable(name: bytes) -> bool:
-    """Whether setxattr(2) knows what to do with a name."""
+def holdable(name: bytes) -> bool:
+    """Whether a file system on Linux can hold an xattr of this name."""
     return name in _ACLS or (name.startswith(_KEPT) and name not in _KEPT and len(name) <= _MAX_NAME)
 
 
