@@ -174,14 +174,23 @@ def test_a_reader_that_is_under_way_ends_well_when_another_thread_closes(tmp_pat
 def test_many_processes_may_make_one_database_at_once(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib; from orlop.metadata.db import Database\n"
-        "folder = pathlib.Path(sys.argv[1]); sys.stdin.read()\n"
+        "folder = pathlib.Path(sys.argv[1]); print('ready', flush=True); sys.stdin.read()\n"
         "db = Database.open(folder / 'meta.db', folder / 'write')\n"
         "db.write(lambda tx: tx.execute('INSERT INTO trash VALUES (?)', (sys.argv[2],)))\n"
     )
-    command = [sys.executable, "-c", script, tmp_path]
+    gate, opens_gate = os.pipe()
+    pipe = subprocess.PIPE
     running = [
-        subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(8)
+        subprocess.Popen(
+            [sys.executable, "-c", script, tmp_path, str(n)], stdin=gate, stdout=pipe, stderr=pipe
+        )
+        for n in range(8)
     ]
+    os.close(gate)
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+    os.close(opens_gate)
     outputs = [process.communicate()[1] for process in running]
     assert [process.returncode for process in running] == [0] * 8, outputs
     db = opened(tmp_path)

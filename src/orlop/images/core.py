@@ -175,6 +175,8 @@ class Core:
             try:
                 os.rename(path, grave)
             except FileNotFoundError:
+                if os.path.lexists(path):  # it is the folder ``trash`` that is not there
+                    raise
                 return
             remove_tree(grave, missing_ok=True)
 

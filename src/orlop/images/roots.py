@@ -29,7 +29,7 @@ from orlop.images.core import NAMESPACE, Core
 from orlop.images.pull import Puller
 from orlop.layers.index import LayerIndex
 from orlop.linux import mount as mounts
-from orlop.linux import processes
+from orlop.linux import mountinfo, processes
 from orlop.metadata import garbage, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
@@ -43,6 +43,7 @@ from orlop.spec.reference import Reference
 
 __all__ = ["RootService", "check_path"]
 
+_LOOKS, _PAUSE = 20, 0.1  # how often, and after how many seconds, a root that seems in use is looked at again
 _TRIES = 3  # how often a Prepare begins when a collection takes its chain or its image away
 
 
@@ -322,7 +323,7 @@ class RootService:
             except OSError as exc:
                 users = _by(upper, root.path)
                 raise FailedPrecondition(what, f"it is in use{users}", hint="end what uses it first") from exc
-        if root.kind == "active" and self._core.driver.in_use(root.id):
+        if self._in_use(root, what, call):
             # Under another mount, or in another mount namespace: it is still to be undone.
             raise FailedPrecondition(what, f"it is in use{_by(upper)}", hint="end what uses it first")
         if root.made_target:
@@ -336,10 +337,27 @@ class RootService:
         what = f"clean up {path}"
         with self._core.locked("path", path, call=call, attempted=what):
             root = self._unmount(self._require(path, what), call)
-            if root.kind == "active" and self._core.driver.in_use(root.id):
+            if self._in_use(root, what, call):
                 users = _by(self._core.driver.upper(root.id))
                 raise FailedPrecondition(what, f"the root is in use{users}", hint="unmount it first")
             self._forget(root, call)
+
+    def _in_use(self, root: RootRow, what: str, call: Call) -> bool:
+        """Whether an overlay uses the root's upper, and goes on doing so.
+
+        A container that starts anywhere on the machine copies all mounts for a moment, until it has
+        left the old root behind; so a root nobody holds gets a little time to become idle.
+        """
+        if root.kind != "active":
+            return False
+        driver = self._core.driver
+        for _ in range(_LOOKS):
+            if not driver.in_use(root.id):
+                return False
+            if mountinfo.is_mount_point(root.path):
+                return True  # it is plainly there: waiting changes nothing
+            call.pause(_PAUSE, what)
+        return driver.in_use(root.id)
 
     def _forget(self, root: RootRow, call: Call) -> None:
         """Delete a root that nobody uses: the row first, then the files, then the activation."""
