@@ -164,9 +164,11 @@ def test_two_who_delete_one_thing_do_not_disturb_each_other(
     done = threading.Event()
     with ThreadPoolExecutor(4) as pool:
         collecting = pool.submit(other)
-        for future in [pool.submit(one, number) for number in range(3)]:
-            future.result(LONG)
-        done.set()
+        try:
+            for future in [pool.submit(one, number) for number in range(3)]:
+                future.result(LONG)
+        finally:
+            done.set()
         collecting.result(LONG)
     assert list((store_dirs.root / "trash").iterdir()) == []
 

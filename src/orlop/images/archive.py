@@ -20,7 +20,7 @@ from orlop.images.core import Core
 from orlop.layers.builder import MAX_FOLLOW, clean
 from orlop.layers.compression import detect
 from orlop.layers.index import COPIED, LINK, LayerIndex
-from orlop.layers.worker.client import Feed, unpack
+from orlop.layers.worker.client import Feed, Unpacked, unpack
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from orlop.observe import Call
 
@@ -68,7 +68,7 @@ def open_source(core: Core, path: Path, *, call: Call) -> Iterator[Source]:
             with _Folder(fd) as folder:
                 yield folder
         elif stat.S_ISREG(mode):
-            with _archive(core, fd, call) as archive:
+            with _archive(core, fd, what, call) as archive:
                 yield archive
         else:
             raise InvalidArgument(what, "it is neither a folder nor a file")
@@ -109,7 +109,7 @@ class _Folder:
 
 
 @contextmanager
-def _archive(core: Core, fd: int, call: Call) -> Iterator[Source]:
+def _archive(core: Core, fd: int, what: str, call: Call) -> Iterator[Source]:
     """A tar, plain or compressed."""
     size = os.fstat(fd).st_size
     plain = detect(os.pread(fd, 6, 0)) == "plain"
@@ -117,16 +117,23 @@ def _archive(core: Core, fd: int, call: Call) -> Iterator[Source]:
     feed = Feed.whole(size)
     try:
         if plain:
-            found = unpack(core.template, fd, feed, limits=core.settings.limits, call=call)
+            found = _indexed(core, fd, feed, None, what, call)
             if found.index.tar_size != size:
                 raise InvalidArgument("read archive", "its index does not fit it")
             yield _Tar(fd, found.index)
             return
         with core.layers.new() as scratch:
-            found = unpack(core.template, fd, feed, tar=scratch.tar, limits=core.settings.limits, call=call)
+            found = _indexed(core, fd, feed, scratch.tar, what, call)
             yield _Tar(scratch.tar, found.index)
     finally:
         feed.close()
+
+
+def _indexed(core: Core, fd: int, feed: Feed, tar: int | None, what: str, call: Call) -> Unpacked:
+    try:
+        return unpack(core.template, fd, feed, tar=tar, limits=core.settings.limits, call=call)
+    except InvalidArgument as exc:
+        raise InvalidArgument(what, exc.reason, hint=exc.hint) from exc
 
 
 class _Tar:

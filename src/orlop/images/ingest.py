@@ -15,7 +15,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from orlop.content.blobs import Ingest
-from orlop.errors import Cancelled, DataLoss, Error, InvalidArgument, Unavailable, from_oserror
+from orlop.errors import (
+    Cancelled,
+    DataLoss,
+    Error,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+    from_oserror,
+)
 from orlop.images.core import Core, Lease
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
@@ -174,15 +182,18 @@ class LayerIngest:
             if due and (download is None or download.done):
                 call.observer.progress(_progress(item, "indexing", total, 0, rate.rate))
 
-        return unpack(
-            self._core.template,
-            source,
-            feed,
-            tar=new.tar,
-            limits=self._core.settings.limits,
-            call=call,
-            written=written,
-        )
+        try:
+            return unpack(
+                self._core.template,
+                source,
+                feed,
+                tar=new.tar,
+                limits=self._core.settings.limits,
+                call=call,
+                written=written,
+            )
+        except (InvalidArgument, ResourceExhausted) as exc:
+            raise type(exc)(f"unpack layer {item}", exc.reason, hint=exc.hint, details=exc.details) from exc
 
     def _finish(
         self,
