@@ -148,6 +148,8 @@ def _note(layer: _Layer, member: tarfile.TarInfo, span: Span) -> None:
         return
     if name in (layer.others if member.isdir() else layer.folders):
         layer.forget(name)
+    elif member.isdir() and name in layer.folders:
+        layer.dropped += layer.spans.pop(name, [])  # the last wins; GNU tar would keep the first one's xattrs
     layer.spans.setdefault(name, []).append(span)
     (layer.folders if member.isdir() else layer.others).add(name)
     layer.symlinks.pop(name, None)
