@@ -12,7 +12,7 @@ from typing import Any
 
 from orlop.errors import InvalidArgument
 
-__all__ = ["apply_change"]
+__all__ = ["apply_change", "is_text"]
 
 _KNOWN = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
 
@@ -20,11 +20,13 @@ _KNOWN = ("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "
 def apply_change(config: dict[str, Any], instruction: str) -> None:
     """Apply one instruction to the ``config`` object of an image, in place.
 
-    Raises `InvalidArgument` for an instruction that is not understood.
+    Raises `InvalidArgument` for an instruction that is not understood or not UTF-8.
     """
     word, _, rest = instruction.strip().partition(" ")
     word, rest = word.upper(), rest.strip()
     what = f"change config by {instruction[:100]!r}"
+    if not is_text(instruction):
+        raise InvalidArgument(what, "it is not UTF-8")
     if word not in _KNOWN:
         raise InvalidArgument(what, f"unknown instruction {word!r}", hint=f"one of {', '.join(_KNOWN)}")
     if not rest:
@@ -43,19 +45,30 @@ def apply_change(config: dict[str, Any], instruction: str) -> None:
         ports: dict[str, Any] = {port if "/" in port else f"{port}/tcp": {} for port in rest.split()}
         config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
     elif word == "VOLUME":
-        volumes = json.loads(rest) if rest.startswith("[") else rest.split()
-        config["Volumes"] = {**(config.get("Volumes") or {}), **{str(path): {} for path in volumes}}
+        volumes = _strings(rest, what) if rest.startswith("[") else rest.split()
+        config["Volumes"] = {**(config.get("Volumes") or {}), **{path: {} for path in volumes}}
     else:
         config[{"STOPSIGNAL": "StopSignal", "USER": "User", "WORKDIR": "WorkingDir"}[word]] = rest
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can stand in a document: arguments may hold bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _command(text: str, what: str) -> list[str]:
     """A command in its JSON form, or a line for the shell."""
-    if not text.startswith("["):
-        return ["/bin/sh", "-c", text]
+    return _strings(text, what) if text.startswith("[") else ["/bin/sh", "-c", text]
+
+
+def _strings(text: str, what: str) -> list[str]:
     try:
         parsed = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidArgument(what, f"not a JSON list: {exc}") from exc
     if not isinstance(parsed, list) or not all(isinstance(part, str) for part in parsed):
         raise InvalidArgument(what, "not a list of strings")
@@ -68,7 +81,7 @@ def _pairs(text: str, what: str) -> dict[str, str]:
         words = shlex.split(text)
     except ValueError as exc:
         raise InvalidArgument(what, str(exc)) from exc
-    if "=" not in words[0]:
+    if words[0] and "=" not in words[0] and not text.startswith(("'", '"')):
         key, _, value = text.partition(" ")
         return {key: value.strip()}
     pairs: dict[str, str] = {}

@@ -12,10 +12,10 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from orlop.errors import FailedPrecondition, from_oserror
+from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images.api import CommitOptions
 from orlop.images.chains import Chains
-from orlop.images.changes import apply_change
+from orlop.images.changes import apply_change, is_text
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import LayerIngest
 from orlop.images.names import new_name
@@ -54,10 +54,11 @@ class Committer:
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
             data = core.blobs.read(root.config)
-            call.observer.progress(Progress(item=path, phase="reading"))
-            diff_id = self._capture(root.id, self._roots.stack(root, call), lease, call)
             old = parse_config(data, what, limit=core.settings.limits.config_size)
             document = parse_json(data, what, limit=core.settings.limits.config_size)
+            edit_config(document, None, options)  # refuses what it will refuse before the work is done
+            call.observer.progress(Progress(item=path, phase="reading"))
+            diff_id = self._capture(root.id, self._roots.stack(root, call), lease, call)
             config = edit_config(document, diff_id, options)
             digest = Digest.of(config)
             core.write_document(digest, config, lease=lease, call=call)
@@ -124,9 +125,17 @@ class Committer:
 def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: CommitOptions) -> bytes:
     """The config of the new image: the old one's JSON with its layer, history and changes.
 
-    Fields that orlop does not know stay as they are.
+    Fields that orlop does not know stay as they are.  Raises `InvalidArgument` for options that no
+    config can hold.
     """
-    created = datetime.now(UTC) if options.created is None else datetime.fromtimestamp(options.created, UTC)
+    if not (is_text(options.author) and is_text(options.message)):
+        raise InvalidArgument("edit config", "the author or the message is not UTF-8")
+    try:
+        created = (
+            datetime.now(UTC) if options.created is None else datetime.fromtimestamp(options.created, UTC)
+        )
+    except (ValueError, OverflowError, OSError) as exc:  # RFC 3339 ends with the year 9999
+        raise InvalidArgument("edit config", f"no date has the time {options.created}") from exc
     stamp = created.isoformat().replace("+00:00", "Z")
     rootfs = dict(document["rootfs"])
     old_ids = list(rootfs.get("diff_ids") or [])
@@ -135,7 +144,7 @@ def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: Commi
     history += [{"created_by": "unknown"}] * max(0, len(old_ids) - known)  # one line for each layer
     line: dict[str, Any] = {"created": stamp, "created_by": "orlop commit"}
     if options.author:
-        line["author"] = document["author"] = options.author
+        line["author"] = options.author
     if options.message:
         line["comment"] = options.message
     if diff_id is None:
@@ -146,6 +155,8 @@ def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: Commi
     for change in options.changes:
         apply_change(config, change)
     edited = {**document, "created": stamp, "rootfs": rootfs, "history": [*history, line], "config": config}
+    if options.author:
+        edited["author"] = options.author
     for stale in ("container", "container_config", "id", "parent"):  # docker's own, about another container
         edited.pop(stale, None)
     return encode(edited)

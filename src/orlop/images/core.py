@@ -15,6 +15,7 @@ import hashlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from orlop.config import Settings
 from orlop.content.blobs import BlobStore
-from orlop.errors import FailedPrecondition, from_oserror
+from orlop.errors import DeadlineExceeded, FailedPrecondition, from_oserror
 from orlop.images.layout import Layout
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
@@ -219,10 +220,16 @@ class Lease:
             self._core.db.write(body)
 
     def end(self) -> None:
-        """The operation is over.  Idempotent."""
+        """The operation is over.  Idempotent.
+
+        A cancelled call must not wait long for the row to go: without its lock the lease is dead, and
+        the next collection ends it.
+        """
         try:
             if self._used:
                 self._used = False
-                self._core.db.write(lambda tx: garbage.lease_end(tx, self.id))
+                call = Call(deadline=time.monotonic() + 1)
+                with contextlib.suppress(DeadlineExceeded):
+                    self._core.db.write(lambda tx: garbage.lease_end(tx, self.id), call=call)
         finally:
             self._lock.release()

@@ -25,6 +25,7 @@ from orlop.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound,
 from orlop.images import names
 from orlop.images.api import Mount, PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
+from orlop.images.changes import is_text
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.pull import Puller
 from orlop.layers.index import LayerIndex
@@ -398,7 +399,7 @@ def check_path(path: str, what: str) -> None:
             "the path is relative",
             hint=f"give an absolute path, such as {os.path.abspath(path or '.')}",
         )
-    if not _is_text(path):
+    if not is_text(path):
         raise InvalidArgument(
             what, "the path is not UTF-8", hint="choose another: mounts are passed on as text"
         )
@@ -406,14 +407,6 @@ def check_path(path: str, what: str) -> None:
         raise InvalidArgument(
             what, "the path is not clean", hint=f"write it as {posixpath.normpath('/' + path)}"
         )
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _remove_target(path: str) -> None:

@@ -165,17 +165,23 @@ class _Body:
     def chunks(self, call: Call, attempted: str) -> Iterator[bytes]:
         """Bytes as they come, in chunks of at least 256 KiB where they come fast enough.
 
-        Raises `NetworkFault` where the body ends early, stalls or trickles.
+        Raises `NetworkFault` where the body ends early, stalls or trickles; what came before that is
+        handed on first, so that a download resumes behind it.
         """
         pieces: list[bytes] = []
         size, since = 0, time.monotonic()
-        for piece in self._pieces(call, attempted):
-            pieces.append(piece)
-            size += len(piece)
-            now = time.monotonic()
-            if size >= CHUNK_MIN or now - since > CHUNK_AGE:
-                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                pieces, size, since = [], 0, now
+        try:
+            for piece in self._pieces(call, attempted):
+                pieces.append(piece)
+                size += len(piece)
+                now = time.monotonic()
+                if size >= CHUNK_MIN or now - since > CHUNK_AGE:
+                    yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                    pieces, size, since = [], 0, now
+        except NetworkFault:
+            if pieces:
+                yield b"".join(pieces)
+            raise
         if pieces:
             yield b"".join(pieces)
 
