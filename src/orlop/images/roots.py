@@ -44,7 +44,7 @@ from orlop.spec.reference import Reference
 
 __all__ = ["RootService", "check_path"]
 
-_LOOKS, _PAUSE = 20, 0.1  # how often, and after how many seconds, a root that seems in use is looked at again
+_LOOKS, _PAUSE = 40, 0.1  # how often, and after how many seconds, a root that seems in use is looked at again
 _TRIES = 3  # how often a Prepare begins when a collection takes its chain or its image away
 
 
