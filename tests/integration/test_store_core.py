@@ -151,7 +151,9 @@ def test_two_who_delete_one_thing_do_not_disturb_each_other(
 ) -> None:
     def one(number: int) -> None:
         for turn in range(30):
-            folder = store_dirs.root / "prepared" / f"x{number}-{turn}"
+            folder = (
+                store_dirs.work / f"x{number}-{turn}"
+            )  # out of the collector's sight until it is discarded
             folder.mkdir()
             for name in range(5):
                 (folder / str(name)).touch()

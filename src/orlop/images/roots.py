@@ -71,7 +71,7 @@ class RootService:
             try:
                 with self._core.locked("path", path, call=call, attempted=what):
                     return self._prepare(row, path, options, indexes, call)
-            except (Aborted, NotFound) as exc:
+            except (Aborted, NotFound, FileNotFoundError) as exc:
                 # A collection took the chain away, or the whole image: look again what there is.
                 gone = not self._core.db.read(lambda tx, row=row: layers.has_blob(tx, row.config))  # type: ignore[misc]  # bound now
                 if attempt == _TRIES or not (gone or isinstance(exc, Aborted)):
