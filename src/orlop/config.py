@@ -10,9 +10,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PullPolicy", "Settings"]
+__all__ = ["DEFAULT_LIMITS", "DRIVERS", "Driver", "Limits", "PullPolicy", "Settings"]
 
 PullPolicy = Literal["missing", "never", "always"]
+Driver = Literal["auto", "erofs", "overlay", "native"]
+DRIVERS: tuple[Driver, ...] = ("erofs", "overlay", "native")
+"""The drivers, the better ones first; ``auto`` is the first that works here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ class Settings:
     """How a store behaves.  All have defaults that serve a laptop and a server alike."""
 
     pull: PullPolicy = "missing"
+    driver: Driver = "auto"  # how new roots are assembled; those prepared before keep theirs
     keep_blobs: bool = False  # keep layers' compressed blobs once the layer is durable
     downloads: int = 3  # blobs fetched at a time, per call
     timeout: float = 30.0  # seconds without a byte after which a connection counts as dead

@@ -27,6 +27,7 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
+from orlop.config import DRIVERS, Driver
 from orlop.facade import Prepared
 from orlop.observe import Call, Progress
 from support.images import make_image, write_layout
@@ -77,8 +78,8 @@ class Heard:
 class Bench:
     """A store with one image, and what is prepared from it."""
 
-    def __init__(self, store: orlop.Store, work: Path, oracle: Path) -> None:
-        self._store, self._work, self._oracle = store, work, oracle
+    def __init__(self, store: orlop.Store, driver: Driver, work: Path, oracle: Path) -> None:
+        self._store, self._driver, self._work, self._oracle = store, driver, work, oracle
         self.warnings: list[str] = []
         self._tars = [layer.tar() for layer in image_layers()]
         images = {"base": make_image(self._tars[:1]), "latest": make_image(self._tars)}
@@ -89,7 +90,8 @@ class Bench:
 
     def prepare(self, name: str = "localhost/layout:latest", *, mount: bool = True) -> Prepared:
         self._count += 1
-        return self._store.prepare(name, self._work / f"root{self._count}", mount=mount)
+        path = self._work / f"root{self._count}"
+        return self._store.prepare(name, path, mount=mount, driver=self._driver)
 
     def check(self, root: Prepared, *, tree: Path | None = None) -> str:
         """Commit a root and compare; returns the image's name.  ``tree`` is where it is mounted."""
@@ -99,7 +101,7 @@ class Bench:
         assert self.diff_ids(image.name) == self.diff_ids(again.name), "two commits of one upper differ"
         with self.prepare(image.name) as other:
             assert differences(before, snapshot(Path(other.path))) == []
-        with self._store.prepare(image.name, self._work / "whole", mount=True, self_contained=True) as other:
+        with self._store.prepare(image.name, self._work / "whole", mount=True, self_contained=True, driver="erofs") as other:
             assert differences(before, snapshot(Path(other.path))) == []
         self._check_by_oracle(image.name, before)
         return image.name
@@ -155,9 +157,18 @@ def unlinked(entry: Entry) -> Entry:
     return replace(entry, links=None, twins=())
 
 
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    """How the roots are assembled that are changed and committed."""
+    return request.param
+
+
+OVERLAID = pytest.mark.parametrize("driver", ["erofs", "overlay"], indirect=True)
+
+
 @pytest.fixture
-def bench(store: orlop.Store, store_dirs: StoreDirs, oracle_dir: Path) -> Bench:
-    return Bench(store, store_dirs.work, oracle_dir)
+def bench(store: orlop.Store, driver: Driver, store_dirs: StoreDirs, oracle_dir: Path) -> Bench:
+    return Bench(store, driver, store_dirs.work, oracle_dir)
 
 
 # ------------------------------------------------------------------ one kind of change each
@@ -318,14 +329,16 @@ def test_an_entry_is_in_the_layer_if_it_differs(bench: Bench) -> None:
         assert bench.members(bench.check(root)) == ["./", "d/", "d/s/", "d/s/x", "many/", "many/.wh.f7"]
 
 
-def test_the_same_upper_gives_the_same_layer_whatever_the_form_of_the_chain(
+@pytest.mark.parametrize("driver", ["erofs"], indirect=True)
+def test_the_same_change_gives_the_same_layer_whatever_the_driver_and_the_form_of_the_chain(
     bench: Bench, store: orlop.Store
 ) -> None:
     change = "rm -r d/s; mkdir d/s; echo n > d/s/n; ln d/s/n d/s/m; chmod 600 d/a; for f in . d d/s d/s/n; do touch -d @5 $f; done"
     found = set()
-    for number, whole in enumerate([False, True]):
+    ways = [("erofs", False), ("erofs", True), ("overlay", False), ("native", False)]
+    for number, (driver, whole) in enumerate(ways):
         path = Path(store.info().root).parent / "work" / f"form{number}"
-        with store.prepare("localhost/layout:latest", path, mount=True, self_contained=whole) as root:
+        with store.prepare("localhost/layout:latest", path, mount=True, self_contained=whole, driver=driver) as root:
             subprocess.run(["bash", "-euc", change], cwd=path, check=True)
             found.add(bench.diff_ids(root.commit().name)[-1])
     assert len(found) == 1
@@ -549,6 +562,7 @@ BY_OTHERS: dict[str, str] = {
 }
 
 
+@OVERLAID
 @pytest.mark.parametrize("case", BY_OTHERS)
 def test_redirects_and_metacopies_are_understood(bench: Bench, store_dirs: StoreDirs, case: str) -> None:
     with bench.prepare(mount=False) as root:
@@ -559,6 +573,7 @@ def test_redirects_and_metacopies_are_understood(bench: Bench, store_dirs: Store
             bench.check(root, tree=target)
 
 
+@OVERLAID
 def test_whiteouts_in_their_other_form_are_understood(bench: Bench, store_dirs: StoreDirs) -> None:
     """Zero-size files with an xattr, in a folder that says so: what a nested overlayfs writes."""
     with bench.prepare(mount=False) as root:

@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
-from orlop.config import PullPolicy
+from orlop.config import Driver, PullPolicy
 from orlop.observe import Call
 
 __all__ = [
     "Blob",
     "Collected",
     "CommitOptions",
+    "DriverInfo",
+    "ExtraMount",
+    "IdMap",
     "ImageDetails",
     "ImageInfo",
     "Images",
@@ -93,12 +96,47 @@ class ImageDetails:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdMap:
+    """A range of ids: ``size`` of them from ``inside`` (the image's) shown as those from ``outside``.
+
+    The line of a user namespace's ``uid_map`` (user_namespaces(7)).
+    """
+
+    inside: int
+    outside: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtraMount:
+    """A mount of the caller's own, appended to a root's in the order given.
+
+    ``target`` is a path inside the root, resolved in the image, so that no symlink of it leads out; what
+    is missing of it is made.  ``source`` is an absolute path of the host for ``bind``, an image's name
+    for ``image`` (which is always read-only), nothing for ``tmpfs``.  ``options`` are mount(8)'s:
+    ``rbind``, ``ro``, ``size=64m``.
+    """
+
+    type: Literal["bind", "tmpfs", "image"]
+    target: str
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareOptions:
     """How to prepare a root.
 
     ``view`` gives a read-only root with nothing to commit.  ``mount`` performs the mounts, too.
     ``self_contained`` gives mounts for another mount namespace that sees the store at the same
-    path.  ``pull`` overrides the store's setting; ``platform`` is ``os/arch[/variant]``.
+    path.  ``pull`` and ``driver`` override the store's settings; ``platform`` is ``os/arch[/variant]``.
+    ``quota`` is how many bytes may be written to the root, at least 1 MiB: what would be more fails with
+    ENOSPC there and nowhere else; None sets no limit, and a view has none.  ``extra`` are further mounts.
+    ``uid_map`` and ``gid_map`` show the image's ids as others, both or neither: in the store, and in
+    what a commit makes of the root, ids stay the image's.
+
+    Raises `FailedPrecondition` with the reason where a driver that was asked for does not work here, or
+    cannot do what else was asked; only ``erofs`` is ever self-contained.
     """
 
     view: bool = False
@@ -107,6 +145,11 @@ class PrepareOptions:
     pull: PullPolicy | None = None
     platform: str | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    driver: Driver | None = None
+    quota: int | None = None
+    extra: tuple[ExtraMount, ...] = ()
+    uid_map: tuple[IdMap, ...] = ()
+    gid_map: tuple[IdMap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +170,9 @@ class PreparedInfo:
     created: str
     mounts: tuple[Mount, ...] = ()
     labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    quota: int | None = None
+    uid_map: tuple[IdMap, ...] = ()
+    gid_map: tuple[IdMap, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +219,22 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriverInfo:
+    """A driver, and whether it works here; ``reason`` says why not, or what it was found to do."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreInfo:
-    """A store and what serves it."""
+    """A store and what serves it.
+
+    ``driver`` is the one that new roots get; ``drivers`` all of them with the reason.  ``privilege``
+    is ``root``, ``user-namespace`` (with many ids), ``single-id`` (root of a namespace with one id)
+    or ``none``.  ``features`` says of each kernel feature that orlop can use what was found.
+    """
 
     version: str
     root: str
@@ -183,6 +243,9 @@ class StoreInfo:
     format: int
     images: int
     prepared: int
+    drivers: tuple[DriverInfo, ...] = ()
+    privilege: str = ""
+    features: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
 
 
 class Images(Protocol):

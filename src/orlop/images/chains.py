@@ -31,7 +31,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress
-from orlop.snapshots.erofs import ChainImage
+from orlop.snapshots.driver import ChainImage
 from orlop.spec.digest import DiffID, chain_id
 
 __all__ = ["Chains"]

@@ -21,12 +21,14 @@ from orlop.errors import Error, FailedPrecondition, InvalidArgument, from_oserro
 from orlop.images import names
 from orlop.images.api import Collected, Removed
 from orlop.images.core import NAMESPACE, Core
-from orlop.linux.files import remove_tree
+from orlop.images.grounds import STAMPS
+from orlop.linux.files import remove_tree, walk_folders
 from orlop.linux.flock import FileLock
-from orlop.metadata import garbage, images, layers, roots
+from orlop.metadata import folders, garbage, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten
 from orlop.observe import Call
+from orlop.snapshots.driver import Root
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = ["Collector"]
@@ -125,7 +127,7 @@ class Collector:
                 return not named
             if not named:
                 if kind == "chain":
-                    core.driver.deactivate(key)
+                    core.erofs.deactivate(key)
                 core.discard(core.layout.root / path)
             core.db.write(lambda tx: garbage.trash_done(tx, path))
             return not named
@@ -160,9 +162,10 @@ class Collector:
                     yield f"stray {path.relative_to(root)}", size
 
     def _unnamed(self) -> list[Path]:
-        """Layers, chains and blobs on disk without a row."""
+        """Layers, chains, folders and blobs on disk without a row."""
         layout = self._core.layout
         candidates = [*layout.layers.iterdir(), *layout.chains.glob("*.erofs")]
+        candidates += [path for path in layout.folders.iterdir() if not path.name.startswith("new-")]
         candidates += (layout.content / "blobs").glob("*/*")
         root = layout.root
 
@@ -178,8 +181,9 @@ class Collector:
         return [path for folder in folders for path in folder.glob(".tmp-*")]
 
     def _unfinished(self) -> list[Path]:
-        """Layers in the making."""
-        return list(self._core.layout.layers.glob("new-*"))
+        """Layers and folders in the making."""
+        layout = self._core.layout
+        return [*layout.layers.glob("new-*"), *layout.folders.glob("new-*")]
 
     def _ingests(self) -> list[Path]:
         return self._core.blobs.ingests()
@@ -215,10 +219,12 @@ class Collector:
         if lock is None:
             return False  # a Prepare stands between making the folder and naming it
         try:
-            if folder.name in core.db.read(roots.root_ids) or core.driver.in_use(folder.name):
+            if folder.name in core.db.read(roots.root_ids):
                 return False
-            upper = folder / "upper"
-            if not (upper.is_dir() and any(upper.iterdir())):
+            lost = Root(id=folder.name, target="", folder=folder)
+            if any(driver.in_use(lost) for driver in core.drivers.values()):
+                return False
+            if not _was_written_to(folder):
                 if delete:
                     core.discard(folder)
                 return True
@@ -232,13 +238,13 @@ class Collector:
 
     def _idle_activations(self) -> None:
         """Unmount the chains that no prepared root stands on."""
-        for chain in self._core.driver.activations():
+        for chain in self._core.erofs.activations():
             lock = self._core.try_locked("chain", chain)
             if lock is None:
                 continue
             try:
                 if not self._core.db.read(lambda tx, chain=chain: roots.chain_users(tx, chain)):  # type: ignore[misc]  # bound now
-                    self._core.driver.deactivate(chain)
+                    self._core.erofs.deactivate(chain)
             finally:
                 lock.release()
 
@@ -275,10 +281,30 @@ def _take(path: Path, locked: Path | None, *, delete: bool) -> bool:
         os.close(fd)
 
 
+def _was_written_to(folder: Path) -> bool:
+    """Whether somebody has used the writable part of a root: its upper, or its copy of the tree."""
+    upper, tree, stamps = folder / "upper", folder / "tree", folder / STAMPS
+    if not tree.is_dir():
+        return upper.is_dir() and any(upper.iterdir())
+    if not stamps.exists():
+        return False  # the copy was never complete
+    complete = stamps.stat().st_ctime_ns
+    fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return any(
+            entry.stat(follow_symlinks=False).st_ctime_ns > complete
+            for _, _, entries in walk_folders(fd)
+            for entry in entries
+        )
+    finally:
+        os.close(fd)
+
+
 def _lock_of(path: str) -> tuple[str, str]:
     """The lock that guards a path of the store."""
     parts = path.split("/")
-    kind = {"layers": "layer", "chains": "chain", "content": "blob", "prepared": "root"}[parts[0]]
+    kinds = {"layers": "layer", "chains": "chain", "content": "blob", "prepared": "root", "folders": "folder"}
+    kind = kinds[parts[0]]
     return kind, parts[-1].removesuffix(".erofs")
 
 
@@ -292,6 +318,8 @@ def _is_named(tx: Transaction, path: str) -> bool:
             return layers.has_blob(tx, Digest(f"{parts[-2]}:{parts[-1]}"))
     except InvalidArgument:
         return True
+    if parts[0] == "folders":
+        return folders.get_folder(tx, parts[-1]) is not None
     if parts[0] == "chains":
         return roots.get_chain(tx, parts[-1].removesuffix(".erofs")) is not None
     return parts[-1] in roots.root_ids(tx)

@@ -26,7 +26,7 @@ from orlop.layers.worker.client import Unpacked
 from orlop.metadata import garbage, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
-from orlop.metadata.roots import ChainRow
+from orlop.metadata.roots import RootRow
 from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import encode, parse_config, parse_json
@@ -53,12 +53,13 @@ class Committer:
             root = self._roots.require(path, what)
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
+            self._roots.check_privilege(root, what)
             data = core.blobs.read(root.config)
             old = parse_config(data, what, limit=core.settings.limits.config_size)
             document = parse_json(data, what, limit=core.settings.limits.config_size)
             edit_config(document, None, options)  # refuses what it will refuse before the work is done
             call.observer.progress(Progress(item=path, phase="reading"))
-            diff_id = self._capture(root.id, self._roots.stack(root, call), lease, call)
+            diff_id = self._capture(root, lease, call)
             config = edit_config(document, diff_id, options)
             digest = Digest.of(config)
             core.write_document(digest, config, lease=lease, call=call)
@@ -74,10 +75,11 @@ class Committer:
         call.observer.progress(Progress(item=path, phase="done"))
         return full
 
-    def _capture(self, root_id: str, stack: list[ChainRow], lease: Lease, call: Call) -> DiffID | None:
+    def _capture(self, root: RootRow, lease: Lease, call: Call) -> DiffID | None:
         """The upper as a layer that is durable; None if nothing changed."""
         core = self._core
-        upper_path = core.driver.upper(root_id)
+        upper_path, kind = self._roots.upper(root)
+        stack = self._roots.stack(root, call)
         try:
             upper = os.open(upper_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
@@ -85,7 +87,7 @@ class Committer:
         try:
             devices = [self._chains.devices(row) for row in stack]
             with self._chains.view(stack) as view:
-                found = changes(upper, view, devices, call=call)
+                found = changes(upper, view, devices, kind=kind, call=call)
                 if not found:
                     return None
                 with core.layers.new() as new:

@@ -3,9 +3,10 @@
 Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>``
 while something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
 ``chain-<id>`` shared while a root is put on a chain, exclusive while it is built, mounted or unmounted,
-``root-<id>`` while a folder under ``prepared`` waits for its row.  A thread that holds several takes them in
-that order of kinds, and several of one kind in the order of their keys' place in the image (bottom first).
-A collector only tries, and never waits.
+``folder-<what>`` and ``folder-<id>`` while a folder is made, ``maps-<name>`` while ids are mapped,
+``root-<id>`` while a folder under ``prepared`` waits for its row, ``disk-<id>`` while a root's disk is
+mounted.  A thread that holds several takes them in that order of kinds, and several of one kind in the
+order of their keys' place in the image (bottom first).  A collector only tries, and never waits.
 """
 
 from __future__ import annotations
@@ -21,26 +22,43 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orlop.config import Settings
+from orlop.config import DRIVERS, Settings
+from orlop.config import Driver as DriverName
 from orlop.content.blobs import BlobStore
 from orlop.errors import DeadlineExceeded, FailedPrecondition, from_oserror
 from orlop.images.layout import Layout
+from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
+from orlop.layers.forms import PLAIN, REAL, SINGLE, Form
+from orlop.linux import userns
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
+from orlop.linux.userns import Privilege
 from orlop.metadata import garbage, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call
+from orlop.snapshots.disks import Disks
+from orlop.snapshots.driver import Driver
 from orlop.snapshots.erofs import ErofsDriver
+from orlop.snapshots.mappings import Mappings
+from orlop.snapshots.native import NativeDriver
+from orlop.snapshots.overlay import OverlayDriver
 from orlop.spec.digest import Digest
 
 if TYPE_CHECKING:
     from orlop.layers.store import LayerStore
     from orlop.layers.worker.client import Template
     from orlop.registry.client import Registry
+    from orlop.snapshots.probe import Verdict
 
 __all__ = ["NAMESPACE", "Core", "Lease"]
 
 NAMESPACE = "default"
+FORM_OF: dict[Privilege, Form] = {
+    "root": REAL,
+    "user-namespace": NAMESPACE_FORM,
+    "single-id": SINGLE,
+    "none": PLAIN,
+}
 
 
 class Core:
@@ -50,7 +68,14 @@ class Core:
         self.layout = layout
         self.settings = settings
         self.blobs = BlobStore(layout.content)
-        self.driver = ErofsDriver(layout.prepared, layout.run, layout.root)
+        self.erofs = ErofsDriver(layout.run, layout.root)
+        self.overlay = OverlayDriver()
+        self.mappings = Mappings(layout.root, layout.run)
+        self.disks = Disks(layout.root, layout.run)
+        self.drivers: dict[str, Driver] = {
+            driver.name: driver for driver in (self.erofs, self.overlay, NativeDriver())
+        }
+        self._verdicts: dict[DriverName, Verdict] = {}
         self._registry: Registry | None = None
         self._template: Template | None = None
         self._closed = False
@@ -62,6 +87,56 @@ class Core:
         """Open or make the store."""
         layout.create()
         return cls(layout, settings)
+
+    # -- drivers --------------------------------------------------------------------------------
+
+    @cached_property
+    def privilege(self) -> Privilege:
+        """What we may do here."""
+        return userns.privilege()
+
+    @cached_property
+    def form(self) -> Form:
+        """How ids stand in what we write."""
+        return FORM_OF[self.privilege]
+
+    @cached_property
+    def boot(self) -> str:
+        """The name of this boot of the machine."""
+        with _system_errors("read the name of this boot"), open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+
+    def verdict(self, driver: DriverName) -> Verdict:
+        """Whether a driver works here; tried once."""
+        from orlop.snapshots.probe import Verdict, probe
+
+        with self._guard:
+            found = self._verdicts.get(driver)
+            if found is None:
+                if driver == "erofs" and self.privilege != "root":
+                    reason = "only root of the machine may mount EROFS"
+                    found = Verdict(driver=driver, works=False, reason=reason)
+                else:
+                    found = probe(driver, self.layout.folders, marks=self.form.marks.decode())
+                self._verdicts[driver] = found
+            return found
+
+    def choose(self, wanted: DriverName) -> Driver:
+        """The driver to use: the one that is wanted, or of ``auto`` the best that works here.
+
+        Raises `FailedPrecondition` with the reason where the one that is wanted does not.
+        """
+        candidates = DRIVERS if wanted == "auto" else (wanted,)
+        verdicts = []
+        for name in candidates:
+            verdicts.append(self.verdict(name))
+            if verdicts[-1].works:
+                return self.drivers[name]
+        raise FailedPrecondition(
+            f"use driver {wanted}",
+            "; ".join(verdict.reason for verdict in verdicts),
+            hint="'orlop info' shows which drivers work here",
+        )
 
     @cached_property
     def layers(self) -> LayerStore:

@@ -5,7 +5,7 @@
     ROOT/format.json                 version, and compat / ro-compat / incompat feature flags
     ROOT/meta.db                     SQLite
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
-    ROOT/content/  layers/  chains/  prepared/  trash/
+    ROOT/content/  layers/  chains/  folders/  prepared/  trash/
     RUN/chains/<store>-<id>/         mount points of activations
     RUN/socket/orlop.sock            the daemon's
 
@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.content.blobs import BlobStore
-from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
-from orlop.linux import mountinfo
+from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.linux.files import fsync_dir, write_durably
 
 __all__ = ["FORMAT_VERSION", "Layout", "check_root_path"]
@@ -37,7 +36,6 @@ _FEATURES: dict[str, frozenset[str]] = {
     "incompat": frozenset({"erofs-index-1"}),
 }
 _ODD = re.compile(r"[,:\\\"\s]")
-_BAD_FILESYSTEMS = {mountinfo.OVERLAYFS_MAGIC: "overlay", mountinfo.TMPFS_MAGIC: "tmpfs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +71,11 @@ class Layout:
         return self.root / "chains"
 
     @property
+    def folders(self) -> Path:
+        """Layers and chains unpacked."""
+        return self.root / "folders"
+
+    @property
     def prepared(self) -> Path:
         """Uppers."""
         return self.root / "prepared"
@@ -99,19 +102,12 @@ class Layout:
     def create(self) -> None:
         """Make the store, or check that the folder holds one we can work with.
 
-        Raises `InvalidArgument` for a path that cannot be used, `FailedPrecondition` for a file system
-        that cannot hold a store or a store that is newer than this orlop, `PermissionDenied`
-        without root, `DataLoss` for a store that has lost its metadata.
+        Raises `InvalidArgument` for a path that cannot be used, `FailedPrecondition` for a store that is
+        newer than this orlop or another user's, `DataLoss` for one that has lost its metadata.
         """
         what = f"open store {self.root}"
         for folder in (self.root, self.run):
             check_root_path(folder, what)
-        if os.geteuid() != 0:
-            raise PermissionDenied(
-                what,
-                "mounting EROFS and overlay needs root",
-                hint="run it as root, or use a daemon that does: --host unix:///run/orlop/socket/orlop.sock",
-            )
         root, run = self._resolved()
         if root.is_relative_to(run) or run.is_relative_to(root):
             raise InvalidArgument(
@@ -123,7 +119,6 @@ class Layout:
             raise from_oserror(what, exc) from exc
 
     def _create(self, what: str) -> None:
-        self._check_filesystem(what)
         self._check_folder(self.root, 0o700, what)
         # Others pass through RUN to reach the daemon's socket; what else is in it is closed.
         self._check_folder(self.run, 0o711, what)
@@ -133,6 +128,7 @@ class Layout:
             self.locks,
             self.layers,
             self.chains,
+            self.folders,
             self.prepared,
             self.trash,
             self.content,
@@ -164,17 +160,6 @@ class Layout:
         if about.st_uid != os.geteuid():
             raise FailedPrecondition(
                 what, f"{folder} belongs to user {about.st_uid}", hint="choose a folder of your own"
-            )
-
-    def _check_filesystem(self, what: str) -> None:
-        """EROFS takes its backing files from disk file systems alone (KERNEL: ENOTBLK elsewhere)."""
-        place = next(place for place in (self.root, *self.root.parents) if place.exists())
-        kind = _BAD_FILESYSTEMS.get(mountinfo.filesystem_magic(place))
-        if kind is not None:
-            raise FailedPrecondition(
-                what,
-                f"the folder lies on {kind}, which cannot back an EROFS mount",
-                hint="use ext4, xfs or btrfs",
             )
 
     def _check_format(self, what: str) -> None:

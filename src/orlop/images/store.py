@@ -10,13 +10,14 @@ from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from orlop.config import Settings
-from orlop.errors import DataLoss, NotFound, from_oserror
+from orlop.config import DRIVERS, Settings
+from orlop.errors import DataLoss, FailedPrecondition, NotFound, from_oserror
 from orlop.images import names
 from orlop.images.api import (
     Blob,
     Collected,
     CommitOptions,
+    DriverInfo,
     ImageDetails,
     ImageInfo,
     PreparedInfo,
@@ -26,6 +27,7 @@ from orlop.images.api import (
     StoreInfo,
 )
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.features import features
 from orlop.images.layout import FORMAT_VERSION, Layout
 from orlop.metadata import images, layers, roots
 from orlop.metadata.db import Transaction
@@ -328,11 +330,24 @@ class LocalStore:
             version=__version__,
             root=str(core.layout.root),
             run=str(core.layout.run),
-            driver=core.driver.name,
+            driver=self._chosen(),
             format=FORMAT_VERSION,
             images=image_count,
             prepared=root_count,
+            drivers=tuple(
+                DriverInfo(name=verdict.driver, available=verdict.works, reason=verdict.reason)
+                for verdict in map(core.verdict, DRIVERS)
+            ),
+            privilege=core.privilege,
+            features=features(core.layout.root),
         )
+
+    def _chosen(self) -> str:
+        """The driver that a new root gets; none if the one that is set does not work here."""
+        try:
+            return self._core.choose(self._core.settings.driver).name
+        except FailedPrecondition:
+            return ""
 
     def close(self) -> None:
         """See `orlop.images.api.Upkeep.close`."""

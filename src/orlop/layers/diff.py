@@ -7,6 +7,9 @@ folder does not becomes a whiteout each, so the result does not depend on how th
 on the driver.  Redirects and metacopy files, which our own mounts never make, are understood, for
 uppers mounted by others.
 
+The same walk reads a whole tree (`Upper.whole`), the native driver's: there what is missing is gone.  What
+the entries mean where the kernel did not let us write them as they are is `orlop.layers.forms`'s.
+
 The upper may belong to a running container: every name is resolved from a directory descriptor and no
 link is followed.
 """
@@ -16,13 +19,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlop.errors import Error, FailedPrecondition, from_oserror
 from orlop.layers.builder import WHITEOUT
 from orlop.layers.chainview import ChainView, LowerEntry, LowerReader
+from orlop.layers.forms import REAL, Form, told
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import unescape_xattrs
 from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
@@ -37,13 +41,21 @@ from orlop.layers.upper import (
 )
 from orlop.observe import Call
 
-__all__ = ["Change", "changes", "write_layer"]
+__all__ = ["Change", "Upper", "changes", "write_layer"]
 
 CHUNK = 1 << 20
 _WHAT = "read changes"
 _FREEZE = "stop or freeze what runs there"
 _MOVED_AWAY = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}  # found otherwise before
 _WINDOW = 64  # folders of one path kept open at a time
+_EVER = 1 << 62
+# Where the times of file systems end (s_time_min and s_time_max of ext4, xfs), and what is past that.
+_TIME_ENDS = {
+    -(1 << 31): (-_EVER, -(1 << 31)),
+    (1 << 31) - 1: ((1 << 31) - 1, _EVER),
+    15_032_385_535: (15_032_385_535, _EVER),
+    16_299_260_424: (16_299_260_424, _EVER),
+}
 _LEAF = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
 
 
@@ -58,6 +70,22 @@ class Change:
     member: Member
     whiteout: bool = False
     lower: LowerEntry | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upper:
+    """How to read what was changed.
+
+    ``whole`` tells that it is a tree of its own, not an overlay's upper.  ``untouched`` knows whether the
+    regular file at a path has certainly not been written since the tree was made.
+    """
+
+    form: Form = REAL
+    whole: bool = False
+    untouched: Callable[[bytes, os.stat_result], bool] | None = None
+
+
+_OVERLAY = Upper()
 
 
 @dataclass(slots=True)
@@ -79,7 +107,9 @@ class _Folder:
 class _Walk:
     """Collects the changes of one upper, depth first, names in byte order."""
 
-    def __init__(self, view: ChainView, devices: Sequence[Sequence[Path]], call: Call) -> None:
+    def __init__(self, view: ChainView, devices: Sequence[Sequence[Path]], kind: Upper, call: Call) -> None:
+        self._kind = kind
+        self._marks = kind.form.marks
         self._view = view
         self._lower = LowerReader(view, devices)
         self._call = call
@@ -93,8 +123,8 @@ class _Walk:
         about = os.fstat(upper)
         xattrs = read_xattrs(b"/proc/self/fd/%d" % upper, follow=True)
         orig = root if root is not None and stat.S_ISDIR(root.mode) else None
-        self._compare(_member(b"", about, xattrs), orig)
-        base = None if is_opaque(xattrs) else orig
+        self._compare(self._member(b"", about, xattrs, orig), orig)
+        base = None if self._kind.whole or is_opaque(xattrs, self._marks) else orig
         stack = [_Folder(b"", os.dup(upper), (about.st_dev, about.st_ino), base, orig)]
         try:
             self._list(stack[-1])
@@ -147,7 +177,7 @@ class _Walk:
         where = b"/proc/self/fd/%d/%s" % (folder.fd, name)
         kind = about.st_mode & 0o170000
         xattrs = read_xattrs(where, follow=False)
-        if is_whiteout(about, xattrs):
+        if is_whiteout(about, xattrs, self._marks):
             self._gone(path, orig)
             return None
         if name.startswith(WHITEOUT):
@@ -172,11 +202,11 @@ class _Walk:
         base: LowerEntry | None,
         orig: LowerEntry | None,
     ) -> _Folder:
-        self._compare(_member(path, about, xattrs), orig)
-        redirect = overlay_xattr(xattrs, b"redirect")
+        self._compare(self._member(path, about, xattrs, orig), orig)
+        redirect = overlay_xattr(xattrs, b"redirect", self._marks)
         if redirect is not None:
             base = self._redirected(folder, redirect)
-        if is_opaque(xattrs) or base is None or not stat.S_ISDIR(base.mode):
+        if is_opaque(xattrs, self._marks) or base is None or not stat.S_ISDIR(base.mode):
             base = None
         if orig is not None and not stat.S_ISDIR(orig.mode):
             orig = None
@@ -198,17 +228,17 @@ class _Walk:
         base: LowerEntry | None,
         orig: LowerEntry | None,
     ) -> None:
-        kind = about.st_mode & 0o170000
-        member = _member(path, about, xattrs)
+        member = self._member(path, about, xattrs, orig)
+        kind = member.mode & 0o170000
         lower: LowerEntry | None = None
         if kind == stat.S_IFLNK:
             member = replace(member, link=os.readlink(where), size=0)
-        elif kind == stat.S_IFREG and overlay_xattr(xattrs, b"metacopy") is not None:
-            redirect = overlay_xattr(xattrs, b"redirect")
+        elif kind == stat.S_IFREG and overlay_xattr(xattrs, b"metacopy", self._marks) is not None:
+            redirect = overlay_xattr(xattrs, b"redirect", self._marks)
             lower = base if redirect is None else self._redirected(folder, redirect)
             if lower is None or not stat.S_ISREG(lower.mode):
                 raise FailedPrecondition(_WHAT, f"/{_text(path)} has its bytes in a layer that is not there")
-        same = orig is not None and self._same_file(member, orig, where, lower)
+        same = orig is not None and self._same_file(member, orig, about, where, lower)
         change = Change(member=member, lower=lower)
         if about.st_nlink > 1:
             self._groups.setdefault((about.st_dev, about.st_ino), []).append(len(self._found))
@@ -218,7 +248,14 @@ class _Walk:
         elif not same:
             self._found.append(change)
 
-    def _same_file(self, member: Member, orig: LowerEntry, where: bytes, lower: LowerEntry | None) -> bool:
+    def _same_file(
+        self,
+        member: Member,
+        orig: LowerEntry,
+        about: os.stat_result,
+        where: bytes,
+        lower: LowerEntry | None,
+    ) -> bool:
         if not _same_metadata(member, orig):
             return False
         kind = member.mode & 0o170000
@@ -232,11 +269,28 @@ class _Walk:
             return False
         if lower is not None:
             return (lower.image, lower.inode.nid) == (orig.image, orig.inode.nid)
+        if self._kind.untouched is not None and self._kind.untouched(member.path, about):
+            return True
         fd = os.open(where, OPEN_FILE)
         try:
             return self._lower.equals(orig, fd, self._call)
         finally:
             os.close(fd)
+
+    def _member(self, path: bytes, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | None) -> Member:
+        entry = told(self._kind.form, about, xattrs, orig)
+        seconds, nsec = _moment(about, orig)
+        return Member(
+            path=path,
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            mtime=seconds,
+            nsec=nsec,
+            size=about.st_size if stat.S_ISREG(entry.mode) else 0,
+            rdev=entry.rdev,
+            xattrs=entry.xattrs,
+        )
 
     def _compare(self, member: Member, orig: LowerEntry | None) -> None:
         """A folder: in the layer if its own metadata differ."""
@@ -299,14 +353,21 @@ class _Walk:
         return _with_parents(result, self._view)
 
 
-def changes(upper: int, view: ChainView, devices: Sequence[Sequence[Path]], *, call: Call) -> list[Change]:
+def changes(
+    upper: int,
+    view: ChainView,
+    devices: Sequence[Sequence[Path]],
+    *,
+    kind: Upper = _OVERLAY,
+    call: Call,
+) -> list[Change]:
     """What an upper changes of a chain, in the order of the layer's tar.
 
     ``upper`` is a descriptor of the upper folder; ``devices`` are the data files of each image of the
     view, in the order of their device numbers.
     """
     try:
-        return _Walk(view, devices, call).run(upper)
+        return _Walk(view, devices, kind, call).run(upper)
     except OSError as exc:
         if exc.errno in _MOVED_AWAY:
             raise FailedPrecondition(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=_FREEZE) from exc
@@ -380,20 +441,14 @@ def _changed(path: bytes) -> FailedPrecondition:
     return FailedPrecondition("commit", f"/{_text(path)} changed while it was read", hint=_FREEZE)
 
 
-def _member(path: bytes, about: os.stat_result, xattrs: Xattrs) -> Member:
+def _moment(about: os.stat_result, orig: LowerEntry | None) -> tuple[int, int]:
+    """The mtime; the chain's where the file system could not hold that, and has the end of its own range."""
     seconds, nsec = divmod(about.st_mtime_ns, 1_000_000_000)
-    kind = about.st_mode & 0o170000
-    return Member(
-        path=path,
-        mode=about.st_mode,
-        uid=about.st_uid,
-        gid=about.st_gid,
-        mtime=seconds,
-        nsec=nsec,
-        size=about.st_size if kind == stat.S_IFREG else 0,
-        rdev=about.st_rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
-        xattrs=unescape_xattrs(xattrs),
-    )
+    if orig is not None and not nsec and seconds in _TIME_ENDS:
+        first, last = _TIME_ENDS[seconds]
+        if first <= orig.mtime <= last:
+            return orig.mtime, orig.nsec
+    return seconds, nsec
 
 
 def _lower_member(path: bytes, entry: LowerEntry) -> Member:

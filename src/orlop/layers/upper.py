@@ -10,6 +10,7 @@ import os
 import stat
 
 from orlop.layers.index import Xattrs
+from orlop.layers.nested import TRUSTED
 
 __all__ = [
     "OPEN_FILE",
@@ -23,7 +24,6 @@ __all__ = [
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_OVERLAY = b"trusted.overlay."
 
 
 def read_xattrs(path: bytes, *, follow: bool) -> Xattrs:
@@ -36,22 +36,24 @@ def read_xattrs(path: bytes, *, follow: bool) -> Xattrs:
     )
 
 
-def overlay_xattr(xattrs: Xattrs, name: bytes) -> bytes | None:
-    """The value of one of overlayfs's own xattrs."""
-    return next((value for key, value in xattrs if key == _OVERLAY + name), None)
+def overlay_xattr(xattrs: Xattrs, name: bytes, marks: bytes = TRUSTED) -> bytes | None:
+    """The value of one of overlayfs's own xattrs, whose names begin with ``marks``."""
+    return next((value for key, value in xattrs if key == marks + name), None) if marks else None
 
 
-def is_opaque(xattrs: Xattrs) -> bool:
+def is_opaque(xattrs: Xattrs, marks: bytes = TRUSTED) -> bool:
     """Whether a folder hides what lies below it.  The value ``x`` says something else."""
-    return overlay_xattr(xattrs, b"opaque") == b"y"
+    return overlay_xattr(xattrs, b"opaque", marks) == b"y"
 
 
-def is_whiteout(about: os.stat_result, xattrs: Xattrs) -> bool:
+def is_whiteout(about: os.stat_result, xattrs: Xattrs, marks: bytes = TRUSTED) -> bool:
     """Whether something stands for a thing that is gone, in either of overlayfs's forms."""
     kind = about.st_mode & 0o170000
     if kind == stat.S_IFCHR:
         return about.st_rdev == 0
-    return kind == stat.S_IFREG and not about.st_size and overlay_xattr(xattrs, b"whiteout") is not None
+    return (
+        kind == stat.S_IFREG and not about.st_size and overlay_xattr(xattrs, b"whiteout", marks) is not None
+    )
 
 
 def open_below(upper: int, path: bytes) -> int:

@@ -48,6 +48,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "statx": (332, 291),
     "sync_file_range": (277, 84),
     "umount2": (166, 39),
+    "unshare": (272, 97),
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "fsopen": (430, 430),

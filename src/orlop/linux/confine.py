@@ -27,6 +27,7 @@ __all__ = [
     "close_fds_except",
     "confine_worker",
     "drop_privileges",
+    "landlock_abi",
     "landlock_nothing",
     "no_new_privs",
     "seccomp_allow",
@@ -130,18 +131,25 @@ def set_limits(*, memory: int, cpu_seconds: int, file_size: int, open_files: int
         resource.setrlimit(kind, (value, value))
 
 
+def landlock_abi() -> int:
+    """The version of Landlock that the kernel has; 0 for none."""
+    try:
+        return call("landlock_create_ruleset", None, 0, _LANDLOCK_VERSION_FLAG)
+    except OSError as exc:
+        if exc.errno in {errno.ENOSYS, errno.EOPNOTSUPP}:  # not built in, or not switched on
+            return 0
+        raise
+
+
 def landlock_nothing() -> int:
     """Forbid this thread every file and every TCP connection that is not open already, for good.
 
     Also signals and abstract unix sockets to others, where the kernel has these scopes.  Needs
     no-new-privileges.  Returns the kernel's ABI, or 0, and nothing changed, where it has no Landlock.
     """
-    try:
-        abi = call("landlock_create_ruleset", None, 0, _LANDLOCK_VERSION_FLAG)
-    except OSError as exc:
-        if exc.errno in {errno.ENOSYS, errno.EOPNOTSUPP}:  # not built in, or not switched on
-            return 0
-        raise
+    abi = landlock_abi()
+    if not abi:
+        return 0
     ruleset = bytearray(_ruleset(abi))
     fd = call("landlock_create_ruleset", ruleset, len(ruleset), 0)
     try:

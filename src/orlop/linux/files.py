@@ -28,12 +28,15 @@ __all__ = [
     "RESOLVE_NO_MAGICLINKS",
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
+    "can_reflink",
+    "clone_file",
     "copy_range",
     "fsync_dir",
     "open_in_root",
     "openat2",
     "remove_tree",
     "sync_range",
+    "walk_folders",
     "write_durably",
 ]
 
@@ -47,6 +50,7 @@ RESOLVE_IN_ROOT = 0x10
 _OPEN_HOW = struct.Struct("=QQQ")  # flags, mode, resolve
 _OPENAT2_TRIES = 64  # openat2(2): EAGAIN when a rename elsewhere raced with the lookup
 _SYNC_FILE_RANGE_WRITE = 2
+_FICLONE = 0x40049409  # _IOW(0x94, 9, int), include/uapi/linux/fs.h
 _COPY_CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHILD = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
@@ -153,6 +157,29 @@ def open_in_root(root_fd: int, path: str | bytes) -> int:
         return os.open(f"/proc/self/fd/{found}", flags)
 
 
+def clone_file(src_fd: int, dst_fd: int) -> None:
+    """Make an empty file share all the bytes of another (a reflink: ioctl_ficlone(2)).
+
+    Raises OSError where the file system cannot: EOPNOTSUPP, EXDEV, EINVAL.
+    """
+    fcntl.ioctl(dst_fd, _FICLONE, src_fd)
+
+
+def can_reflink(folder: Path) -> bool:
+    """Whether files in a folder can share blocks; found by trying with two that are not seen."""
+    flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+    try:
+        with (
+            _opened(os.open(folder, flags, 0o600)) as source,
+            _opened(os.open(folder, flags, 0o600)) as target,
+        ):
+            os.write(source, bytes(4096))
+            clone_file(source, target)
+            return True
+    except OSError:
+        return False
+
+
 def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
     """Copy bytes between files, sharing them where the file system can.
 
@@ -179,6 +206,39 @@ def _copy_in_kernel(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, 
         if exc.errno in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
             return 0
         raise
+
+
+def walk_folders(top: int) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
+    """All folders of a tree that nobody moves meanwhile: path, descriptor, entries; one is open at a time.
+
+    The descriptor is valid until the next step.  No link is followed; no depth is too much.
+    """
+    here = os.open(b".", _FOLDER, dir_fd=top)
+    path = b""
+    above: list[tuple[bytes, list[bytes]]] = []
+    try:
+        while True:
+            with os.scandir(here) as found:
+                entries = list(found)
+            yield path, here, entries
+            pending = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            while not pending:
+                if not above:
+                    return
+                path, pending = above.pop()
+                here = _step(here, b"..")
+            name = pending.pop()
+            above.append((path, pending))
+            path = path + b"/" + name if path else name
+            here = _step(here, name)
+    finally:
+        os.close(here)
+
+
+def _step(here: int, name: bytes) -> int:
+    there = os.open(name, _FOLDER, dir_fd=here)
+    os.close(here)
+    return there
 
 
 @dataclass(slots=True)

@@ -80,6 +80,7 @@ __all__ = [
     "erofs_uuid",
     "filesystem_magic",
     "is_mount_point",
+    "map_ids",
     "mount_erofs",
     "mount_overlay",
     "mount_setattr",
@@ -335,6 +336,20 @@ def _overlay(wanted: MountOptions) -> int:
         options=wanted.without("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"),
         attrs=wanted.attrs,
     )
+
+
+def map_ids(source: Path, target: Path, user_namespace: int) -> None:
+    """Mount what shows at ``source`` at ``target`` as well, with ids as a user namespace (a descriptor) maps them.
+
+    Private: mounts below one do not show below the other.  See mount_setattr(2), "ID-mapped mounts".
+    """
+    fd = open_tree(source)
+    try:
+        mount_setattr(fd, set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+        mount_setattr(fd, propagation=MS_PRIVATE)
+        move_mount(fd, target)
+    finally:
+        os.close(fd)
 
 
 def upper_in_use(upper: Path, *, work: Path | None = None) -> bool:

@@ -35,12 +35,14 @@ __all__ = [
     "MountEntry",
     "erofs_uuid",
     "filesystem_magic",
+    "is_bind_of",
     "is_mount_point",
     "mount_id_of",
     "mount_namespace",
     "mount_table",
     "mounted_type",
     "parse_mountinfo",
+    "path_in_filesystem",
 ]
 
 BTRFS_MAGIC = 0x9123683E
@@ -164,6 +166,25 @@ def is_mount_point(path: Path | int) -> bool:
         if exc.errno in {errno.ENOENT, errno.ENOTDIR}:
             return False
         raise
+
+
+def is_bind_of(place: Path, source: Path) -> bool:
+    """Whether what is mounted at ``place`` is a bind mount of ``source``, or of a mount of the same folder."""
+    return is_mount_point(place) and os.path.samestat(os.stat(place), os.stat(source))
+
+
+def path_in_filesystem(path: Path) -> tuple[int, bytes]:
+    """The st_dev of the file system that holds a path, and where in it the path is.
+
+    In these terms mount tables name a bind mount's folder, in whatever mount namespace.
+    """
+    real = os.path.realpath(os.fsencode(path))
+    mount_id = mount_id_of(real)
+    entry = next((entry for entry in mount_table() if entry.mount_id == mount_id), None)
+    if entry is None:
+        raise OSError(errno.ENOENT, "its mount is not in this mount namespace", path)
+    below = real[len(entry.target.rstrip(b"/")) :]
+    return entry.device, (entry.root.rstrip(b"/") + below) or b"/"
 
 
 def mounted_type(path: Path) -> str | None:

@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orlop.linux._syscall import Path
-from orlop.linux.mountinfo import MountEntry, mount_id_of, mount_namespace, mount_table
+from orlop.linux.mountinfo import (
+    MountEntry,
+    mount_id_of,
+    mount_namespace,
+    mount_table,
+    path_in_filesystem,
+)
 
-__all__ = ["ProcessInfo", "mount_points_of", "users_of"]
+__all__ = ["ProcessInfo", "mount_points_of", "users_of", "users_of_tree"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,54 @@ def users_of(upper: Path) -> list[ProcessInfo]:
             users = [ProcessInfo(pid=pids[0], name=_name(pids[0]), why=f"has it mounted at {target}")]
         found.update((info.pid, info) for info in users)
     return [found[pid] for pid in sorted(found)]
+
+
+def users_of_tree(tree: Path) -> list[ProcessInfo]:
+    """The processes that use a plain folder as a root, by process ID; its binds count for their namespaces.
+
+    That is: processes with their root, working directory, program or an open file below it, and one for
+    each mount namespace that has it, or a folder in it, mounted somewhere.  Ourselves not counted,
+    unless it is mounted in our own namespace.
+    """
+    try:
+        device, inside = path_in_filesystem(tree)
+    except FileNotFoundError:
+        return []
+    top = os.path.realpath(os.fsencode(tree))
+    found: dict[int, ProcessInfo] = {}
+    seen: set[int] = set()
+    for pid in _pids():
+        try:
+            namespace = mount_namespace(pid)
+            if namespace not in seen:
+                seen.add(namespace)
+                for entry in mount_table(pid):
+                    if entry.device == device and _below(entry.root, inside):
+                        why = f"has it mounted at {os.fsdecode(entry.target)}"
+                        found[pid] = ProcessInfo(pid=pid, name=_name(pid), why=why)
+                        break
+        except OSError:
+            continue  # gone, or not ours to look into
+        if pid not in found and pid != os.getpid():
+            use = _open_below(pid, top)
+            if use is not None:
+                found[pid] = ProcessInfo(pid=pid, name=_name(pid), why=use)
+    return [found[pid] for pid in sorted(found)]
+
+
+def _below(path: bytes, top: bytes) -> bool:
+    return path == top or path.startswith(top + b"/")
+
+
+def _open_below(pid: int, top: bytes) -> str | None:
+    """Why a process uses something below a folder, or None; told by the names that the kernel shows."""
+    for link, why in _links(pid):
+        try:
+            if _below(os.readlink(os.fsencode(f"/proc/{pid}/{link}")), top):
+                return why
+        except OSError:
+            continue  # closed meanwhile, or not ours to look into
+    return None
 
 
 def _pids() -> list[int]:

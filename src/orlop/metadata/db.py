@@ -33,7 +33,7 @@ from orlop.observe import Call
 
 __all__ = ["SCHEMA_VERSION", "Database", "Transaction"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
 MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
 _T = TypeVar("_T")

@@ -29,10 +29,12 @@ __all__ = [
 _LIVE = """
 CREATE TEMP TABLE live_configs AS
   SELECT config_digest AS ref FROM images UNION SELECT config_digest FROM prepared
+  UNION SELECT config_digest FROM root_mounts WHERE config_digest IS NOT NULL
   UNION SELECT ref FROM lease_refs WHERE kind = 'config';
 CREATE TEMP TABLE live_chains AS
   WITH RECURSIVE used(id) AS (
     SELECT chain_id FROM prepared UNION SELECT ref FROM lease_refs WHERE kind = 'chain'
+    UNION SELECT chain_id FROM root_mounts WHERE chain_id IS NOT NULL
     UNION SELECT parent FROM chains JOIN used ON chain_id = id WHERE parent IS NOT NULL)
   SELECT id AS ref FROM used;
 CREATE TEMP TABLE live_layers AS
@@ -55,6 +57,13 @@ WITH RECURSIVE dead(id) AS (
 SELECT chain_id, size FROM chains
 WHERE chain_id IN (SELECT id FROM dead) AND chain_id NOT IN (SELECT ref FROM live_chains)
 ORDER BY depth DESC
+"""
+
+
+# So is a folder.  Roots on it keep its layers alive.
+_DEAD_FOLDERS = """
+SELECT id, size FROM folders WHERE id IN
+  (SELECT folder FROM folder_layers WHERE diff_id NOT IN (SELECT ref FROM live_layers))
 """
 
 
@@ -90,6 +99,9 @@ def _sweep(tx: Transaction) -> list[Forgotten]:
     for chain, size in tx.execute(_DEAD_CHAINS).fetchall():
         found.append(Forgotten("chain", chain, size, f"chains/{chain}.erofs"))
         tx.execute("DELETE FROM chains WHERE chain_id = ?", (chain,))
+    for folder, size in tx.execute(_DEAD_FOLDERS).fetchall():
+        found.append(Forgotten("folder", folder, size, f"folders/{folder}"))
+        tx.execute("DELETE FROM folders WHERE id = ?", (folder,))
     layers = tx.execute(
         "SELECT diff_id, size + data_size + index_size FROM layers "
         "WHERE diff_id NOT IN (SELECT ref FROM live_layers)"

@@ -13,6 +13,7 @@ from orlop.spec.digest import DiffID, Digest
 
 __all__ = [
     "ChainRow",
+    "MountRow",
     "RootRow",
     "add_chain",
     "add_root",
@@ -24,6 +25,8 @@ __all__ = [
     "get_root",
     "labels_of",
     "list_roots",
+    "mapping_users",
+    "mounts_of",
     "root_ids",
     "set_mounted",
 ]
@@ -44,7 +47,11 @@ class ChainRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootRow:
-    """A prepared root.  ``created`` is seconds since 1970."""
+    """A prepared root.
+
+    ``created`` is seconds since 1970; ``form`` says how ids stand in its writable part; ``quota`` is in
+    bytes; the maps are texts: ``inside:outside:size``, with commas between.
+    """
 
     id: str
     path: str
@@ -57,6 +64,22 @@ class RootRow:
     mounted: bool
     made_target: bool
     created: float
+    form: str = "real"
+    quota: int | None = None
+    uid_map: str = ""
+    gid_map: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRow:
+    """A mount that a caller added to a root; of an image, its config and its chain."""
+
+    type: str
+    source: str
+    target: str
+    options: tuple[str, ...]
+    config: Digest | None = None
+    chain: str | None = None
 
 
 def add_chain(tx: Transaction, chain: ChainRow, diff_ids: Sequence[DiffID]) -> None:
@@ -111,14 +134,16 @@ def chain_users(tx: Transaction, chain: str) -> int:
     """How many prepared roots stand on a chain's image, directly or through images above it."""
     row = tx.execute(
         "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
-        "SELECT COUNT(*) FROM prepared WHERE chain_id IN (SELECT id FROM above)",
+        "SELECT (SELECT COUNT(*) FROM prepared WHERE chain_id IN (SELECT id FROM above)) + "
+        "(SELECT COUNT(*) FROM root_mounts WHERE chain_id IN (SELECT id FROM above))",
         (chain,),
     ).fetchone()
     return int(row[0])
 
 
 _COLUMNS = (
-    "id, path, image, config_digest, chain_id, driver, kind, self_contained, mounted, made_target, created_at"
+    "id, path, image, config_digest, chain_id, driver, kind, self_contained, mounted, made_target, "
+    "created_at, form, quota, uid_map, gid_map"
 )
 
 
@@ -135,14 +160,24 @@ def _root(row: sqlite3.Row) -> RootRow:
         mounted=bool(row[8]),
         made_target=bool(row[9]),
         created=row[10],
+        form=row[11],
+        quota=row[12],
+        uid_map=row[13],
+        gid_map=row[14],
     )
 
 
-def add_root(tx: Transaction, namespace: str, root: RootRow, labels: Mapping[str, str]) -> None:
+def add_root(
+    tx: Transaction,
+    namespace: str,
+    root: RootRow,
+    labels: Mapping[str, str],
+    mounts: Sequence[MountRow] = (),
+) -> None:
     """Name a prepared root.  Raises `AlreadyExists` if its path is taken."""
     try:
         tx.execute(
-            f"INSERT INTO prepared ({_COLUMNS}, namespace) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO prepared ({_COLUMNS}, namespace) VALUES ({', '.join('?' * 16)})",
             (
                 root.id,
                 root.path,
@@ -155,6 +190,10 @@ def add_root(tx: Transaction, namespace: str, root: RootRow, labels: Mapping[str
                 root.mounted,
                 root.made_target,
                 root.created,
+                root.form,
+                root.quota,
+                root.uid_map,
+                root.gid_map,
                 namespace,
             ),
         )
@@ -164,6 +203,38 @@ def add_root(tx: Transaction, namespace: str, root: RootRow, labels: Mapping[str
         "INSERT INTO labels VALUES ('prepared', ?, ?, ?)",
         [(root.id, key, value) for key, value in labels.items()],
     )
+    tx.executemany(
+        "INSERT INTO root_mounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (root.id, place, row.type, row.source, row.target, "\n".join(row.options), row.config, row.chain)
+            for place, row in enumerate(mounts)
+        ],
+    )
+
+
+def mounts_of(tx: Transaction, root_id: str) -> list[MountRow]:
+    """The mounts that a caller added to a root, in order."""
+    query = (
+        "SELECT type, source, target, options, config_digest, chain_id FROM root_mounts "
+        "WHERE root = ? ORDER BY position"
+    )
+    return [
+        MountRow(
+            type=row[0],
+            source=row[1],
+            target=row[2],
+            options=tuple(row[3].split("\n")) if row[3] else (),
+            config=Digest(row[4]) if row[4] else None,
+            chain=row[5],
+        )
+        for row in tx.execute(query, (root_id,))
+    ]
+
+
+def mapping_users(tx: Transaction, uid_map: str, gid_map: str) -> int:
+    """How many prepared roots have these id maps."""
+    query = "SELECT COUNT(*) FROM prepared WHERE uid_map = ? AND gid_map = ?"
+    return int(tx.execute(query, (uid_map, gid_map)).fetchone()[0])
 
 
 def already_prepared(path: str) -> AlreadyExists:

@@ -1,0 +1,239 @@
+"""Mounts that a caller adds to a root: checked, resolved, and with a place to go.
+
+A target is a path inside the root.  It is resolved in the image's tree, symlinks and all, before anything is
+mounted (CVE-2022-23648: a symlink in an image must not lead a volume out of its root); what is missing of it
+is made in the root's writable part.  When orlop performs such a mount itself, the place is looked up below
+the root with no symlink allowed, because what runs there may have put one in its way meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import posixpath
+import stat
+import time
+from collections.abc import Iterator, Sequence
+
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
+from orlop.images.api import ExtraMount
+from orlop.layers.chainview import ChainView
+from orlop.layers.folder import FolderWriter, Item
+from orlop.layers.forms import Form
+from orlop.layers.sources import DeviceFiles, tree_items
+from orlop.linux import mount
+from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from orlop.metadata.roots import MountRow
+from orlop.observe import Call
+from orlop.snapshots.driver import MountSpec
+
+__all__ = ["check_extras", "make_places", "open_place", "place_below", "resolve_targets", "spec_of"]
+
+_MAX_LINKS = 40  # symlinks in one path, as the kernel has it (MAXSYMLINKS)
+_TMPFS = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge", "noswap")
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def check_extras(extras: Sequence[ExtraMount], attempted: str) -> None:
+    """Refuse what can be no mount.  Raises `InvalidArgument`, `NotFound` for a source that is not there."""
+    seen: set[str] = set()
+    for extra in extras:
+        what = f"{attempted}: mount {extra.target}"
+        if not extra.target.startswith("/") or "\0" in extra.target:
+            raise InvalidArgument(what, "the target is no absolute path", hint="begin it with /")
+        target = posixpath.normpath("/" + extra.target.lstrip("/"))
+        if target == "/" or ".." in extra.target.split("/"):
+            raise InvalidArgument(what, "the target is no place inside the root")
+        if target in seen:
+            raise InvalidArgument(what, "two mounts have this target")
+        seen.add(target)
+        _check_options(extra, what)
+        if extra.type == "bind":
+            if not os.path.isabs(extra.source):
+                raise InvalidArgument(what, f"the source {extra.source!r} is relative")
+            if not os.path.exists(extra.source):
+                raise NotFound(what, f"{extra.source} does not exist")
+        elif extra.type == "image" and not extra.source:
+            raise InvalidArgument(what, "an image's name is missing")
+
+
+def _check_options(extra: ExtraMount, what: str) -> None:
+    try:
+        parsed = mount.parse_options(extra.options)
+    except OSError as exc:
+        raise InvalidArgument(what, str(exc.strerror)) from exc
+    if any("\n" in option or "," in option for option in extra.options):
+        raise InvalidArgument(what, "an option holds a comma or a line break")
+    allowed = _TMPFS if extra.type == "tmpfs" else ()
+    for option in parsed.data:
+        if option.partition("=")[0] not in allowed:
+            raise InvalidArgument(what, f"a {extra.type} mount has no option {option!r}")
+    if extra.type == "image" and (parsed.bind or parsed.attrs & ~mount.MOUNT_ATTR_RDONLY):
+        raise InvalidArgument(what, "an image is mounted read-only, and takes no other option")
+
+
+def resolve_targets(
+    view: ChainView, extras: Sequence[ExtraMount], attempted: str
+) -> tuple[list[str], dict[str, bool]]:
+    """The targets as they are in an image's tree, without symlinks; and which to make, and whether as folders."""
+    missing: dict[str, bool] = {}
+    targets: list[str] = []
+    for extra in extras:
+        what = f"{attempted}: mount {extra.target}"
+        folder = extra.type != "bind" or os.path.isdir(extra.source)
+        path, found = _resolve(view, os.fsencode(extra.target), what)
+        target = "/" + os.fsdecode(path)
+        if target in targets or target == "/":
+            raise InvalidArgument(what, f"in the image it is {target}, which is taken")
+        if found is not None and stat.S_ISDIR(found) != folder:
+            kind = "a folder" if stat.S_ISDIR(found) else "no folder"
+            raise InvalidArgument(what, f"in the image it is {kind}, and the source is not")
+        # What a mount before this one brings cannot be known: it has to have the place.
+        if found is None and not any(target.startswith(other + "/") for other in targets):
+            missing[target] = folder
+        targets.append(target)
+    return targets, missing
+
+
+def _resolve(view: ChainView, target: bytes, what: str) -> tuple[bytes, int | None]:
+    """A path in a tree, every symlink followed within it: its true path, and its mode if it is there."""
+    todo = [part for part in reversed(target.split(b"/")) if part not in (b"", b".")]
+    done: list[bytes] = []
+    links = 0
+    mode: int | None = stat.S_IFDIR
+    while todo:
+        part = todo.pop()
+        if part == b"..":
+            done = done[:-1]
+            continue
+        entry = view.lookup(b"/".join([*done, part]))
+        if entry is not None and stat.S_ISLNK(entry.mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise InvalidArgument(what, "it leads through too many symlinks")
+            if entry.target.startswith(b"/"):
+                done = []
+            todo += [step for step in reversed(entry.target.split(b"/")) if step not in (b"", b".")]
+            continue
+        if todo and entry is not None and not stat.S_ISDIR(entry.mode):
+            raise InvalidArgument(what, f"/{os.fsdecode(b'/'.join([*done, part]))} is no folder in the image")
+        done.append(part)
+        mode = entry.mode if entry is not None else None
+    return b"/".join(done), mode
+
+
+def make_places(
+    upper: int, view: ChainView, missing: dict[str, bool], form: Form, *, whole: bool, call: Call
+) -> None:
+    """Make what is missing of targets in a root's writable part; folders above it are as the image has them."""
+    paths = {os.fsencode(path.lstrip("/")): folder for path, folder in missing.items()}
+    if whole:
+        for path, folder in paths.items():
+            _make_below(upper, path, folder=folder)
+        return
+    with DeviceFiles([]) as nothing:
+        FolderWriter(upper, form=form, durable=True, call=call).write(_place_items(view, paths, nothing))
+
+
+def _place_items(view: ChainView, paths: dict[bytes, bool], files: DeviceFiles) -> Iterator[Item]:
+    above = {b""}
+    for path in paths:
+        while path:
+            path = path.rpartition(b"/")[0]  # noqa: PLW2901
+            entry = view.lookup(path)
+            if entry is not None and stat.S_ISDIR(entry.mode):
+                above.add(path)
+    keys: dict[bytes, int] = {}
+    places: dict[int, bytes] = {}
+    for item in tree_items(view, files, only=frozenset(above)):
+        path = places[item.parent] + b"/" + item.name if places.get(item.parent) else item.name
+        places[item.key], keys[path] = path, item.key
+        yield item
+    number = max(keys.values(), default=0)
+    now, nsec = divmod(time.time_ns(), 1_000_000_000)
+    for path, folder in paths.items():
+        parts = path.split(b"/")
+        for count in range(1, len(parts) + 1):
+            here = b"/".join(parts[:count])
+            if here in keys:
+                continue
+            number += 1
+            last = count == len(parts)
+            mode = stat.S_IFDIR | 0o755 if folder or not last else stat.S_IFREG | 0o644
+            made = Item(number, keys[b"/".join(parts[: count - 1])], parts[count - 1], mode)
+            made.mtime, made.nsec = now, nsec
+            yield made
+            keys[here] = number
+
+
+def _make_below(top: int, path: bytes, *, folder: bool) -> None:
+    """Make a path in a plain tree, following nothing."""
+    fd = os.dup(top)
+    try:
+        parts = path.split(b"/")
+        for number, part in enumerate(parts):
+            about = os.fstat(fd)
+            with contextlib.suppress(FileExistsError):
+                if number == len(parts) - 1 and not folder:
+                    os.close(os.open(part, _NEW_FILE, 0o644, dir_fd=fd))
+                else:
+                    os.mkdir(part, 0o755, dir_fd=fd)
+                os.utime(
+                    fd, ns=(about.st_atime_ns, about.st_mtime_ns)
+                )  # as in an upper: only what is new is new
+            if number == len(parts) - 1:
+                return
+            deeper = os.open(part, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+    finally:
+        os.close(fd)
+
+
+def spec_of(row: MountRow, root: str) -> MountSpec:
+    """A bind or tmpfs mount at its target below a root's."""
+    options = row.options
+    if row.type == "bind" and not {"bind", "rbind"} & set(options):
+        options = ("bind", *options)
+    source = row.source if row.type == "bind" else "tmpfs"
+    return MountSpec(type=row.type, source=source, target=root + row.target, options=options)
+
+
+@contextlib.contextmanager
+def place_below(root: str, target: str, attempted: str) -> Iterator[str | None]:
+    """A path of a place below a mounted root, for umount(2), that no symlink turns elsewhere; None if gone.
+
+    It names the parent by descriptor, so that what is mounted at the place itself is not held.
+    """
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parent, _, name = target.strip("/").rpartition("/")
+        try:
+            fd = open_place(top, parent, attempted) if parent else os.dup(top)
+        except FailedPrecondition:
+            yield None
+            return
+        try:
+            yield f"/proc/self/fd/{fd}/{name}"
+        finally:
+            os.close(fd)
+    finally:
+        os.close(top)
+
+
+def open_place(root: int, target: str, attempted: str) -> int:
+    """An O_PATH descriptor of a mount's place below a mounted root.
+
+    Raises `FailedPrecondition` if something other than folders leads there by now.
+    """
+    try:
+        resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+        return openat2(root, target.lstrip("/"), os.O_PATH | os.O_CLOEXEC, resolve=resolve)
+    except OSError as exc:
+        if exc.errno in {errno.ELOOP, errno.EXDEV, errno.ENOENT, errno.ENOTDIR}:
+            raise FailedPrecondition(
+                attempted, f"the place {target} of one of its mounts is not there any more: {exc.strerror}"
+            ) from exc
+        raise from_oserror(attempted, exc) from exc

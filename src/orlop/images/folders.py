@@ -1,0 +1,296 @@
+"""Layers and chains unpacked, for the drivers that stack folders or copy trees.
+
+::
+
+    folders/<id>/             one folder, named by a row that says what it holds
+    folders/new-<random>/     a folder in the making; its maker holds a flock on it
+
+All are caches, made of tars and indexes when first needed.  A layer's folder is independent of what lies
+below it, and shared by all images that have the layer; the glue of a chain holds what its layers' folders
+get wrong when stacked; a tree is a chain as it shows.  Each exists once for each form in which ids can stand
+on disk.
+
+Folders are not synced when they are made: that would cost as much again as making them (docs/adr/0006).  A
+row remembers the boot instead.  After a reboot a folder that was not settled before is made again, in its
+place, from the layer's tar, which is durable; `settle` syncs those that are there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from orlop.errors import Aborted, from_oserror
+from orlop.images.chains import Chains
+from orlop.images.core import Core
+from orlop.layers.folder import FolderWriter, Item, Written, sync_tree
+from orlop.layers.forms import Form
+from orlop.layers.index import OPAQUE, LayerIndex
+from orlop.layers.sources import DeviceFiles, layer_items, tree_items
+from orlop.layers.stacking import Stack
+from orlop.linux.files import fsync_dir, remove_tree
+from orlop.metadata import folders as rows
+from orlop.metadata import layers as layer_rows
+from orlop.metadata.db import Transaction
+from orlop.metadata.folders import FolderKind, FolderRow
+from orlop.metadata.roots import ChainRow
+from orlop.observe import Call, Progress
+from orlop.spec.digest import DiffID, chain_id
+
+__all__ = ["Folders"]
+
+_NEW = "new-"
+Indexes = Mapping[DiffID, LayerIndex]
+
+
+class Folders:
+    """The folders of one store.  Thread-safe."""
+
+    def __init__(self, core: Core, chains: Chains) -> None:
+        self._core = core
+        self._chains = chains
+
+    def path(self, row: FolderRow) -> Path:
+        """Where a folder is."""
+        return self._core.layout.folders / row.id
+
+    def usable(self, folder: str) -> bool:
+        """Whether the folder of an id is there, and whole."""
+        row = self._core.db.read(lambda tx: rows.get_folder(tx, folder))
+        return row is not None and self._is_usable(row)
+
+    # -- what drivers stand on ------------------------------------------------------------------
+
+    def stack(
+        self, diff_ids: Sequence[DiffID], form: Form, *, most: int, indexes: Indexes, call: Call
+    ) -> list[FolderRow]:
+        """The folders whose overlay is an image, top first, ``most`` of them at most.
+
+        What exceeds that lies at the bottom as one tree.
+        """
+        if not diff_ids:
+            return [self.tree(diff_ids, form, call=call)]
+        loaded = {
+            diff_id: indexes.get(diff_id) or self._core.layers.load_index(diff_id) for diff_id in diff_ids
+        }
+        # Overlayfs would merge the roots whatever they say: what an opaque one hides must not be there.
+        hidden = max(
+            (n for n, diff_id in enumerate(diff_ids) if loaded[diff_id].flags[0] & OPAQUE), default=0
+        )
+        shown = _topmost(diff_ids[hidden:])
+        below = _squashed(len(shown), most)
+        found = [self.tree(shown[:below], form, call=call)] if below else []
+        found += [self._layer(diff_id, loaded[diff_id], form, call) for diff_id in shown[below:]]
+        glue = self._glue(diff_ids, hidden, below, loaded, form, call)
+        if glue.entries:
+            found.append(glue)
+        return found[::-1]
+
+    def tree(self, diff_ids: Sequence[DiffID], form: Form, *, call: Call) -> FolderRow:
+        """A chain as it shows, in one folder."""
+
+        def make(folder: int) -> Written:
+            return self.write_tree(folder, diff_ids, form, durable=False, call=call)
+
+        return self._ensure("tree", _name(diff_ids), form, diff_ids, make, call)
+
+    def write_tree(
+        self,
+        folder: int,
+        diff_ids: Sequence[DiffID],
+        form: Form,
+        *,
+        durable: bool,
+        template: int | None = None,
+        call: Call,
+    ) -> Written:
+        """Put a chain as it shows into a folder; files share the blocks of ``template``, if one is given."""
+        stack = self._chains.ensure(diff_ids, call=call)
+        with self._chains.view(stack) as view, DeviceFiles(self._devices(stack)) as files:
+            writer = FolderWriter(folder, form=form, durable=durable, template=template, call=call)
+            return self._told(writer.write(tree_items(view, files)), call)
+
+    def _layer(self, diff_id: DiffID, index: LayerIndex, form: Form, call: Call) -> FolderRow:
+        def make(folder: int) -> Written:
+            call.observer.progress(Progress(item=diff_id, phase="unpacking"))
+            tar = os.open(self._core.layers.tar(diff_id), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self._write(folder, layer_items(index, tar), form, call)
+            finally:
+                os.close(tar)
+
+        return self._ensure("layer", diff_id, form, [diff_id], make, call)
+
+    def _glue(
+        self, diff_ids: Sequence[DiffID], hidden: int, below: int, loaded: Indexes, form: Form, call: Call
+    ) -> FolderRow:
+        shown = _topmost(diff_ids[hidden:])
+
+        def make(folder: int) -> Written:
+            stack = Stack()
+            if below:
+                with self._chains.view(self._chains.ensure(shown[:below], call=call)) as bottom:
+                    stack = Stack.above(bottom)
+            for diff_id in shown[below:]:
+                call.check("stack layers")
+                stack.add(loaded[diff_id])
+            chain = self._chains.ensure(diff_ids, call=call, indexes=loaded)
+            with self._chains.view(chain) as view, DeviceFiles(self._devices(chain)) as files:
+                paths = stack.glue(view) | ({b""} if hidden else set())  # the root may keep what is hidden's
+                items = tree_items(view, files, only=paths) if paths else iter(())
+                return self._write(folder, items, form, call)
+
+        name = f"{_name(diff_ids)}+{below}"
+        return self._ensure("glue", name, form, diff_ids, make, call)
+
+    def _devices(self, stack: Sequence[ChainRow]) -> list[tuple[Path, ...]]:
+        return [self._chains.devices(row) for row in stack]
+
+    def _write(self, folder: int, items: Iterator[Item], form: Form, call: Call) -> Written:
+        return self._told(FolderWriter(folder, form=form, durable=False, call=call).write(items), call)
+
+    @staticmethod
+    def _told(written: Written, call: Call) -> Written:
+        if written.refused:
+            call.observer.warning(
+                f"{written.refused} extended attributes cannot be kept here; they are left out"
+            )
+        return written
+
+    # -- one folder -----------------------------------------------------------------------------
+
+    def _ensure(
+        self,
+        kind: FolderKind,
+        of: str,
+        form: Form,
+        diff_ids: Sequence[DiffID],
+        make: Callable[[int], Written],
+        call: Call,
+    ) -> FolderRow:
+        core = self._core
+        row = self._usable(kind, of, form)
+        if row is not None:
+            return row
+        what = f"unpack {kind} {of[:19]}"
+        with core.locked("folder", f"{kind}-{of}-{form.name}", call=call, attempted=what):
+            row = self._usable(kind, of, form)
+            if row is not None:
+                return row
+            known = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.name))
+            folder_id = known.id if known is not None else secrets.token_hex(5)
+            # A collector takes this lock before it looks for a row.
+            with core.locked("folder", folder_id, call=call, attempted=what):
+                try:
+                    written = self._make(folder_id, make)
+                except OSError as exc:
+                    raise from_oserror(what, exc) from exc
+                row = FolderRow(
+                    id=folder_id,
+                    kind=kind,
+                    of=of,
+                    form=form.name,
+                    size=written.size,
+                    entries=written.entries,
+                    boot=core.boot,
+                )
+                self._publish(row, diff_ids, what, call)
+            return row
+
+    def _usable(self, kind: FolderKind, of: str, form: Form) -> FolderRow | None:
+        core = self._core
+        row = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.name))
+        return row if row is not None and self._is_usable(row) else None
+
+    def _is_usable(self, row: FolderRow) -> bool:
+        return row.boot in {"", self._core.boot} and (not row.entries or self.path(row).is_dir())
+
+    def _make(self, folder_id: str, make: Callable[[int], Written]) -> Written:
+        """Fill a new folder and put it in its place, over what may be there from before a reboot."""
+        base = self._core.layout.folders
+        new, lock = self._start()
+        try:
+            written = make(lock)
+            place = base / folder_id
+            if place.exists():
+                self._core.discard(place)
+            if written.entries:
+                os.rename(new, place)
+            return written
+        finally:
+            os.close(lock)
+            remove_tree(new, missing_ok=True)
+
+    def _start(self) -> tuple[Path, int]:
+        base = self._core.layout.folders
+        while True:
+            new = base / f"{_NEW}{secrets.token_hex(8)}"
+            new.mkdir(mode=0o700)
+            try:
+                lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # a collector took it for a dead maker's
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if new.exists():
+                return new, lock
+            os.close(lock)
+
+    def _publish(self, row: FolderRow, diff_ids: Sequence[DiffID], what: str, call: Call) -> None:
+        def body(tx: Transaction) -> None:
+            for diff_id in diff_ids:
+                if layer_rows.get_layer(tx, diff_id) is None:
+                    raise Aborted(what, f"layer {diff_id} was removed meanwhile")
+            rows.add_folder(tx, row, diff_ids)
+
+        self._core.db.write(body, call=call)
+
+    # -- on disk --------------------------------------------------------------------------------
+
+    def settle(self, *, call: Call) -> int:
+        """Sync the folders of this boot, so that the next needs not make them again; how many."""
+        core = self._core
+        count = 0
+        for row in core.db.read(lambda tx: rows.unsettled_folders(tx, core.boot)):
+            try:
+                fd = os.open(self.path(row), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as exc:
+                if exc.errno in {errno.ENOENT, errno.EACCES}:  # collected meanwhile; another privilege's
+                    continue
+                raise from_oserror(f"sync {self.path(row)}", exc) from exc
+            try:
+                sync_tree(fd, call=call)
+            except PermissionError:
+                continue
+            finally:
+                os.close(fd)
+            fsync_dir(core.layout.folders)
+            core.db.write(lambda tx, row=row: rows.settle_folder(tx, row.id), call=call)  # type: ignore[misc]  # bound now
+            count += 1
+        return count
+
+
+def _name(diff_ids: Sequence[DiffID]) -> str:
+    return chain_id(diff_ids).hex if diff_ids else "empty"
+
+
+def _topmost(diff_ids: Sequence[DiffID]) -> list[DiffID]:
+    """The layers without those that come again further up.
+
+    Overlayfs takes no folder twice (ELOOP), and what the lower one brings or hides the upper one does, too.
+    """
+    return list(dict.fromkeys(reversed(diff_ids)))[::-1]
+
+
+def _squashed(count: int, most: int) -> int:
+    """How many of the lowest layers lie in one tree, so that with the glue there are at most ``most``.
+
+    In steps, so that images that differ in their last layers share it.
+    """
+    if count + 1 <= most:
+        return 0
+    step = max(1, most // 2)
+    return -(-(count + 2 - most) // step) * step

@@ -1,0 +1,270 @@
+"""What prepared roots stand on, made ready and held while somebody needs it.
+
+For the erofs driver that are activations of the chain's images, for the others folders; where ids are mapped,
+the store's folders mounted once more.  What there is, is asked of the kernel and the disk each time, so
+roots come back after a reboot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orlop.errors import FailedPrecondition, from_oserror
+from orlop.images.chains import Chains
+from orlop.images.core import Core
+from orlop.images.folders import Folders
+from orlop.images.idmaps import SPARE_ID, parse_maps
+from orlop.layers.diff import Upper
+from orlop.layers.folder import FolderWriter, Item
+from orlop.layers.forms import FORMS, Form, FormName
+from orlop.layers.index import LayerIndex
+from orlop.layers.sources import DeviceFiles, tree_items
+from orlop.layers.stamps import Stamps, take_stamps
+from orlop.linux import userns
+from orlop.linux.files import can_reflink, write_durably
+from orlop.metadata import folders as folder_rows
+from orlop.metadata import images, roots
+from orlop.metadata.roots import ChainRow, RootRow
+from orlop.observe import Call
+from orlop.snapshots.driver import ChainImage, Driver, Ground, Root
+from orlop.snapshots.mappings import mapping_name
+from orlop.spec.digest import DiffID
+
+__all__ = ["STAMPS", "Grounds"]
+
+_NO_INDEXES: Mapping[DiffID, LayerIndex] = {}
+STAMPS = "stamps"
+_KNOWN_ROOTS = 1_000
+# Which privileges can handle what was written in a form: ids mean something else to the others.
+_HANDLES: dict[FormName, frozenset[str]] = {
+    "real": frozenset({"root"}),
+    "namespace": frozenset({"user-namespace"}),
+    "single": frozenset({"user-namespace", "single-id", "none"}),
+    "plain": frozenset({"user-namespace", "single-id", "none"}),
+}
+
+
+class Grounds:
+    """Makes ready what roots of one store stand on.  Thread-safe."""
+
+    def __init__(self, core: Core, chains: Chains) -> None:
+        self._core = core
+        self._chains = chains
+        self.folders = Folders(core, chains)
+        self._roots: dict[str, Item] = {}  # root folders of chains, so that not every Prepare reads them
+
+    # -- in the driver's terms ------------------------------------------------------------------
+
+    def driver(self, row: RootRow) -> Driver:
+        """The driver that holds a root."""
+        return self._core.drivers[row.driver]
+
+    def root(self, row: RootRow) -> Root:
+        """A row in its driver's terms."""
+        mapping = mapping_name(row.uid_map, row.gid_map)
+        folder = self._core.mappings.place(mapping) / "prepared" / row.id
+        if row.quota is not None:
+            folder = self._core.disks.place(row.id, mapped=bool(mapping)) / "root"
+        return Root(
+            id=row.id,
+            target=row.path,
+            folder=folder,
+            view=row.kind == "view",
+            self_contained=row.self_contained,
+            marks=_form(row).marks.decode(),
+            mapping=mapping,
+        )
+
+    def own(self, row: RootRow) -> Root:
+        """The same with the folder as it is in the store, ids unmapped."""
+        prepared, disks = self._core.layout.prepared, self._core.disks
+        return Root(
+            id=row.id,
+            target=row.path,
+            folder=prepared / row.id if row.quota is None else disks.place(row.id) / "root",
+            view=row.kind == "view",
+            marks=_form(row).marks.decode(),
+        )
+
+    def upper(self, row: RootRow) -> tuple[Path, Upper]:
+        """The folder that holds what was written to a root, and how to read it."""
+        path, form = self.driver(row).upper(self.own(row)), _form(row)
+        if row.uid_map:
+            form = replace(form, spare=SPARE_ID)
+        if row.driver != "native":
+            return path, Upper(form=form)
+        stamps = Stamps.load(path.parent / STAMPS)
+        untouched = stamps.untouched if stamps is not None else None
+        return path, Upper(form=form.bare(), whole=True, untouched=untouched)
+
+    def check_privilege(self, row: RootRow, what: str) -> None:
+        """Refuse a root whose ids mean something else to us.  Raises `FailedPrecondition`."""
+        if self._core.privilege not in _HANDLES[_form(row).name]:
+            if row.form == "namespace":
+                raise FailedPrecondition(
+                    what,
+                    "it was prepared in a user namespace with subordinate ids, and must be handled in one",
+                    hint="run it under 'orlop unshare'",
+                )
+            raise FailedPrecondition(what, f"it was prepared with other privileges than ours ({row.form})")
+
+    # -- grounds --------------------------------------------------------------------------------
+
+    def plain(self, row: RootRow) -> Ground:
+        """What a root stands on, as the rows say: nothing is made ready."""
+        core = self._core
+
+        if row.driver == "erofs":
+            stack = core.db.read(lambda tx: roots.chain_stack(tx, row.chain))
+            return Ground(images=tuple(self._chains.image(image) for image in stack))
+        found = core.db.read(lambda tx: folder_rows.folders_of_root(tx, row.id))
+        return Ground(folders=self._places(row, found))
+
+    @contextlib.contextmanager
+    def held(
+        self,
+        row: RootRow,
+        stack: Sequence[ChainRow],
+        *,
+        indexes: Mapping[DiffID, LayerIndex] = _NO_INDEXES,
+        call: Call,
+    ) -> Iterator[Ground]:
+        """What a root stands on, ready and kept so for the length of a ``with`` block."""
+        with contextlib.ExitStack() as held:
+            if row.uid_map or row.gid_map:
+                self._map_ids(row, call)
+            if row.quota is not None and self._core.disks.has(row.id):
+                self.mount_disk(row, call)
+            if row.driver == "erofs":
+                chain = [self._chains.image(image) for image in stack]
+                held.enter_context(self._activated(chain, row, call))
+                yield Ground(images=tuple(chain))
+            else:
+                yield Ground(folders=self._places(row, self._stand_on(row, indexes, call)))
+
+    def _places(self, row: RootRow, folders: Sequence[str]) -> tuple[Path, ...]:
+        place = self._core.mappings.place(mapping_name(row.uid_map, row.gid_map)) / "folders"
+        return tuple(place / folder for folder in folders)
+
+    def _stand_on(self, row: RootRow, indexes: Mapping[DiffID, LayerIndex], call: Call) -> list[str]:
+        """The ids of the folders of a root, made where they are missing."""
+        core = self._core
+        if row.driver == "native" and row.kind == "active":
+            return []
+        diff_ids = core.db.read(lambda tx: images.config_layers(tx, row.config))
+        form = _form(row)
+        if row.driver == "native":
+            return [self.folders.tree(diff_ids, form.bare(), call=call).id]
+        place = self._places(row, ["0" * 10])[0]
+        most = core.overlay.most(place, self.root(row).folder.parent)
+        known = core.db.read(lambda tx: folder_rows.folders_of_root(tx, row.id))
+        if known and all(self.folders.usable(folder) for folder in known):
+            return known
+        found = self.folders.stack(diff_ids, form, most=most, indexes=indexes, call=call)
+        return [folder.id for folder in found]
+
+    @contextlib.contextmanager
+    def _activated(self, stack: Sequence[ChainImage], row: RootRow, call: Call) -> Iterator[None]:
+        """Have a chain's images mounted, and kept so, for the length of a ``with`` block."""
+        core, mapping = self._core, mapping_name(row.uid_map, row.gid_map)
+        with contextlib.ExitStack() as held:
+            for image in reversed(stack):
+                what = f"activate chain {image.id[:12]}"
+                while True:
+                    lock = core.locked("chain", image.id, call=call, attempted=what, exclusive=False)
+                    with contextlib.ExitStack() as one:
+                        one.enter_context(lock)
+                        if core.erofs.active(image, mapping):
+                            held.enter_context(one.pop_all())
+                            break
+                    with core.locked("chain", image.id, call=call, attempted=what):
+                        self._with_namespace(
+                            row,
+                            lambda fd, image=image: core.erofs.activate(image, mapping, fd),  # type: ignore[misc]  # bound now
+                        )
+            yield
+
+    def make_disk(self, row: RootRow, call: Call) -> None:
+        """Give a root a disk of its own, mounted.  The native driver's copy does not count."""
+        core = self._core
+        if row.quota is None:
+            return
+        copy = core.db.read(lambda tx: images.config_size(tx, row.config))[0] if row.driver == "native" else 0
+        core.disks.create(row.id, row.quota + copy)
+        self.mount_disk(row, call)
+
+    def mount_disk(self, row: RootRow, call: Call) -> None:
+        """Have a root's disk mounted."""
+        disks = self._core.disks
+
+        def activate(user_namespace: int | None) -> None:
+            disks.activate(row.id, user_namespace)
+
+        with self._core.locked("disk", row.id, call=call, attempted="mount disk"):
+            self._with_namespace(row, activate)
+
+    def _map_ids(self, row: RootRow, call: Call) -> None:
+        core, mapping = self._core, mapping_name(row.uid_map, row.gid_map)
+        if core.mappings.active(mapping):
+            return
+        with core.locked("maps", mapping, call=call, attempted="map ids"):
+            self._with_namespace(row, lambda fd: core.mappings.activate(mapping, fd))
+
+    @staticmethod
+    def _with_namespace(row: RootRow, use: Callable[[int | None], None]) -> None:
+        """Call with a user namespace that maps ids as a root asks for; with None where it does not."""
+        if not (row.uid_map or row.gid_map):
+            use(None)
+            return
+        fd = userns.make(parse_maps(row.uid_map), parse_maps(row.gid_map))
+        try:
+            use(fd)
+        finally:
+            os.close(fd)
+
+    # -- the writable part ----------------------------------------------------------------------
+
+    def fill(self, row: RootRow, folder: Path, *, whole: bool, call: Call) -> None:
+        """See `orlop.snapshots.driver.Fill`.  Beside a whole tree its stamps are written."""
+        try:
+            with contextlib.ExitStack() as stack:
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                if whole:
+                    self._copy_tree(row, fd, stack, call)
+                    write_durably(folder.parent / STAMPS, take_stamps(fd))
+                else:
+                    FolderWriter(fd, form=_form(row), durable=False, call=call).write([self._root_item(row)])
+                    os.fsync(fd)
+        except OSError as exc:
+            raise from_oserror(f"prepare {row.path}", exc) from exc
+
+    def _copy_tree(self, row: RootRow, folder: int, stack: contextlib.ExitStack, call: Call) -> None:
+        """A copy of the tree; where the file system can, its files share the blocks of one that is kept."""
+        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, row.config))
+        form = _form(row).bare()
+        template: int | None = None
+        if row.quota is None and can_reflink(self._core.layout.prepared):
+            whole = self.folders.path(self.folders.tree(diff_ids, form, call=call))
+            template = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, template)
+        self.folders.write_tree(folder, diff_ids, form, durable=True, template=template, call=call)
+
+    def _root_item(self, row: RootRow) -> Item:
+        """The root folder of a chain, which never changes."""
+        found = self._roots.get(row.chain)
+        if found is None:
+            stack = self._core.db.read(lambda tx: roots.chain_stack(tx, row.chain))
+            with self._chains.view(stack) as view, DeviceFiles([]) as files:
+                found = next(tree_items(view, files, only=frozenset()))
+            if len(self._roots) < _KNOWN_ROOTS:
+                self._roots[row.chain] = found
+        return found
+
+
+def _form(row: RootRow) -> Form:
+    return FORMS[row.form]  # type: ignore[index]  # a row is trusted to hold one of ours

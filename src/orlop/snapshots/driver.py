@@ -1,0 +1,127 @@
+"""The driver protocol: how a root that stands on a chain becomes mounts.
+
+A driver is told what a root stands on (`Ground`), which others have made ready: chains' EROFS images, layers'
+folders.  It makes the writable part, says which mounts assemble the root, recognises its own mounts, and
+knows whether the root is in use.  Drivers do not see each other, and none of them knows an image.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orlop.config import Driver as DriverName
+from orlop.errors import InvalidArgument
+
+__all__ = ["ChainImage", "Driver", "Fill", "Ground", "MountSpec", "Root", "check_self_contained"]
+
+_ODD = re.compile(r"[,:\\\"\s]")  # what a mount option would need to escape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainImage:
+    """One EROFS image of a chain: its file, and the data its device numbers mean, in order."""
+
+    id: str
+    file: Path
+    uuid: bytes
+    devices: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSpec:
+    """One mount to perform, in mount(2)'s terms."""
+
+    type: str
+    source: str
+    target: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a root stands on, top first: the chain's images, or folders that are stacked.
+
+    Images are active and folders whole as long as whoever made the ground holds it.
+    """
+
+    images: tuple[ChainImage, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """One root in a driver's terms.
+
+    ``folder`` is its own under ``prepared``, as the mounts are to name it (through an id-mapped mount
+    where ids are mapped); ``marks`` the prefix of overlayfs's xattrs; ``mapping`` names its id mapping.
+    """
+
+    id: str
+    target: str
+    folder: Path
+    view: bool = False
+    self_contained: bool = False
+    marks: str = "trusted.overlay."
+    mapping: str = ""
+
+
+class Fill(Protocol):
+    """Makes a new folder what the image's root is: a copy of the whole tree, or the root's own metadata."""
+
+    def __call__(self, folder: Path, *, whole: bool) -> None:
+        """Fill a folder; durable on return."""
+        ...
+
+
+class Driver(Protocol):
+    """How roots of one kind are assembled.  Thread-safe; locking by path is the caller's.
+
+    Every method raises the classes of `orlop.errors`.
+    """
+
+    name: DriverName
+
+    def create(self, root: Root, fill: Fill) -> None:
+        """Make the writable part of a root that is no view, in ``root.folder``; durable on return.
+
+        On failure the caller discards the folder.
+        """
+        ...
+
+    def mounts(self, root: Root, ground: Ground) -> list[MountSpec]:
+        """The mounts that assemble the root at its target, in order.
+
+        Raises `FailedPrecondition` where they cannot be expressed.
+        """
+        ...
+
+    def shows(self, root: Root, ground: Ground, place: str) -> bool:
+        """Whether the mount on top at a place, in this mount namespace, is one of the root's own.
+
+        Told by what is mounted, so that nobody else's mount is taken for ours, whatever a row says.
+        """
+        ...
+
+    def in_use(self, root: Root) -> bool:
+        """Whether anybody on this machine uses the root's writable part, as far as can be known.
+
+        Two of these for one root must not overlap.
+        """
+        ...
+
+    def upper(self, root: Root) -> Path:
+        """The folder that holds what was written: an overlay's upper, or the whole tree."""
+        ...
+
+
+def check_self_contained(root: Root) -> None:
+    """Refuse a target that could not stand in a mount option.  Raises `InvalidArgument`."""
+    if _ODD.search(root.target):
+        raise InvalidArgument(
+            f"prepare {root.target}",
+            "the path of a self-contained root may hold no comma, colon, backslash, quote or white space",
+            hint="choose another path, or prepare it without self_contained",
+        )

@@ -1,0 +1,119 @@
+"""Overlays, as the drivers that make them share them: options, the upper, recognising one's own.
+
+Every overlay option we depend on is said, never left to the module's defaults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from orlop.errors import FailedPrecondition, from_oserror
+from orlop.linux import mount, mountinfo, processes
+from orlop.linux.files import fsync_dir, remove_tree
+from orlop.snapshots.driver import Fill, MountSpec, Root
+
+__all__ = [
+    "MAX_OPTIONS",
+    "MAX_STACK",
+    "OVERLAY_OPTIONS",
+    "check_room",
+    "create_upper",
+    "overlay",
+    "shows_overlay",
+    "system_errors",
+    "upper_in_use",
+]
+
+OVERLAY_OPTIONS = ("xino=on", "index=off", "nfs_export=off", "metacopy=off", "redirect_dir=off")
+MAX_OPTIONS = 3_900  # mount(2) takes one page of options, less what mount(8) adds
+MAX_STACK = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
+TRUSTED = "trusted.overlay."
+
+
+@contextlib.contextmanager
+def system_errors(attempted: str) -> Iterator[None]:
+    """Turn an OSError into an error with these words."""
+    try:
+        yield
+    except OSError as exc:
+        raise from_oserror(attempted, exc) from exc
+
+
+def options_of(marks: str) -> tuple[str, ...]:
+    """The options of every overlay that heeds these xattrs."""
+    return OVERLAY_OPTIONS if marks == TRUSTED else (*OVERLAY_OPTIONS, "userxattr")
+
+
+def overlay(root: Root, lowers: Sequence[Path | str]) -> MountSpec:
+    """The overlay of a root over lowers, top first."""
+    options = [f"lowerdir={':'.join(map(str, lowers))}"]
+    if root.view:
+        options.insert(0, "ro")
+    else:
+        options += [f"upperdir={root.folder / 'upper'}", f"workdir={root.folder / 'work'}"]
+    return MountSpec(
+        type="overlay",
+        source="overlay",
+        target=root.target,
+        options=(*options, *options_of(root.marks)),
+    )
+
+
+def check_room(spec: MountSpec, attempted: str) -> MountSpec:
+    """Refuse a mount whose options one mount(2) does not take.  Raises `FailedPrecondition`."""
+    if len(",".join(spec.options)) > MAX_OPTIONS:
+        raise FailedPrecondition(attempted, "its mount does not fit into the options of one mount(2)")
+    return spec
+
+
+def create_upper(folder: Path, fill: Fill) -> None:
+    """Make upper and work folder in a new folder; durable on return.
+
+    The overlay's root folder shows the upper's own mode, owner and xattrs, so they are the image's from
+    the start.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        upper = folder / "upper"
+        upper.mkdir(mode=0o700)
+        (folder / "work").mkdir(mode=0o700)
+        fill(upper, whole=False)
+        for place in (upper, folder, folder.parent):
+            fsync_dir(place)
+    except OSError as exc:
+        remove_tree(folder, missing_ok=True)
+        raise from_oserror(f"prepare {folder}", exc) from exc
+
+
+def upper_in_use(folder: Path) -> bool:
+    """Whether a live overlay anywhere on this machine has the upper in a root's folder.
+
+    Asked of the kernel; where that needs privileges we lack, of the mount tables that we may read.
+    """
+    upper = folder / "upper"
+    with system_errors(f"look at {upper}"), contextlib.suppress(FileNotFoundError):
+        try:
+            return mount.upper_in_use(upper, work=folder / "work")
+        except PermissionError:
+            return bool(processes.users_of(upper) or processes.mount_points_of(upper))
+    return False
+
+
+def shows_overlay(place: str, *, upper: Path | None, first: Path) -> bool:
+    """Whether an overlay with this upper (None: with none, and this first lower) is on top at a place."""
+    mount_id = mountinfo.mount_id_of(place)
+    entry = next((e for e in mountinfo.mount_table() if e.mount_id == mount_id), None)
+    if entry is None or entry.type != "overlay":
+        return False
+    if upper is not None:
+        return entry.option(b"upperdir") in _forms(upper)
+    lower = entry.option(b"lowerdir+") or (entry.option(b"lowerdir") or b"").split(b":")[0]
+    return entry.option(b"upperdir") is None and lower in _forms(first)
+
+
+def _forms(path: Path) -> set[bytes]:
+    """The forms in which a path may show in mountinfo."""
+    return {os.fsencode(path), os.fsencode(os.path.realpath(path))}
