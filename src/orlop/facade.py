@@ -7,7 +7,7 @@ Python: `prepare` gives a handle that is a context manager.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,8 +16,8 @@ from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, Prep
 from orlop.observe import Call
 
 if TYPE_CHECKING:
-    from orlop.config import PullPolicy, Settings
-    from orlop.images.api import Collected, PushResult, Removed, StoreInfo
+    from orlop.config import Driver, PullPolicy, Settings
+    from orlop.images.api import Collected, ExtraMount, IdMap, PushResult, Removed, StoreInfo
     from orlop.images.api import Store as StoreVerbs
 
 __all__ = ["DEFAULT_ROOT", "DEFAULT_RUN", "DEFAULT_SOCKET", "Prepared", "Store", "connect", "open"]
@@ -108,9 +108,19 @@ class Store:
         pull: PullPolicy | None = None,
         platform: str | None = None,
         labels: Mapping[str, str] | None = None,
+        driver: Driver | None = None,
+        quota: int | None = None,
+        extra: Sequence[ExtraMount] = (),
+        uid_map: Sequence[IdMap] = (),
+        gid_map: Sequence[IdMap] = (),
         call: Call | None = None,
     ) -> Prepared:
         """Make an image's root ready at ``path``.
+
+        ``driver`` is ``erofs``, ``overlay``, ``native`` or ``auto`` (the first that works here) in
+        place of the store's setting; ``quota`` the bytes that may be written to the root; ``extra``
+        mounts of your own, appended in this order; ``uid_map`` and ``gid_map``, both or neither, show
+        the image's ids as others.  `orlop.images.api.PrepareOptions` has the rest.
 
         As a context manager the result cleans up at the end of the block; without ``with`` the root
         stays, also after this process, until `Prepared.cleanup`.
@@ -122,6 +132,11 @@ class Store:
             pull=pull,
             platform=platform,
             labels=dict(labels or {}),
+            driver=driver,
+            quota=quota,
+            extra=tuple(extra),
+            uid_map=tuple(uid_map),
+            gid_map=tuple(gid_map),
         )
         info = self.verbs.prepare_root(name, os.fspath(path), options=options, call=call or Call())
         return Prepared(self.verbs, info)
@@ -173,6 +188,17 @@ class Prepared:
     def mounts(self) -> tuple[Mount, ...]:
         """The mounts to perform, in order."""
         return self.info.mounts
+
+    @property
+    def folder(self) -> str | None:
+        """The plain folder that *is* the root, usable without any mount; None where there is none.
+
+        The ``native`` driver's roots have one, unless mounts of the caller's own lie on it.  That of a
+        view is shared with other views: it must not be written to.
+        """
+        if self.info.driver != "native" or len(self.mounts) != 1 or self.mounts[0].type != "bind":
+            return None
+        return self.mounts[0].source
 
     def mount(self) -> Self:
         """Perform the mounts, in this process's mount namespace (or the daemon's)."""

@@ -6,10 +6,11 @@ Verbs live in modules that are imported when a verb is used; the table below has
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -17,8 +18,11 @@ from click.core import ParameterSource
 from orlop import __version__
 from orlop.cli import output
 from orlop.cli.exits import EXIT_CODES, Misuse, report
-from orlop.cli.session import OpenStore, Runner, Session, Target, open_store
+from orlop.cli.session import DRIVER, OpenStore, Runner, Session, Target, open_store
 from orlop.errors import from_oserror
+
+if TYPE_CHECKING:
+    from orlop.config import Driver
 
 __all__ = ["VERBS", "app", "global_options", "run_command"]
 
@@ -44,6 +48,7 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "ps": ("roots", "List prepared roots."),
         "commit": ("roots", "Make an image of what changed in a prepared root."),
         "cleanup": ("roots", "Unmount prepared roots and delete what was written."),
+        "unshare": ("unshare", "Open a shell where prepared roots can be mounted without root."),
     },
     "Service": {
         "daemon": ("daemon", "Serve the store on a unix socket."),
@@ -52,6 +57,8 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "version": ("upkeep", "Show versions."),
     },
 }
+# Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
+_IN_NAMESPACE = {"run", "prepare", "mounts", "mount", "unmount", "commit", "cleanup", "rmi", "gc", "info", "daemon"}
 _MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
 
 # What people know from elsewhere, and what does it here.
@@ -144,6 +151,12 @@ def global_options(function: _F) -> _F:
             envvar="ORLOP_INSECURE_REGISTRIES",
             help="Speak http or unverified TLS with this registry.  May be repeated.",
         ),
+        click.option(
+            "--driver",
+            type=DRIVER,
+            envvar="ORLOP_DRIVER",
+            help="How new roots are assembled.  [default: auto]",
+        ),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
         click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
     )
@@ -173,6 +186,7 @@ def app(
     root: str | None,
     run: str | None,
     insecure_registries: tuple[str, ...],
+    driver: Driver | None,
     debug: bool,
 ) -> None:
     """orlop: container images, and root file systems from them.
@@ -184,15 +198,33 @@ def app(
     if "root" in said and "host" not in said:
         host = None  # a store that was asked for here and now beats a daemon of the environment
     if host is not None:
-        for name, option in (("root", "--root"), ("insecure_registries", "--insecure-registry")):
+        for name, option in (
+            ("root", "--root"),
+            ("insecure_registries", "--insecure-registry"),
+            ("driver", "--driver"),
+        ):
             if name in said:
                 raise Misuse(f"{option} is the daemon's business", f"leave out {option} or --host", ctx=ctx)
     session = ctx.ensure_object(Session)
     session.target = Target(
-        root=root, run=run, host=host, insecure_registries=insecure_registries, debug=debug
+        root=root, run=run, host=host, insecure_registries=insecure_registries, driver=driver, debug=debug
     )
     if ctx.invoked_subcommand is None:
         output.write(ctx.get_help() + "\n")
+    elif host is None and ctx.invoked_subcommand in _IN_NAMESPACE and session.opener is open_store:
+        _enter_namespace(ctx.invoked_subcommand, driver, sys.argv)
+
+
+def _enter_namespace(verb: str, driver: Driver | None, argv: Sequence[str]) -> None:
+    """Without root, do a verb's work as root of a user namespace, where that can be had.
+
+    Not for the native driver where it is asked for: its copies are for those who stay outside.
+    """
+    words = set(zip(argv, argv[1:], strict=False)) | {tuple(word.split("=", 1)) for word in argv}
+    if os.geteuid() != 0 and driver != "native" and ("--driver", "native") not in words:
+        from orlop.cli.unshare import reenter
+
+        reenter(verb)
 
 
 def run_command(

@@ -6,11 +6,16 @@ end, with code 0.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from orlop.cli.app import global_options
 from orlop.cli.session import Session, Target, needs_extra, pass_session, verb
 from orlop.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from orlop.config import Driver
 
 __all__ = ["daemon_verb", "orlopd"]
 
@@ -59,11 +64,14 @@ def orlopd(
     root: str | None,
     run: str | None,
     insecure_registries: tuple[str, ...],
+    driver: Driver | None,
     debug: bool,
 ) -> None:
     """Serve a store of images on a unix socket; the same as `orlop daemon`."""
     session = ctx.ensure_object(Session)
-    session.target = Target(root=root, run=run, insecure_registries=insecure_registries, debug=debug)
+    session.target = Target(
+        root=root, run=run, insecure_registries=insecure_registries, driver=driver, debug=debug
+    )
     _serve(session, listen, group)
 
 

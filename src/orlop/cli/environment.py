@@ -1,23 +1,44 @@
 """What the command line takes from the environment: folders, credentials files, insecure registries.
 
-Pure functions of a mapping and a user id, so that nothing below reads the environment.  Folders are
-those of the XDG Base Directory Specification.
+Functions of a mapping and a user id, so that nothing below reads the environment.  Folders are those
+of the XDG Base Directory Specification; in a user namespace, where everybody is root, those of the user
+outside.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from orlop.errors import FailedPrecondition, InvalidArgument
 
-__all__ = ["auth_files", "default_root", "default_run", "registries", "source_date_epoch"]
+__all__ = ["auth_files", "default_root", "default_run", "registries", "source_date_epoch", "whose"]
+
+# What `orlop.rootless` and `podman unshare` leave there: who one is outside.
+_OUTER_UIDS = ("_ORLOP_UID", "_CONTAINERS_ROOTLESS_UID")
+
+
+def whose(environ: Mapping[str, str], uid: int, *, initial: Callable[[], bool] | None = None) -> int:
+    """The user whose folders are meant: for root of a user's namespace that user, else ``uid``.
+
+    ``initial`` says whether we are in the machine's first user namespace.  There the environment is not
+    asked, as sudo may have handed it on.
+    """
+    if uid != 0:
+        return uid
+    from orlop.linux.userns import in_initial_namespace
+
+    for name in _OUTER_UIDS:
+        outer = environ.get(name, "")
+        if outer.isascii() and outer.isdigit() and int(outer) != 0:
+            return uid if (initial or in_initial_namespace)() else int(outer)
+    return uid
 
 
 def default_root(environ: Mapping[str, str], uid: int) -> str:
     """Where images are kept: /var/lib/orlop for root, else below ``$XDG_DATA_HOME``."""
-    if uid == 0:
+    if whose(environ, uid) == 0:
         from orlop.facade import DEFAULT_ROOT
 
         return DEFAULT_ROOT
@@ -31,7 +52,7 @@ def default_run(environ: Mapping[str, str], uid: int) -> str:
     Raises `FailedPrecondition` where that is not set: a folder of a guessable name in /tmp would be
     anybody's to make.
     """
-    if uid == 0:
+    if whose(environ, uid) == 0:
         from orlop.facade import DEFAULT_RUN
 
         return DEFAULT_RUN
@@ -52,7 +73,7 @@ def auth_files(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     """
     from orlop.registry.credentials import usual_sources
 
-    return usual_sources(environ, uid=uid).files
+    return usual_sources(environ, uid=whose(environ, uid)).files
 
 
 def registries(values: Iterable[str]) -> tuple[str, ...]:

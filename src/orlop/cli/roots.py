@@ -15,12 +15,22 @@ import click
 
 from orlop.cli import output
 from orlop.cli.environment import source_date_epoch
-from orlop.cli.session import Session, format_options, pass_session, path_hint, progress_options, verb
+from orlop.cli.rootargs import extra_of, id_maps_of, size_of
+from orlop.cli.session import (
+    DRIVER,
+    Session,
+    check_lasting,
+    format_options,
+    pass_session,
+    path_hint,
+    progress_options,
+    verb,
+)
 from orlop.errors import FailedPrecondition
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
-    from orlop.config import PullPolicy
+    from orlop.config import Driver, PullPolicy
     from orlop.images.api import Mount, PreparedInfo
 
 __all__ = [
@@ -42,6 +52,7 @@ PULL = click.Choice(["missing", "never", "always"])
     "orlop prepare --mount alpine /srv/a",
     "orlop prepare alpine /srv/a | sudo sh -e",
     "orlop prepare --view --json alpine /srv/b",
+    "orlop prepare --quota 2G --uidmap 0:100000:65536 --volume ./src:/src:ro alpine /srv/c",
 )
 @click.argument("image", metavar="IMAGE")
 @click.argument("path", metavar="PATH")
@@ -55,6 +66,29 @@ PULL = click.Choice(["missing", "never", "always"])
 @click.option("--pull", type=PULL, help="When to fetch the image.  [default: missing]")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Instead of this machine's.")
 @click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, help="Remember a label.")
+@click.option("--driver", type=DRIVER, help="How to assemble it, instead of the store's setting.")
+@click.option("--quota", metavar="SIZE", help="How much may be written to it: 512M, 2G.")
+@click.option(
+    "--uidmap",
+    "uid_map",
+    metavar="INSIDE:OUTSIDE:SIZE",
+    multiple=True,
+    help="Show the image's user ids as others; the groups', too, without --gidmap.  May be repeated.",
+)
+@click.option(
+    "--gidmap",
+    "gid_map",
+    metavar="INSIDE:OUTSIDE:SIZE",
+    multiple=True,
+    help="The same for groups, and without --uidmap for users.  May be repeated.",
+)
+@click.option(
+    "-v", "--volume", "volumes", metavar="SOURCE:TARGET[:ro]", multiple=True, help="Show a path of the host."
+)
+@click.option("--tmpfs", metavar="TARGET[:OPTIONS]", multiple=True, help="Memory, as in /tmp:size=64m.")
+@click.option(
+    "--image-volume", "image_volumes", metavar="IMAGE:TARGET", multiple=True, help="Show an image, read-only."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the mounts as JSON.")
 @progress_options
 @pass_session
@@ -68,6 +102,13 @@ def prepare_verb(
     pull: PullPolicy | None,
     platform: str | None,
     labels: tuple[str, ...],
+    driver: Driver | None,
+    quota: str | None,
+    uid_map: tuple[str, ...],
+    gid_map: tuple[str, ...],
+    volumes: tuple[str, ...],
+    tmpfs: tuple[str, ...],
+    image_volumes: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     progress: ProgressMode,
@@ -76,9 +117,14 @@ def prepare_verb(
 
     Prints the mounts that assemble it at PATH.  PATH is absolute and need not exist.  The image is
     fetched if it is missing.  Each line of the output is a mount command, in order; with --json it
-    is a list of {type, source, target, options}. The root stays prepared, also across a reboot, until
-    `orlop cleanup PATH`.
+    is a list of {type, source, target, options}.  Further mounts come last, outer ones first.  The root
+    stays prepared, also across a reboot, until `orlop cleanup PATH`.
     """
+    users, groups = id_maps_of(uid_map, gid_map)
+    size = None if quota is None else size_of(quota)
+    extra = extra_of(volumes, tmpfs, image_volumes)
+    if mount:
+        check_lasting(f"prepare {path}")
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
         prepared = store.prepare(
             image,
@@ -89,6 +135,11 @@ def prepare_verb(
             pull=pull,
             platform=platform,
             labels=labels_of(labels),
+            driver=driver,
+            quota=size,
+            extra=extra,
+            uid_map=users,
+            gid_map=groups,
             call=call,
         )
     if mount and not as_json:
@@ -125,6 +176,7 @@ def mount_verb(session: Session, paths: tuple[str, ...]) -> None:
 
     Prints each path.  One that is mounted already is left as it is.
     """
+    check_lasting(f"mount {paths[0]}")
     with session.store() as store:
         for path in paths:
             with path_hint(path):

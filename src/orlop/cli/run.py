@@ -28,7 +28,7 @@ from orlop.cli.interrupts import Interrupts
 from orlop.cli.progress import Silent, default_observer
 from orlop.cli.roots import PULL
 from orlop.cli.runargs import container_name, entrypoint_of, environment, volume_of
-from orlop.cli.session import Session, pass_session, path_hint, progress_options, verb
+from orlop.cli.session import DRIVER, Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import Cancelled, Error, InvalidArgument, from_oserror
 from orlop.images.bundle import RunOptions, build_spec, write_bundle, write_etc_files
 from orlop.observe import Call
@@ -37,7 +37,7 @@ from orlop.spec.documents import parse_config
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
     from orlop.cli.session import Runner
-    from orlop.config import PullPolicy
+    from orlop.config import Driver, PullPolicy
     from orlop.facade import Prepared, Store
     from orlop.images.bundle import Net
 
@@ -63,6 +63,7 @@ class Order:
     keep: bool = False
     pull: PullPolicy | None = None
     platform: str | None = None
+    driver: Driver | None = None
 
 
 class Container:
@@ -109,6 +110,7 @@ class Container:
                 pull=order.pull,
                 platform=order.platform,
                 labels={LABEL: order.id},
+                driver=order.driver,
                 call=call,
             )
 
@@ -210,6 +212,7 @@ def _runner(runtime: str | None, state: Path, *, tty: bool, interactive: bool) -
 @click.option("--rm", is_flag=True, help="Do not keep it (the default without --name, --path, --keep).")
 @click.option("--pull", type=PULL, help="When to fetch the image.  [default: missing]")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Instead of this machine's.")
+@click.option("--driver", type=DRIVER, help="How to assemble the root, instead of the store's setting.")
 @click.option("--runtime", metavar="PROGRAM", help="An OCI runtime.  [default: crun or runc]")
 @progress_options
 @pass_session
@@ -234,6 +237,7 @@ def run_verb(
     rm: bool,
     pull: PullPolicy | None,
     platform: str | None,
+    driver: Driver | None,
     runtime: str | None,
     quiet: bool,
     progress: ProgressMode,
@@ -273,6 +277,7 @@ def run_verb(
             keep=keep or (bool(name or path) and not rm),
             pull=pull,
             platform=platform,
+            driver=driver,
         )
         runner = session.runner or _runner(runtime, base / ".runtime", tty=tty, interactive=interactive)
         with session.store() as store, interrupts:

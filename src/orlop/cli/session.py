@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from orlop.cli.environment import auth_files, default_root, default_run, registries
-from orlop.errors import InvalidArgument, Unimplemented
+from orlop.config import DRIVERS
+from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orlop.cli.progress import ProgressMode
-    from orlop.config import Settings
+    from orlop.config import Driver, Settings
     from orlop.facade import Store
     from orlop.observe import Call
 
 __all__ = [
+    "DRIVER",
+    "PASSING",
     "OpenStore",
     "Runner",
     "Session",
     "Target",
+    "check_lasting",
     "format_options",
     "needs_extra",
     "pass_session",
@@ -37,7 +41,10 @@ __all__ = [
     "verb",
 ]
 
+PASSING = "_ORLOP_PASSING"  # in the environment of a namespace that was entered for one command
+
 _F = TypeVar("_F", bound=Callable[..., object])
+DRIVER = click.Choice(["auto", *DRIVERS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,7 @@ class Target:
     run: str | None = None
     host: str | None = None
     insecure_registries: tuple[str, ...] = ()
+    driver: Driver | None = None
     debug: bool = False
 
     @property
@@ -70,6 +78,7 @@ class Target:
         from orlop.config import Settings
 
         return Settings(
+            driver=self.driver or "auto",
             insecure_registries=registries(self.insecure_registries),
             auth_files=auth_files(os.environ, os.geteuid()),
             helper_path=os.environ.get("PATH", os.defpath),
@@ -184,6 +193,16 @@ def format_options(function: _F) -> _F:
             help=text,
         )(function)
     return function
+
+
+def check_lasting(attempted: str) -> None:
+    """Refuse to mount in a namespace that ends with this command.  Raises `FailedPrecondition`."""
+    if os.environ.get(PASSING):
+        raise FailedPrecondition(
+            attempted,
+            "without root it would be mounted for this command alone",
+            hint="open a shell with 'orlop unshare' first, or use 'orlop run'",
+        )
 
 
 @contextmanager

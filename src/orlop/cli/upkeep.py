@@ -15,8 +15,11 @@ from orlop.cli.session import Session, pass_session, progress_options, verb
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
+    from orlop.images.api import StoreInfo
 
 __all__ = ["gc_verb", "info_verb", "version_verb"]
+
+_TABLES = ("drivers", "features")  # what `info` shows below its other fields
 
 
 @verb(
@@ -50,13 +53,34 @@ def gc_verb(session: Session, dry_run: bool, as_json: bool, quiet: bool, progres
 def info_verb(session: Session, as_json: bool) -> None:
     """Show the store and what serves it.
 
-    Its folders, driver and format, and how much there is.
+    Its folders, driver and format, and how much there is; then each driver with the reason why it works
+    here or does not, and what was found of the kernel's features.  The driver is the one that new roots
+    get: --driver or ORLOP_DRIVER chooses another.
     """
     with session.store() as store:
-        fields = output.plain(store.info())
+        info = store.info()
+    fields = output.plain(info)
     if session.target.host is not None:
         fields["host"] = session.target.host
-    _show(fields, as_json=as_json)
+    if as_json:
+        output.write_json(fields)
+        return
+    _show({key: value for key, value in fields.items() if key not in _TABLES}, as_json=False)
+    _show_findings(info)
+
+
+def _show_findings(info: StoreInfo) -> None:
+    drivers: list[output.Column] = [
+        ("DRIVER", lambda driver: driver.name),
+        ("WORKS", lambda driver: output.yes_no(driver.available)),
+        ("REASON", lambda driver: driver.reason),
+    ]
+    features: list[output.Column] = [("FEATURE", lambda pair: pair[0]), ("FOUND", lambda pair: pair[1])]
+    # A map that came from a daemon has no order.
+    for items, columns in ((info.drivers, drivers), (sorted(info.features.items()), features)):
+        if items:
+            output.write("\n")
+            output.show_list(items, columns, form="table", names=str)
 
 
 @verb(
