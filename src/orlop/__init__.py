@@ -41,7 +41,18 @@ from orlop.version import __version__
 if TYPE_CHECKING:
     from orlop.config import Limits, Settings
     from orlop.facade import Prepared, Store, connect, open  # noqa: A004 - the library's verb
-    from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
+    from orlop.images.api import (
+        CommitOptions,
+        DriverInfo,
+        ExtraMount,
+        IdMap,
+        ImageDetails,
+        ImageInfo,
+        Mount,
+        PreparedInfo,
+        PrepareOptions,
+        StoreInfo,
+    )
     from orlop.observe import Call, CancelToken, Observer, Progress
 
 __all__ = [
@@ -53,8 +64,11 @@ __all__ = [
     "CommitOptions",
     "DataLoss",
     "DeadlineExceeded",
+    "DriverInfo",
     "Error",
+    "ExtraMount",
     "FailedPrecondition",
+    "IdMap",
     "ImageDetails",
     "ImageInfo",
     "Internal",
@@ -71,6 +85,7 @@ __all__ = [
     "ResourceExhausted",
     "Settings",
     "Store",
+    "StoreInfo",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
@@ -88,11 +103,15 @@ _LAZY = {
     "Limits": "orlop.config",
     "Settings": "orlop.config",
     "CommitOptions": "orlop.images.api",
+    "DriverInfo": "orlop.images.api",
+    "ExtraMount": "orlop.images.api",
+    "IdMap": "orlop.images.api",
     "ImageDetails": "orlop.images.api",
     "ImageInfo": "orlop.images.api",
     "Mount": "orlop.images.api",
     "PrepareOptions": "orlop.images.api",
     "PreparedInfo": "orlop.images.api",
+    "StoreInfo": "orlop.images.api",
     "Prepared": "orlop.facade",
     "Store": "orlop.facade",
     "connect": "orlop.facade",

@@ -29,7 +29,7 @@ from orlop import errors
 from orlop.client import RemoteStore
 from orlop.client.address import Address
 from orlop.images import api
-from orlop.images.api import CommitOptions, PrepareOptions
+from orlop.images.api import CommitOptions, ExtraMount, IdMap, PrepareOptions
 from orlop.observe import Call, CancelToken
 from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from orlop.service import Daemon, ServiceLimits
@@ -109,6 +109,18 @@ def channel(daemon) -> Iterator[grpc.Channel]:
 
 VIEW = PrepareOptions(view=True, labels={"a": "1", "ä": ""}, pull="missing")
 MOUNTED = PrepareOptions(mount=True, self_contained=True, pull="never", platform="linux/amd64")
+MAPS = (IdMap(inside=0, outside=100_000, size=1_000), IdMap(inside=1_000, outside=1_000, size=1))
+WHOLE = PrepareOptions(
+    driver="overlay",
+    quota=512 << 20,
+    extra=(
+        ExtraMount(type="bind", source="/srv/ä", target="/src", options=("rbind", "ro")),
+        ExtraMount(type="tmpfs", target="/tmp", options=("size=64m", "mode=1777")),
+        ExtraMount(type="image", source="debian", target="/tools"),
+    ),
+    uid_map=MAPS,
+    gid_map=MAPS[:1],
+)
 CHANGES = CommitOptions(
     author="me", message="why\nnot", changes=("ENV A=b", 'CMD ["sh"]'), created=1_700_000_000
 )
@@ -131,7 +143,15 @@ STEPS = [
     ("prepare_root", lambda s, c: s.prepare_root("absent", "/srv/b", options=MOUNTED, call=c)),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/unwatched")),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/unwatched-view", options=VIEW)),
+    ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/whole", options=WHOLE, call=c)),
+    ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/w", options=WHOLE)),
+    (
+        "prepare_root",
+        lambda s, c: s.prepare_root("alpine", "/srv/n", options=PrepareOptions(driver="native")),
+    ),
+    ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/x", options=PrepareOptions(uid_map=MAPS))),
     ("prepared", lambda s, c: s.prepared()),
+    ("mounts", lambda s, c: s.mounts("/srv/whole")),
     ("mounts", lambda s, c: s.mounts("/srv/v")),
     ("mounts", lambda s, c: s.mounts("/srv/none")),
     ("mount", lambda s, c: s.mount("/srv/a")),
@@ -182,7 +202,7 @@ def test_every_verb_gives_the_same_as_the_store_itself(place, remote):
         expected = outcome(step, direct)
         assert outcome(step, remote) == expected, f"step {number}: {verb}"
         failures += isinstance(expected[0], tuple)
-    assert failures == 16, "a step that should fail does not, or the reverse"
+    assert failures == 17, "a step that should fail does not, or the reverse"
     verbs = {name for name, _ in inspect.getmembers(api.Store, inspect.isfunction) if name[0] != "_"}
     assert {verb for verb, _ in STEPS} == verbs - {"close"}
 
@@ -202,6 +222,46 @@ def test_the_library_works_on_a_daemon(daemon):
             assert root.mount().info.mounted
             assert root.commit("localhost/changed").name == "localhost/changed:latest"
         assert store.prepared() == []
+
+
+def test_every_choice_of_prepare_reaches_a_daemon(fake, daemon):
+    with orlop.connect(str(daemon.address)) as store:
+        store.pull("debian")
+        root = store.prepare(
+            "alpine",
+            "/srv/a",
+            driver="overlay",
+            quota=WHOLE.quota,
+            extra=list(WHOLE.extra),
+            uid_map=list(WHOLE.uid_map),
+            gid_map=list(WHOLE.gid_map),
+        )
+        assert (root.info.driver, root.info.quota) == ("overlay", 512 << 20)
+        assert (root.info.uid_map, root.info.gid_map) == (MAPS, MAPS[:1])
+        assert [mount.target for mount in root.mounts] == [
+            "/srv/a",
+            "/srv/a/src",
+            "/srv/a/tmp",
+            "/srv/a/tools",
+        ]
+        assert root.info == fake.mounts("/srv/a")
+
+
+def test_a_native_root_is_a_folder_and_others_are_not(daemon):
+    tmpfs = ExtraMount(type="tmpfs", target="/tmp")
+    with orlop.connect(str(daemon.address)) as store:
+        native = store.prepare("alpine", "/srv/a", driver="native")
+        assert native.folder == native.mounts[0].source
+        assert store.prepare("alpine", "/srv/v", driver="native", view=True).folder is not None
+        assert store.prepare("alpine", "/srv/t", driver="native", extra=[tmpfs]).folder is None
+        assert store.prepare("alpine", "/srv/o", driver="overlay").folder is None
+        assert store.prepare("alpine", "/srv/b", view=True).folder is None
+
+
+def test_info_tells_of_each_driver(remote):
+    info = remote.info()
+    assert [driver.name for driver in info.drivers] == ["erofs", "overlay", "native"]
+    assert (info.privilege, info.features["kernel"]) == ("none", "none")
 
 
 def test_a_list_longer_than_grpcs_usual_message_arrives(fake, remote):
@@ -258,6 +318,27 @@ def test_a_bug_is_logged_whole_and_told_as_internal_alone(verb, fake, remote, ca
 def test_a_string_that_is_not_unicode_is_an_argument_error(remote):
     with pytest.raises(errors.InvalidArgument, match=r"not valid UTF-8"):
         remote.prepare_root("alpine", "/srv/\udcff")
+
+
+@pytest.mark.parametrize("observer", [True, False], ids=["watched", "unwatched"])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (PrepareOptions(driver="btrfs"), "no such driver: 'btrfs'"),
+        (PrepareOptions(quota=0), "a quota of 0 bytes"),
+        (PrepareOptions(quota=-5), "a quota of -5 bytes"),
+        (PrepareOptions(quota=2**63), "out of range"),
+        (PrepareOptions(extra=(ExtraMount(type="nfs", target="/a"),)), "no such type of mount: 'nfs'"),
+        (PrepareOptions(uid_map=(IdMap(inside=2**64, outside=0, size=1),)), "out of range"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_a_choice_that_cannot_be_is_an_argument_error(observer, options, reason, fake, remote):
+    call = Call(observer=Log()) if observer else None
+    with pytest.raises(errors.InvalidArgument, match=reason) as caught:
+        remote.prepare_root("alpine", "/srv/a", options=options, call=call)
+    assert caught.value.attempted == "prepare /srv/a"
+    assert fake.prepared() == []
 
 
 def test_a_relative_path_to_load_is_refused_as_it_would_mean_the_daemons_folder(remote):

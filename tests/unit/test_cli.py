@@ -25,11 +25,15 @@ from orlop.cli.exits import EXIT_CODES, exit_code, one_line
 from orlop.cli.interrupts import Interrupts
 from orlop.cli.output import ago, size_text
 from orlop.cli.progress import JsonLines, Lines, Live, Silent, choose
+from orlop.cli.rootargs import extra_of, id_map_of, id_maps_of, image_volume_of, size_of, tmpfs_of
 from orlop.cli.session import needs_extra
 from orlop.facade import Store
 from orlop.images.api import (
     Blob,
     Collected,
+    DriverInfo,
+    ExtraMount,
+    IdMap,
     ImageDetails,
     ImageInfo,
     Mount,
@@ -146,6 +150,9 @@ class FakeVerbs:
             created="2020-01-01T00:00:00Z",
             mounts=(mount,),
             labels=options.labels,
+            quota=options.quota,
+            uid_map=options.uid_map,
+            gid_map=options.gid_map,
         )
         if options.mount:
             self.mounted.append(path)
@@ -185,7 +192,21 @@ class FakeVerbs:
         return Collected(items=(("layer sha256:aa", 1_500), ("blob sha256:bb", 500)))
 
     def info(self):
-        return StoreInfo(version="0.0.9", root="/r", run="/x", driver="fake", format=1, images=1, prepared=0)
+        return StoreInfo(
+            version="0.0.9",
+            root="/r",
+            run="/x",
+            driver="fake",
+            format=1,
+            images=1,
+            prepared=0,
+            drivers=(
+                DriverInfo(name="erofs", available=False, reason="only root may"),
+                DriverInfo(name="overlay", available=True, reason="it lies on folders here"),
+            ),
+            privilege="user-namespace",
+            features={"reflink": "no", "kernel": "6.12"},
+        )
 
     def close(self):
         self.closed = True
@@ -292,6 +313,38 @@ def test_prepare_hands_every_option_down(orlop_run, verbs):
     assert (options.view, options.mount, options.self_contained) == (True, False, True)
     assert (options.pull, options.platform) == ("never", "linux/arm64")
     assert options.labels == {"a": "b=c", "d": ""}
+    assert (options.driver, options.quota, options.extra) == (None, None, ())
+    assert (options.uid_map, options.gid_map) == ((), ())
+
+
+def test_prepare_hands_every_choice_of_assembly_down(orlop_run, verbs, tmp_path):
+    orlop_run(
+        *("prepare", "--driver", "overlay", "--quota", "512M", "alpine", "/x"),
+        *("--uidmap", "0:100000:65535", "--uidmap", "65535:1:1", "--gidmap", "0:7:9"),
+        *("-v", f"{tmp_path}:/run/in", "--volume", f"{tmp_path}:/ro:ro", "--tmpfs", "/run:size=1m,mode=755"),
+        *("--image-volume", "localhost:5000/b:1:/tools"),
+    )
+    options = verbs.options
+    assert (options.driver, options.quota) == ("overlay", 512 << 20)
+    assert options.uid_map == (
+        IdMap(inside=0, outside=100_000, size=65_535),
+        IdMap(inside=65_535, outside=1, size=1),
+    )
+    assert options.gid_map == (IdMap(inside=0, outside=7, size=9),)
+    assert options.extra == (
+        ExtraMount(type="bind", source=str(tmp_path), target="/ro", options=("rbind", "ro")),
+        ExtraMount(type="tmpfs", target="/run", options=("size=1m", "mode=755")),
+        ExtraMount(type="image", source="localhost:5000/b:1", target="/tools"),
+        ExtraMount(type="bind", source=str(tmp_path), target="/run/in", options=("rbind", "rw")),
+    )
+
+
+def test_quota_and_id_maps_of_a_root_are_shown(orlop_run):
+    orlop_run("prepare", "--quota", "1k", "--uidmap", "0:5:6", "alpine", "/a")
+    entry = {"inside": 0, "outside": 5, "size": 6}
+    for argv in (("inspect", "/a"), ("ps", "--json")):
+        (root,) = json.loads(orlop_run(*argv)[1])
+        assert (root["quota"], root["uid_map"], root["gid_map"]) == (1024, [entry], [entry])
 
 
 def test_commit_hands_every_option_down(orlop_run, verbs):
@@ -341,6 +394,39 @@ def test_a_table_lines_up(orlop_run):
     head, row = orlop_run("images")[1].splitlines()
     for title, value in (("ID", ID[7:19]), ("PLATFORM", "linux/amd64"), ("SIZE", "12.3 MB")):
         assert head.index(title) == row.index(value)
+
+
+def test_info_shows_the_drivers_with_their_reasons_and_the_features(orlop_run):
+    code, out, _ = orlop_run("info")
+    assert code == 0
+    fields, drivers, features = out.split("\n\n")
+    assert dict(line.split() for line in fields.splitlines()) == {
+        "version": "0.0.9",
+        "root": "/r",
+        "run": "/x",
+        "driver": "fake",
+        "format": "1",
+        "images": "1",
+        "prepared": "0",
+        "privilege": "user-namespace",
+    }
+    assert [re.split("  +", line) for line in drivers.splitlines()] == [
+        ["DRIVER", "WORKS", "REASON"],
+        ["erofs", "no", "only root may"],
+        ["overlay", "yes", "it lies on folders here"],
+    ]
+    assert [re.split("  +", line) for line in features.splitlines()] == [
+        ["FEATURE", "FOUND"],
+        ["kernel", "6.12"],
+        ["reflink", "no"],
+    ]
+
+
+def test_info_as_json_has_the_fields_of_the_api_and_the_host(orlop_run):
+    info = json.loads(orlop_run("--host", "unix:///s", "info", "--json")[1])
+    assert info["drivers"][0] == {"name": "erofs", "available": False, "reason": "only root may"}
+    assert info["features"] == {"reflink": "no", "kernel": "6.12"}
+    assert (info["driver"], info["privilege"], info["host"]) == ("fake", "user-namespace", "unix:///s")
 
 
 def test_version_needs_no_store_unless_a_host_is_named(capsys):
@@ -433,6 +519,26 @@ def test_the_page_about_exit_codes_is_the_table_of_the_code():
             ("--host", "unix:///s", "--root", "/x", "images"),
             2,
             ["orlop: error: --root is the daemon's business", "hint: leave out --root or --host"],
+        ),
+        (
+            ("--host", "unix:///s", "--driver", "native", "images"),
+            2,
+            ["orlop: error: --driver is the daemon's business", "hint: leave out --driver or --host"],
+        ),
+        (
+            ("--driver", "btrfs", "images"),
+            2,
+            ["orlop: error: invalid value for '--driver'", "hint: `orlop --help` shows how"],
+        ),
+        (
+            ("prepare", "--quota", "1.5G", "alpine", "/b"),
+            2,
+            ["orlop: error: use size '1.5G': not a size", "hint: write bytes, or with K, M, G or T"],
+        ),
+        (
+            ("prepare", "--volume", "b:/c", "alpine", "/b"),
+            2,
+            ["orlop: error: mount volume 'b:/c': the source is not a path", "hint: for a folder here"],
         ),
         (
             ("--host", "unix:///s", "daemon"),
@@ -629,6 +735,11 @@ def run_in(verbs, ran, tmp_path, capsys):
 
     run.folder = tmp_path / "run-containers"
     return run
+
+
+def test_run_hands_its_driver_down(run_in, verbs):
+    assert run_in("--driver", "native", "alpine")[0] == 0
+    assert verbs.options.driver == "native"
 
 
 def left_behind(run_in):
@@ -874,12 +985,22 @@ def test_options_beat_the_environment(monkeypatch):
     monkeypatch.setenv("ORLOP_RUN", "/run/env")
     monkeypatch.setenv("ORLOP_HOST", "unix:///env.sock")
     monkeypatch.setenv("ORLOP_INSECURE_REGISTRIES", "a:1,b")
+    monkeypatch.setenv("ORLOP_DRIVER", "overlay")
     target = target_of()
     assert (target.root_path, target.run_path, target.host) == ("/from/env", "/run/env", "unix:///env.sock")
     assert target.settings().insecure_registries == ("a:1", "b")
-    target = target_of("--root", "rel", "--insecure-registry", "c", "--insecure-registry", "d")
+    assert target.settings().driver == "overlay"
+    target = target_of(
+        "--root", "rel", "--insecure-registry", "c", "--insecure-registry", "d", "--driver", "native"
+    )
     assert (target.root_path, target.host) == (f"{Path.cwd()}/rel", None)
     assert target.settings().insecure_registries == ("c", "d")
+    assert target.settings().driver == "native"
+
+
+def test_without_a_choice_the_driver_is_what_works(monkeypatch):
+    monkeypatch.delenv("ORLOP_DRIVER", raising=False)
+    assert target_of().settings().driver == "auto"
 
 
 def test_what_is_not_installed_is_named_with_the_extra_that_has_it():
@@ -896,7 +1017,8 @@ def test_what_is_not_installed_is_named_with_the_extra_that_has_it():
 def test_orlopd_knows_the_global_options(capsys):
     assert daemon_main(["--root", "/x", "--debug", "--listen", "unix:///s", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(option in shown for option in ("--listen", "--group", "--root", "--run", "--debug"))
+    known = ("--listen", "--group", "--root", "--run", "--driver", "--debug")
+    assert all(option in shown for option in known)
     assert daemon_main(["--host", "unix:///s"]) == 2
     assert capsys.readouterr().err.startswith("orlopd: error: no such option")
 
@@ -923,6 +1045,123 @@ def test_credentials_files_come_from_the_environment(monkeypatch):
 
 def test_registries_come_in_lists_too():
     assert registries(["a:1, b", "b", "c"]) == ("a:1", "b", "c")
+
+
+# What prepare is told
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("1K", 1024),
+        ("512M", 512 << 20),
+        ("2g", 2 << 30),
+        ("3T", 3 << 40),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_a_size_has_suffixes_that_are_powers_of_1024(text, size):
+    assert size_of(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "0G",
+        "-1",
+        "+1",
+        "1.5G",
+        "1GB",
+        "G",
+        "1 G",
+        "\u0661",
+        "1\u212a",
+        "1_000",
+        "1\n",
+        str(2**63),
+        "8388608T",
+        "9" * 99,
+    ],
+)
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(errors.InvalidArgument, match="not a size"):
+        size_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0:1", "0:1:2:3", "a:1:2", "-1:0:1", "0: 1:2", "0:1:2\n", "0:1:\u0661"]
+)
+def test_what_is_no_id_map_is_refused(text):
+    with pytest.raises(errors.InvalidArgument, match="not an id map"):
+        id_map_of(text)
+
+
+@pytest.mark.parametrize(
+    ("users", "groups", "expected"),
+    [
+        ((), (), ([], [])),
+        (("0:1:2",), (), ([(0, 1, 2)], [(0, 1, 2)])),
+        ((), ("0:1:2",), ([(0, 1, 2)], [(0, 1, 2)])),
+        (("0:1:2", "9:0:1"), ("5:6:7",), ([(0, 1, 2), (9, 0, 1)], [(5, 6, 7)])),
+    ],
+)
+def test_id_maps_of_one_kind_alone_are_those_of_both(users, groups, expected):
+    found = id_maps_of(users, groups)
+    assert tuple([(m.inside, m.outside, m.size) for m in maps] for maps in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "options"),
+    [
+        ("/tmp", "/tmp", ()),
+        ("/tmp:", "/tmp", ()),
+        ("/a b:size=64m", "/a b", ("size=64m",)),
+        ("/t:size=64m,,mode=1777", "/t", ("size=64m", "mode=1777")),
+    ],
+)
+def test_a_tmpfs_is_a_target_and_options(text, target, options):
+    assert tmpfs_of(text) == ExtraMount(type="tmpfs", target=target, options=options)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "target"),
+    [
+        ("alpine:/m", "alpine", "/m"),
+        ("alpine:3:/m", "alpine:3", "/m"),
+        ("r.io:5000/a/b:/m", "r.io:5000/a/b", "/m"),
+        (f"alpine@{DIGEST}:/m/n", f"alpine@{DIGEST}", "/m/n"),
+    ],
+)
+def test_an_image_volume_is_an_image_and_a_target(text, source, target):
+    assert image_volume_of(text) == ExtraMount(type="image", source=source, target=target)
+
+
+@pytest.mark.parametrize(
+    ("volumes", "tmpfs", "images", "reason"),
+    [
+        (["/:rel"], [], [], "the target 'rel' is not an absolute path"),
+        (["/"], [], [], "not a volume"),
+        (["/does/not/exist:/a"], [], [], "does not exist"),
+        ([], [""], [], "not an absolute path"),
+        ([], ["size=1m"], [], "not an absolute path"),
+        ([], [], ["alpine"], "not an image and a path"),
+        ([], [], [":/m"], "not an image and a path"),
+        ([], [], ["alpine:3"], "the target '3' is not an absolute path"),
+        ([], [], ["alpine:/m:ro"], "the target 'ro' is not an absolute path"),
+        (["/:/a/b"], ["/a//b/"], [], "two mounts have this target"),
+    ],
+)
+def test_what_is_no_mount_is_refused(volumes, tmpfs, images, reason):
+    with pytest.raises(errors.Error, match=reason):
+        extra_of(volumes, tmpfs, images)
+
+
+def test_a_mount_comes_after_the_one_that_it_lies_on():
+    found = extra_of(["/:/a/b/c", "/:/z"], ["/a", "/a/b/c/d/"], ["alpine:/a/b"])
+    assert [mount.target for mount in found] == ["/z", "/a", "/a/b", "/a/b/c", "/a/b/c/d/"]
 
 
 # Progress

@@ -18,6 +18,7 @@ from orlop import errors
 from orlop.client import wire
 from orlop.client.address import SUN_PATH_MAX, Address
 from orlop.client.status import DETAIL_KEY, error_of, status_of
+from orlop.config import DRIVERS
 from orlop.images import api
 from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2
@@ -150,6 +151,16 @@ def test_the_library_and_its_verbs_need_no_grpc():
 TEXT = st.text(max_size=20)
 SIZE = st.integers(0, 2**63 - 1)
 LABELS = st.dictionaries(TEXT, TEXT, max_size=3)
+QUOTA = st.none() | st.integers(1, 2**63 - 1)
+NUMBER = st.integers(-(2**63), 2**63 - 1)  # which ids there can be is the store's business
+ID_MAPS = st.lists(st.builds(api.IdMap, inside=NUMBER, outside=NUMBER, size=NUMBER), max_size=3).map(tuple)
+EXTRA = st.builds(
+    api.ExtraMount,
+    type=st.sampled_from(["bind", "tmpfs", "image"]),
+    target=TEXT,
+    source=TEXT,
+    options=st.lists(TEXT, max_size=3).map(tuple),
+)
 MOUNTS = st.builds(
     api.Mount, type=TEXT, source=TEXT, target=TEXT, options=st.lists(TEXT, max_size=3).map(tuple)
 )
@@ -184,6 +195,9 @@ ROOTS = st.builds(
     created=TEXT,
     mounts=st.lists(MOUNTS, max_size=3).map(tuple),
     labels=LABELS,
+    quota=QUOTA,
+    uid_map=ID_MAPS,
+    gid_map=ID_MAPS,
 )
 VALUES = [
     (MOUNTS, wire.mount_to, wire.mount_from),
@@ -210,6 +224,11 @@ VALUES = [
             pull=st.sampled_from([None, "missing", "never", "always"]),
             platform=st.none() | TEXT,
             labels=LABELS,
+            driver=st.sampled_from([None, "auto", *DRIVERS]),
+            quota=QUOTA,
+            extra=st.lists(EXTRA, max_size=3).map(tuple),
+            uid_map=ID_MAPS,
+            gid_map=ID_MAPS,
         ),
         wire.prepare_options_to,
         lambda message: wire.prepare_options_from(message, "prepare"),
@@ -249,6 +268,11 @@ VALUES = [
             format=st.integers(0, 2**31 - 1),
             images=SIZE,
             prepared=SIZE,
+            drivers=st.lists(
+                st.builds(api.DriverInfo, name=TEXT, available=st.booleans(), reason=TEXT), max_size=3
+            ).map(tuple),
+            privilege=TEXT,
+            features=LABELS,
         ),
         wire.info_to,
         wire.info_from,
@@ -269,7 +293,7 @@ def test_a_value_comes_back_whole(values, to, back):
 
 def test_every_value_of_the_verbs_is_tried():
     tried = {"Mount", "ImageInfo", "PreparedInfo", "ImageDetails", "Blob", "PrepareOptions", "CommitOptions"}
-    tried |= {"PushResult", "Removed", "Collected", "StoreInfo"}
+    tried |= {"PushResult", "Removed", "Collected", "StoreInfo", "DriverInfo", "ExtraMount", "IdMap"}
     assert {name for name, kind in vars(api).items() if dataclasses.is_dataclass(kind)} - {"Call"} == tried
 
 
@@ -283,6 +307,20 @@ def test_names_that_are_not_unicode_are_shown_escaped():
 def test_an_unknown_pull_policy_is_refused():
     with pytest.raises(errors.InvalidArgument, match="not a pull policy: 9"):
         wire.prepare_options_from(images_pb2.PrepareOptions(pull=9), "prepare /a")
+
+
+@pytest.mark.parametrize("driver", ["", "btrfs", "EROFS"])
+def test_an_unknown_driver_is_refused_with_the_known_ones(driver):
+    with pytest.raises(errors.InvalidArgument, match=f"no such driver: {driver!r}") as caught:
+        wire.prepare_options_from(images_pb2.PrepareOptions(driver=driver), "prepare /a")
+    assert caught.value.hint == "the drivers are auto, erofs, overlay, native"
+
+
+def test_an_unknown_type_of_mount_is_refused_with_the_known_ones():
+    extra = [images_pb2.ExtraMount(type="nfs", target="/a")]
+    with pytest.raises(errors.InvalidArgument, match="no such type of mount: 'nfs'") as caught:
+        wire.prepare_options_from(images_pb2.PrepareOptions(extra=extra), "prepare /a")
+    assert caught.value.hint == "the types are bind, tmpfs, image"
 
 
 # ------------------------------------------------------------------ errors

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -58,7 +59,10 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 # Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
-_IN_NAMESPACE = {"run", "prepare", "mounts", "mount", "unmount", "commit", "cleanup", "rmi", "gc", "info", "daemon"}
+_IN_NAMESPACE = {
+    *("run", "prepare", "mounts", "mount", "unmount", "commit", "cleanup"),
+    *("rmi", "gc", "info", "daemon"),
+}
 _MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
 
 # What people know from elsewhere, and what does it here.
@@ -220,7 +224,7 @@ def _enter_namespace(verb: str, driver: Driver | None, argv: Sequence[str]) -> N
 
     Not for the native driver where it is asked for: its copies are for those who stay outside.
     """
-    words = set(zip(argv, argv[1:], strict=False)) | {tuple(word.split("=", 1)) for word in argv}
+    words = set(pairwise(argv)) | {tuple(word.split("=", 1)) for word in argv}
     if os.geteuid() != 0 and driver != "native" and ("--driver", "native") not in words:
         from orlop.cli.unshare import reenter
 

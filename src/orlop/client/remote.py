@@ -7,13 +7,13 @@ the daemon reports of a long call reaches the call's observer in the calling thr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Literal, Protocol, Self, TypeVar
 
 from orlop.client import wire
 from orlop.client.address import Address
 from orlop.client.link import Link, unicode_only
-from orlop.errors import Internal
+from orlop.errors import Internal, InvalidArgument
 from orlop.images.api import (
     Collected,
     CommitOptions,
@@ -139,7 +139,7 @@ class RemoteStore:
         With an observer it is a stream, which costs a little more than the single answer without.
         """
         attempted, call = f"prepare {path}", call or Call()
-        with unicode_only(attempted):
+        with _in_range(attempted), unicode_only(attempted):
             choices = wire.prepare_options_to(options)
             ask = images_pb2.PrepareRootRequest(name=name, path=path, options=choices)
             watch = images_pb2.WatchPrepareRootRequest(name=name, path=path, options=choices)
@@ -218,6 +218,15 @@ class RemoteStore:
     def close(self) -> None:
         """Close the connection; the daemon goes on.  Idempotent."""
         self._link.close()
+
+
+@contextmanager
+def _in_range(attempted: str) -> Iterator[None]:
+    """Around the making of a request with numbers: one of more than 64 bits cannot be sent."""
+    try:
+        yield
+    except ValueError as exc:
+        raise InvalidArgument(attempted, str(exc)) from exc
 
 
 def _follow(events: Iterator[_E], result: str, observer: Observer, attempted: str) -> _E:

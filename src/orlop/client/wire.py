@@ -7,15 +7,18 @@ are Unicode; stray bytes in one are shown escaped, since a protobuf string canno
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, cast
 
 from orlop.client.status import text
-from orlop.config import PullPolicy
+from orlop.config import DRIVERS, Driver, PullPolicy
 from orlop.errors import Internal, InvalidArgument
 from orlop.images.api import (
     Blob,
     Collected,
     CommitOptions,
+    DriverInfo,
+    ExtraMount,
+    IdMap,
     ImageDetails,
     ImageInfo,
     Mount,
@@ -64,6 +67,8 @@ _POLICIES: dict[PullPolicy | None, types_pb2.PullPolicy.ValueType] = {
     "never": types_pb2.PULL_POLICY_NEVER,
     "always": types_pb2.PULL_POLICY_ALWAYS,
 }
+_DRIVERS: tuple[Driver, ...] = ("auto", *DRIVERS)
+_EXTRAS = ("bind", "tmpfs", "image")
 _KIND_OF = {number: kind for kind, number in _KINDS.items()}
 _POLICY_OF = {number: policy for policy, number in _POLICIES.items()}
 
@@ -123,6 +128,9 @@ def root_to(value: PreparedInfo) -> types_pb2.Root:
         created=value.created,
         mounts=[mount_to(mount) for mount in value.mounts],
         labels={text(key): text(label) for key, label in value.labels.items()},
+        quota=value.quota,
+        uid_map=_maps_to(value.uid_map),
+        gid_map=_maps_to(value.gid_map),
     )
 
 
@@ -141,7 +149,18 @@ def root_from(message: types_pb2.Root) -> PreparedInfo:
         created=message.created,
         mounts=tuple(mount_from(mount) for mount in message.mounts),
         labels=dict(message.labels),
+        quota=message.quota if message.HasField("quota") else None,
+        uid_map=_maps_from(message.uid_map),
+        gid_map=_maps_from(message.gid_map),
     )
+
+
+def _maps_to(values: Iterable[IdMap]) -> list[types_pb2.IdMap]:
+    return [types_pb2.IdMap(inside=m.inside, outside=m.outside, size=m.size) for m in values]
+
+
+def _maps_from(messages: Iterable[types_pb2.IdMap]) -> tuple[IdMap, ...]:
+    return tuple(IdMap(inside=m.inside, outside=m.outside, size=m.size) for m in messages)
 
 
 def details_to(value: ImageDetails) -> images_pb2.InspectResponse:
@@ -199,13 +218,25 @@ def prepare_options_to(value: PrepareOptions) -> images_pb2.PrepareOptions:
         pull=_POLICIES[value.pull],
         platform=value.platform,
         labels=dict(value.labels),
+        driver=value.driver,
+        quota=value.quota,
+        extra=[_extra_to(mount) for mount in value.extra],
+        uid_map=_maps_to(value.uid_map),
+        gid_map=_maps_to(value.gid_map),
     )
 
 
 def prepare_options_from(message: images_pb2.PrepareOptions, attempted: str) -> PrepareOptions:
-    """The inverse of `prepare_options_to`.  Raises `InvalidArgument` for a policy nobody knows."""
+    """The inverse of `prepare_options_to`.
+
+    Raises `InvalidArgument` for a policy, a driver or a type of mount that nobody knows.
+    """
     if message.pull not in _POLICY_OF:
         raise InvalidArgument(attempted, f"not a pull policy: {message.pull}")
+    if message.HasField("driver") and message.driver not in _DRIVERS:
+        raise InvalidArgument(
+            attempted, f"no such driver: {message.driver!r}", hint=f"the drivers are {', '.join(_DRIVERS)}"
+        )
     return PrepareOptions(
         view=message.view,
         mount=message.mount,
@@ -213,6 +244,30 @@ def prepare_options_from(message: images_pb2.PrepareOptions, attempted: str) -> 
         pull=_POLICY_OF[message.pull],
         platform=message.platform if message.HasField("platform") else None,
         labels=dict(message.labels),
+        driver=cast("Driver", message.driver) if message.HasField("driver") else None,
+        quota=message.quota if message.HasField("quota") else None,
+        extra=tuple(_extra_from(mount, attempted) for mount in message.extra),
+        uid_map=_maps_from(message.uid_map),
+        gid_map=_maps_from(message.gid_map),
+    )
+
+
+def _extra_to(value: ExtraMount) -> images_pb2.ExtraMount:
+    return images_pb2.ExtraMount(
+        type=value.type, target=value.target, source=value.source, options=value.options
+    )
+
+
+def _extra_from(message: images_pb2.ExtraMount, attempted: str) -> ExtraMount:
+    if message.type not in _EXTRAS:
+        raise InvalidArgument(
+            attempted, f"no such type of mount: {message.type!r}", hint=f"the types are {', '.join(_EXTRAS)}"
+        )
+    return ExtraMount(
+        type=cast('Literal["bind", "tmpfs", "image"]', message.type),
+        target=message.target,
+        source=message.source,
+        options=tuple(message.options),
     )
 
 
@@ -293,6 +348,12 @@ def info_to(value: StoreInfo) -> store_pb2.InfoResponse:
         format=value.format,
         images=value.images,
         prepared=value.prepared,
+        drivers=[
+            store_pb2.DriverInfo(name=driver.name, available=driver.available, reason=text(driver.reason))
+            for driver in value.drivers
+        ],
+        privilege=value.privilege,
+        features={text(name): text(found) for name, found in value.features.items()},
     )
 
 
@@ -306,6 +367,12 @@ def info_from(message: store_pb2.InfoResponse) -> StoreInfo:
         format=message.format,
         images=message.images,
         prepared=message.prepared,
+        drivers=tuple(
+            DriverInfo(name=driver.name, available=driver.available, reason=driver.reason)
+            for driver in message.drivers
+        ),
+        privilege=message.privilege,
+        features=dict(message.features),
     )
 
 

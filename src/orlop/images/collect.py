@@ -21,6 +21,7 @@ from orlop.errors import Error, FailedPrecondition, InvalidArgument, from_oserro
 from orlop.images import names
 from orlop.images.api import Collected, Removed
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.folders import settle
 from orlop.images.grounds import STAMPS
 from orlop.linux.files import remove_tree, walk_folders
 from orlop.linux.flock import FileLock
@@ -29,6 +30,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten
 from orlop.observe import Call
 from orlop.snapshots.driver import Root
+from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = ["Collector"]
@@ -85,6 +87,7 @@ class Collector:
         strays = tuple(self._strays(delete=not dry_run, call=call))
         if not dry_run:
             self._idle_activations()
+            settle(self._core, call=call)
             self._old_locks()
         return Collected(items=items + strays)
 
@@ -224,7 +227,7 @@ class Collector:
             lost = Root(id=folder.name, target="", folder=folder)
             if any(driver.in_use(lost) for driver in core.drivers.values()):
                 return False
-            if not _was_written_to(folder):
+            if not self._was_written_to(folder):
                 if delete:
                     core.discard(folder)
                 return True
@@ -237,7 +240,7 @@ class Collector:
             lock.release()
 
     def _idle_activations(self) -> None:
-        """Unmount the chains that no prepared root stands on."""
+        """Unmount the chains that no prepared root stands on, and what else nobody needs."""
         for chain in self._core.erofs.activations():
             lock = self._core.try_locked("chain", chain)
             if lock is None:
@@ -247,6 +250,45 @@ class Collector:
                     self._core.erofs.deactivate(chain)
             finally:
                 lock.release()
+
+        self._idle_mappings()
+        self._idle_disks()
+
+    def _idle_mappings(self) -> None:
+        core = self._core
+
+        def used(tx: Transaction) -> set[str]:
+            return {mapping_name(root.uid_map, root.gid_map) for root in roots.list_roots(tx, NAMESPACE)}
+
+        for mapping in core.mappings.activations():
+            lock = core.try_locked("maps", mapping)
+            if lock is not None:
+                try:
+                    if mapping not in core.db.read(used):
+                        core.mappings.deactivate(mapping)
+                finally:
+                    lock.release()
+
+    def _idle_disks(self) -> None:
+        core = self._core
+        for root_id in core.disks.activations():
+            lock = core.try_locked("root", root_id)
+            if lock is not None:
+                try:
+                    if root_id not in core.db.read(roots.root_ids):
+                        core.disks.deactivate(root_id)
+                finally:
+                    lock.release()
+
+    def _was_written_to(self, folder: Path) -> bool:
+        """Whether somebody has used the writable part of a lost root."""
+        disks = self._core.disks
+        if not disks.has(folder.name):
+            return _was_used(folder)
+        try:
+            return _was_used(disks.activate(folder.name) / "root")
+        finally:
+            disks.deactivate(folder.name)
 
     def _old_locks(self) -> None:
         """Remove the lock files of the dead: whoever has a lock, if only for a moment, removes its file."""
@@ -281,8 +323,8 @@ def _take(path: Path, locked: Path | None, *, delete: bool) -> bool:
         os.close(fd)
 
 
-def _was_written_to(folder: Path) -> bool:
-    """Whether somebody has used the writable part of a root: its upper, or its copy of the tree."""
+def _was_used(folder: Path) -> bool:
+    """Whether somebody has written to an upper, or to a copy of a tree."""
     upper, tree, stamps = folder / "upper", folder / "tree", folder / STAMPS
     if not tree.is_dir():
         return upper.is_dir() and any(upper.iterdir())

@@ -53,7 +53,7 @@ class Committer:
             root = self._roots.require(path, what)
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
-            self._roots.check_privilege(root, what)
+            self._roots.grounds.check_privilege(root, what)
             data = core.blobs.read(root.config)
             old = parse_config(data, what, limit=core.settings.limits.config_size)
             document = parse_json(data, what, limit=core.settings.limits.config_size)
@@ -78,8 +78,8 @@ class Committer:
     def _capture(self, root: RootRow, lease: Lease, call: Call) -> DiffID | None:
         """The upper as a layer that is durable; None if nothing changed."""
         core = self._core
-        upper_path, kind = self._roots.upper(root)
-        stack = self._roots.stack(root, call)
+        upper_path, kind = self._roots.grounds.upper(root)
+        stack = self._roots.grounds.stack(root, call)
         try:
             upper = os.open(upper_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:

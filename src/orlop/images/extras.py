@@ -14,26 +14,126 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
-from orlop.images.api import ExtraMount
+from orlop.images.api import ExtraMount, PrepareOptions
+from orlop.images.chains import Chains
+from orlop.images.core import Core
+from orlop.images.grounds import Grounds
 from orlop.layers.chainview import ChainView
 from orlop.layers.folder import FolderWriter, Item
 from orlop.layers.forms import Form
+from orlop.layers.index import LayerIndex
 from orlop.layers.sources import DeviceFiles, tree_items
-from orlop.linux import mount
+from orlop.linux import mount, mountinfo
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
-from orlop.metadata.roots import MountRow
+from orlop.metadata import images
+from orlop.metadata.images import ImageRow
+from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call
 from orlop.snapshots.driver import MountSpec
+from orlop.spec.digest import DiffID
 
-__all__ = ["check_extras", "make_places", "open_place", "place_below", "resolve_targets", "spec_of"]
+__all__ = ["Extras", "check_extras", "open_place", "place_below"]
 
 _MAX_LINKS = 40  # symlinks in one path, as the kernel has it (MAXSYMLINKS)
 _TMPFS = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge", "noswap")
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+FindImage = Callable[[str, PrepareOptions, Call], tuple[ImageRow, Mapping[DiffID, LayerIndex]]]
+
+
+class Extras:
+    """The mounts that callers add to roots of one store.  Thread-safe.
+
+    ``find`` gives an image by its name, pulled if the policy says so.
+    """
+
+    def __init__(self, core: Core, chains: Chains, grounds: Grounds, find: FindImage) -> None:
+        self._core = core
+        self._chains = chains
+        self._grounds = grounds
+        self._find = find
+
+    def plan(
+        self, root: RootRow, stack: Sequence[ChainRow], options: PrepareOptions, call: Call
+    ) -> tuple[list[MountRow], dict[str, bool]]:
+        """The mounts that were asked for, and what is missing of their places."""
+        if not options.extra:
+            return [], {}
+        what = f"prepare {root.path}"
+        with self._chains.view(stack) as view:
+            targets, missing = _resolve_targets(view, options.extra, what)
+        if missing and root.kind == "view":
+            raise FailedPrecondition(
+                what, f"the image has no {min(missing)} to mount on, and a view cannot get it"
+            )
+        found: list[MountRow] = []
+        for extra, target in zip(options.extra, targets, strict=True):
+            row = MountRow(type=extra.type, source=extra.source, target=target, options=extra.options)
+            if extra.type == "image":
+                image, indexes = self._find(extra.source, PrepareOptions(pull=options.pull), call)
+                diff_ids = self._core.db.read(lambda tx, c=image.config: images.config_layers(tx, c))  # type: ignore[misc]  # bound now
+                chain = self._chains.ensure(diff_ids, call=call, indexes=indexes)
+                row = replace(row, source=image.name, config=image.config, chain=chain[0].id)
+            found.append(row)
+        return found, missing
+
+    def make_places(
+        self, root: RootRow, stack: Sequence[ChainRow], missing: dict[str, bool], call: Call
+    ) -> None:
+        """Make what `plan` found missing in a new root's writable part."""
+        upper, kind = self._grounds.upper(root)
+        fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._chains.view(stack) as view:
+                _make_places(fd, view, missing, kind.form, whole=kind.whole, call=call)
+        finally:
+            os.close(fd)
+
+    def specs(self, root: RootRow, extras: Sequence[MountRow], call: Call) -> list[MountSpec]:
+        """The caller's mounts in mount(2)'s terms, after making ready the images among them."""
+        specs: list[MountSpec] = []
+        for number, row in enumerate(extras):
+            if row.type != "image":
+                specs.append(_spec_of(row, root.path))
+                continue
+            view = _as_view(root, row, number)
+            with self._grounds.held(view, self._grounds.stack(view, call), call=call) as ground:
+                specs += self._grounds.driver(root).mounts(self._grounds.root(view), ground)
+        return specs
+
+    def shows(self, root: RootRow, row: MountRow, number: int, path: str) -> bool:
+        """Whether what is mounted at a path is one of a root's further mounts."""
+        if not mountinfo.is_mount_point(path):
+            return False
+        if row.type == "image":
+            view, call = _as_view(root, row, number), Call()
+            with self._grounds.held(view, self._grounds.stack(view, call), call=call) as ground:
+                return self._grounds.driver(root).shows(self._grounds.root(view), ground, path)
+        if row.type == "tmpfs":
+            return mountinfo.filesystem_magic(path) == mountinfo.TMPFS_MAGIC
+        return os.path.exists(row.source) and mountinfo.is_bind_of(path, row.source)
+
+
+def _as_view(root: RootRow, row: MountRow, number: int) -> RootRow:
+    """An image that is mounted below a root, as a view of its own."""
+    assert row.config is not None
+    assert row.chain is not None
+    return replace(
+        root,
+        id=f"{root.id}-{number}",
+        path=root.path + row.target,
+        config=row.config,
+        chain=row.chain,
+        kind="view",
+        self_contained=False,
+        quota=None,
+    )
 
 
 def check_extras(extras: Sequence[ExtraMount], attempted: str) -> None:
@@ -74,10 +174,10 @@ def _check_options(extra: ExtraMount, what: str) -> None:
         raise InvalidArgument(what, "an image is mounted read-only, and takes no other option")
 
 
-def resolve_targets(
+def _resolve_targets(
     view: ChainView, extras: Sequence[ExtraMount], attempted: str
 ) -> tuple[list[str], dict[str, bool]]:
-    """The targets as they are in an image's tree, without symlinks; and which to make, and whether as folders."""
+    """The targets as they are in an image's tree, without symlinks; which to make, and whether as folders."""
     missing: dict[str, bool] = {}
     targets: list[str] = []
     for extra in extras:
@@ -124,10 +224,10 @@ def _resolve(view: ChainView, target: bytes, what: str) -> tuple[bytes, int | No
     return b"/".join(done), mode
 
 
-def make_places(
+def _make_places(
     upper: int, view: ChainView, missing: dict[str, bool], form: Form, *, whole: bool, call: Call
 ) -> None:
-    """Make what is missing of targets in a root's writable part; folders above it are as the image has them."""
+    """Make what is missing of targets in a root's writable part; folders above are as the image has them."""
     paths = {os.fsencode(path.lstrip("/")): folder for path, folder in missing.items()}
     if whole:
         for path, folder in paths.items():
@@ -192,7 +292,7 @@ def _make_below(top: int, path: bytes, *, folder: bool) -> None:
         os.close(fd)
 
 
-def spec_of(row: MountRow, root: str) -> MountSpec:
+def _spec_of(row: MountRow, root: str) -> MountSpec:
     """A bind or tmpfs mount at its target below a root's."""
     options = row.options
     if row.type == "bind" and not {"bind", "rbind"} & set(options):

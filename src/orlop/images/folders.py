@@ -41,7 +41,7 @@ from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, chain_id
 
-__all__ = ["Folders"]
+__all__ = ["Folders", "settle"]
 
 _NEW = "new-"
 Indexes = Mapping[DiffID, LayerIndex]
@@ -248,29 +248,25 @@ class Folders:
 
         self._core.db.write(body, call=call)
 
-    # -- on disk --------------------------------------------------------------------------------
 
-    def settle(self, *, call: Call) -> int:
-        """Sync the folders of this boot, so that the next needs not make them again; how many."""
-        core = self._core
-        count = 0
-        for row in core.db.read(lambda tx: rows.unsettled_folders(tx, core.boot)):
-            try:
-                fd = os.open(self.path(row), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError as exc:
-                if exc.errno in {errno.ENOENT, errno.EACCES}:  # collected meanwhile; another privilege's
-                    continue
-                raise from_oserror(f"sync {self.path(row)}", exc) from exc
+def settle(core: Core, *, call: Call) -> int:
+    """Sync the folders of this boot, so that the next needs not make them again; how many there were."""
+    count = 0
+    for row in core.db.read(lambda tx: rows.unsettled_folders(tx, core.boot)):
+        try:
+            fd = os.open(core.layout.folders / row.id, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 sync_tree(fd, call=call)
-            except PermissionError:
-                continue
             finally:
                 os.close(fd)
             fsync_dir(core.layout.folders)
-            core.db.write(lambda tx, row=row: rows.settle_folder(tx, row.id), call=call)  # type: ignore[misc]  # bound now
-            count += 1
-        return count
+        except OSError as exc:
+            if exc.errno in {errno.ENOENT, errno.EACCES}:  # collected meanwhile; another privilege's
+                continue
+            raise from_oserror(f"sync folder {row.id}", exc) from exc
+        core.db.write(lambda tx, row=row: rows.settle_folder(tx, row.id), call=call)  # type: ignore[misc]  # bound now
+        count += 1
+    return count
 
 
 def _name(diff_ids: Sequence[DiffID]) -> str:

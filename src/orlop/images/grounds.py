@@ -114,6 +114,14 @@ class Grounds:
 
     # -- grounds --------------------------------------------------------------------------------
 
+    def stack(self, root: RootRow, call: Call) -> list[ChainRow]:
+        """The chain of a prepared root, rebuilt if its files are gone."""
+        stack = self._chains.stack(root.chain)
+        if stack:
+            return stack
+        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, root.config))
+        return self._chains.ensure(diff_ids, call=call, whole=root.chain.endswith("-whole"))
+
     def plain(self, row: RootRow) -> Ground:
         """What a root stands on, as the rows say: nothing is made ready."""
         core = self._core
@@ -136,7 +144,7 @@ class Grounds:
         """What a root stands on, ready and kept so for the length of a ``with`` block."""
         with contextlib.ExitStack() as held:
             if row.uid_map or row.gid_map:
-                self._map_ids(row, call)
+                held.enter_context(self._mapped(row, call))
             if row.quota is not None and self._core.disks.has(row.id):
                 self.mount_disk(row, call)
             if row.driver == "erofs":
@@ -207,12 +215,17 @@ class Grounds:
         with self._core.locked("disk", row.id, call=call, attempted="mount disk"):
             self._with_namespace(row, activate)
 
-    def _map_ids(self, row: RootRow, call: Call) -> None:
+    @contextlib.contextmanager
+    def _mapped(self, row: RootRow, call: Call) -> Iterator[None]:
+        """Have the store's folders mounted with mapped ids for the length of a ``with`` block."""
         core, mapping = self._core, mapping_name(row.uid_map, row.gid_map)
-        if core.mappings.active(mapping):
-            return
-        with core.locked("maps", mapping, call=call, attempted="map ids"):
-            self._with_namespace(row, lambda fd: core.mappings.activate(mapping, fd))
+        while True:
+            with core.locked("maps", mapping, call=call, attempted="map ids", exclusive=False):
+                if core.mappings.active(mapping):
+                    yield
+                    return
+            with core.locked("maps", mapping, call=call, attempted="map ids"):
+                self._with_namespace(row, lambda fd: core.mappings.activate(mapping, fd))
 
     @staticmethod
     def _with_namespace(row: RootRow, use: Callable[[int | None], None]) -> None:

@@ -339,9 +339,10 @@ def _overlay(wanted: MountOptions) -> int:
 
 
 def map_ids(source: Path, target: Path, user_namespace: int) -> None:
-    """Mount what shows at ``source`` at ``target`` as well, with ids as a user namespace (a descriptor) maps them.
+    """Mount what shows at ``source`` at ``target``, too, with ids as a user namespace maps them.
 
-    Private: mounts below one do not show below the other.  See mount_setattr(2), "ID-mapped mounts".
+    The namespace is given by a descriptor.  The mount is private: what is mounted below one of the two does
+    not show below the other.  See mount_setattr(2), "ID-mapped mounts".
     """
     fd = open_tree(source)
     try:

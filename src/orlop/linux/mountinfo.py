@@ -169,7 +169,7 @@ def is_mount_point(path: Path | int) -> bool:
 
 
 def is_bind_of(place: Path, source: Path) -> bool:
-    """Whether what is mounted at ``place`` is a bind mount of ``source``, or of a mount of the same folder."""
+    """Whether what is mounted at ``place`` is a bind mount of ``source``, or a mount of the same folder."""
     return is_mount_point(place) and os.path.samestat(os.stat(place), os.stat(source))
 
 

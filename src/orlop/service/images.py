@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import grpc
 
 from orlop.client import wire
+from orlop.errors import InvalidArgument
 from orlop.images.api import PrepareOptions, Store
 from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2, image_pb2_grpc
@@ -59,7 +60,7 @@ class Images(images_pb2_grpc.ImagesServicer):
     def PrepareRoot(self, request: pb.PrepareRootRequest, context: _Context) -> pb.PrepareRootResponse:
         """Prepare a root and answer once."""
         warnings = Warnings()
-        options = wire.prepare_options_from(request.options, f"prepare {request.path}")
+        options = _options(request.options, f"prepare {request.path}")
         call = call_of(context, warnings)
         root = self._store.prepare_root(request.name, request.path, options=options, call=call)
         return pb.PrepareRootResponse(
@@ -70,7 +71,7 @@ class Images(images_pb2_grpc.ImagesServicer):
         self, request: pb.WatchPrepareRootRequest, context: _Context
     ) -> Iterator[pb.WatchPrepareRootResponse]:
         """Prepare a root and report on the way."""
-        options = wire.prepare_options_from(request.options, f"prepare {request.path}")
+        options = _options(request.options, f"prepare {request.path}")
         for event in watched(
             context,
             lambda call: self._store.prepare_root(request.name, request.path, options=options, call=call),
@@ -133,3 +134,13 @@ class Images(images_pb2_grpc.ImagesServicer):
     def Remove(self, request: pb.RemoveRequest, context: _Context) -> pb.RemoveResponse:
         """A name less."""
         return wire.removed_to(self._store.remove(request.name, force=request.force))
+
+
+def _options(message: pb.PrepareOptions, attempted: str) -> PrepareOptions:
+    """How a client wants a root prepared; what cannot be is refused before anything is fetched."""
+    options = wire.prepare_options_from(message, attempted)
+    if options.quota is not None and options.quota < 1:
+        raise InvalidArgument(
+            attempted, f"a quota of {options.quota} bytes", hint="leave it out for a root without a limit"
+        )
+    return options

@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import (
     Blob,
     Collected,
     CommitOptions,
+    DriverInfo,
     ImageDetails,
     ImageInfo,
     Mount,
@@ -283,15 +285,9 @@ class FakeStore:
         attempted = f"prepare {path}"
         if not os.path.isabs(path) or os.path.normpath(path) != path:
             raise InvalidArgument(attempted, "the path is not absolute and clean")
-        if options.pull == "always":
-            self.pull(name, platform=options.platform, call=call)
-        try:
-            full, image = self._find(name, "prepare")
-        except NotFound:
-            if options.pull == "never":
-                raise
-            self.pull(name, platform=options.platform, call=call)
-            full, image = self._find(name, "prepare")
+        _check(options, attempted)
+        full, image = self._wanted(name, options, call)
+        mounts = (*self._mounts(path, image, options), *self._extra(path, options, call))
         with self._lock:
             if path in self._roots:
                 raise AlreadyExists(attempted, "a root is prepared there", hint="clean it up first")
@@ -300,11 +296,14 @@ class FakeStore:
                 image=full,
                 image_id=image.id,
                 kind="view" if options.view else "active",
-                driver="fake",
+                driver=_driver(options),
                 mounted=options.mount,
                 created=self.now,
-                mounts=self._mounts(path, image, options),
+                mounts=mounts,
                 labels=dict(options.labels),
+                quota=options.quota,
+                uid_map=options.uid_map,
+                gid_map=options.gid_map,
             )
             self._roots[path], self._bases[path] = root, image
             return root
@@ -385,6 +384,12 @@ class FakeStore:
             format=1,
             images=len(self._images),
             prepared=len(self._roots),
+            drivers=tuple(
+                DriverInfo(name=name, available=True, reason="in memory, where nothing is mounted")
+                for name in DRIVERS
+            ),
+            privilege="none",
+            features={"kernel": "none", "user namespaces": "no"},
         )
 
     def close(self) -> None:
@@ -426,11 +431,37 @@ class FakeStore:
             self._roots[path] = replace(self._root(path, verb), mounted=mounted)
             return self._roots[path]
 
+    def _wanted(self, name: str, options: PrepareOptions, call: Call) -> tuple[str, _Image]:
+        if options.pull == "always":
+            self.pull(name, platform=options.platform, call=call)
+        try:
+            return self._find(name, "prepare")
+        except NotFound:
+            if options.pull == "never":
+                raise
+        self.pull(name, platform=options.platform, call=call)
+        return self._find(name, "prepare")
+
+    def _extra(self, path: str, options: PrepareOptions, call: Call) -> Iterator[Mount]:
+        for extra in options.extra:
+            source = extra.source or extra.type
+            if extra.type == "image":
+                _, image = self._wanted(extra.source, options, call)
+                source = self._lower(image)
+            kind = "bind" if extra.type == "image" else extra.type
+            flags = ("bind", "ro") if extra.type == "image" else extra.options
+            yield Mount(type=kind, source=source, target=path + extra.target, options=flags)
+
+    def _lower(self, image: _Image) -> str:
+        return f"{self.run}/chains/{Digest(image.id).hex[:12]}/root"
+
     def _mounts(self, path: str, image: _Image, options: PrepareOptions) -> tuple[Mount, ...]:
-        lower = f"{self.run}/chains/{Digest(image.id).hex[:12]}/root"
+        lower = self._lower(image)
         if options.view:
             return (Mount(type="bind", source=lower, target=path, options=("bind", "ro")),)
         upper = f"{self.root}/prepared/{Digest.of(path.encode()).hex[:12]}"
+        if options.driver == "native":
+            return (Mount(type="bind", source=f"{upper}/tree", target=path, options=("bind", "rw")),)
         over = (f"lowerdir={lower}", f"upperdir={upper}/upper", f"workdir={upper}/work", "index=off")
         mounts = (Mount(type="overlay", source="overlay", target=path, options=over),)
         if options.self_contained:
@@ -439,6 +470,23 @@ class FakeStore:
 
     def _in_use(self) -> list[_Image]:
         return [*self._images.values(), *self._bases.values()]
+
+
+def _driver(options: PrepareOptions) -> str:
+    return "fake" if options.driver in (None, "auto") else str(options.driver)
+
+
+def _check(options: PrepareOptions, attempted: str) -> None:
+    if options.driver not in (None, "auto", *DRIVERS):
+        raise InvalidArgument(attempted, f"no such driver: {options.driver!r}")
+    if options.quota is not None and options.quota < 1:
+        raise InvalidArgument(attempted, f"a quota of {options.quota} bytes")
+    if options.view and options.quota is not None:
+        raise InvalidArgument(attempted, "a view takes no writes, so it has no quota")
+    if bool(options.uid_map) != bool(options.gid_map):
+        raise InvalidArgument(attempted, "one of uid_map and gid_map is missing")
+    if options.self_contained and options.driver in ("overlay", "native"):
+        raise FailedPrecondition(attempted, f"the {options.driver} driver's mounts name folders of the store")
 
 
 def _full_or_none(name: str) -> str | None:

@@ -20,10 +20,40 @@ else:
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
+class ExtraMount(google.protobuf.message.Message):
+    """ExtraMount is a mount of the caller's own, appended to those of a root."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    type: builtins.str
+    """"bind", "tmpfs" or "image"."""
+    target: builtins.str
+    """A path inside the root."""
+    source: builtins.str
+    """An absolute path of the host for "bind", an image's name for "image", empty for "tmpfs"."""
+    @property
+    def options(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """In the terms of mount(8): "rbind", "ro", "size=64m"."""
+
+    def __init__(
+        self,
+        *,
+        type: builtins.str = ...,
+        target: builtins.str = ...,
+        source: builtins.str = ...,
+        options: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["options", b"options", "source", b"source", "target", b"target", "type", b"type"]) -> None: ...
+
+Global___ExtraMount: typing_extensions.TypeAlias = ExtraMount
+
+@typing.final
 class PrepareOptions(google.protobuf.message.Message):
-    """PrepareOptions say how to prepare a root.  Numbers 7 to 15 are kept for a driver, quotas, extra
-    mounts and id mappings.
-    """
+    """PrepareOptions say how to prepare a root.  Numbers 12 to 15 are kept for more of them."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -49,6 +79,11 @@ class PrepareOptions(google.protobuf.message.Message):
     PULL_FIELD_NUMBER: builtins.int
     PLATFORM_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    DRIVER_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
+    EXTRA_FIELD_NUMBER: builtins.int
+    UID_MAP_FIELD_NUMBER: builtins.int
+    GID_MAP_FIELD_NUMBER: builtins.int
     view: builtins.bool
     """A read-only root with nothing to commit."""
     mount: builtins.bool
@@ -58,8 +93,22 @@ class PrepareOptions(google.protobuf.message.Message):
     pull: orlop.proto.orlop.v1.types_pb2.PullPolicy.ValueType
     platform: builtins.str
     """"os/arch[/variant]"; absent for the machine's own."""
+    driver: builtins.str
+    """"auto", "erofs", "overlay" or "native"; absent: as the store is configured."""
+    quota: builtins.int
+    """Bytes that may be written to the root, at least 1; absent: no limit."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def extra(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ExtraMount]:
+        """In the order in which they are to be performed."""
+
+    @property
+    def uid_map(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[orlop.proto.orlop.v1.types_pb2.IdMap]:
+        """Show the image's ids as others; both or neither."""
+
+    @property
+    def gid_map(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[orlop.proto.orlop.v1.types_pb2.IdMap]: ...
     def __init__(
         self,
         *,
@@ -69,10 +118,20 @@ class PrepareOptions(google.protobuf.message.Message):
         pull: orlop.proto.orlop.v1.types_pb2.PullPolicy.ValueType = ...,
         platform: builtins.str | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        driver: builtins.str | None = ...,
+        quota: builtins.int | None = ...,
+        extra: collections.abc.Iterable[Global___ExtraMount] | None = ...,
+        uid_map: collections.abc.Iterable[orlop.proto.orlop.v1.types_pb2.IdMap] | None = ...,
+        gid_map: collections.abc.Iterable[orlop.proto.orlop.v1.types_pb2.IdMap] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_platform", b"_platform", "platform", b"platform"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_platform", b"_platform", "labels", b"labels", "mount", b"mount", "platform", b"platform", "pull", b"pull", "self_contained", b"self_contained", "view", b"view"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_driver", b"_driver", "_platform", b"_platform", "_quota", b"_quota", "driver", b"driver", "platform", b"platform", "quota", b"quota"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_driver", b"_driver", "_platform", b"_platform", "_quota", b"_quota", "driver", b"driver", "extra", b"extra", "gid_map", b"gid_map", "labels", b"labels", "mount", b"mount", "platform", b"platform", "pull", b"pull", "quota", b"quota", "self_contained", b"self_contained", "uid_map", b"uid_map", "view", b"view"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_driver", b"_driver"]) -> typing.Literal["driver"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_platform", b"_platform"]) -> typing.Literal["platform"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_quota", b"_quota"]) -> typing.Literal["quota"] | None: ...
 
 Global___PrepareOptions: typing_extensions.TypeAlias = PrepareOptions
 

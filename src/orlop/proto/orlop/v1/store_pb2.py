@@ -25,25 +25,31 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/store.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\r\n\x0bInfoRequest\"|\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\x05\x12\x0e\n\x06images\x18\x06 \x01(\x03\x12\x10\n\x08prepared\x18\x07 \x01(\x03\"!\n\x0e\x43ollectRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"+\n\rCollectedItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"3\n\tCollected\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.orlop.v1.CollectedItem\"\x92\x01\n\x0f\x43ollectResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12(\n\tcollected\x18\x03 \x01(\x0b\x32\x13.orlop.v1.CollectedH\x00\x42\x07\n\x05\x65vent2\x80\x01\n\x05Store\x12\x35\n\x04Info\x12\x15.orlop.v1.InfoRequest\x1a\x16.orlop.v1.InfoResponse\x12@\n\x07\x43ollect\x12\x18.orlop.v1.CollectRequest\x1a\x19.orlop.v1.CollectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/store.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\r\n\x0bInfoRequest\"=\n\nDriverInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9f\x02\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\x05\x12\x0e\n\x06images\x18\x06 \x01(\x03\x12\x10\n\x08prepared\x18\x07 \x01(\x03\x12%\n\x07\x64rivers\x18\x08 \x03(\x0b\x32\x14.orlop.v1.DriverInfo\x12\x11\n\tprivilege\x18\t \x01(\t\x12\x36\n\x08\x66\x65\x61tures\x18\n \x03(\x0b\x32$.orlop.v1.InfoResponse.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"!\n\x0e\x43ollectRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"+\n\rCollectedItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"3\n\tCollected\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.orlop.v1.CollectedItem\"\x92\x01\n\x0f\x43ollectResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12(\n\tcollected\x18\x03 \x01(\x0b\x32\x13.orlop.v1.CollectedH\x00\x42\x07\n\x05\x65vent2\x80\x01\n\x05Store\x12\x35\n\x04Info\x12\x15.orlop.v1.InfoRequest\x1a\x16.orlop.v1.InfoResponse\x12@\n\x07\x43ollect\x12\x18.orlop.v1.CollectRequest\x1a\x19.orlop.v1.CollectResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orlop.proto.orlop.v1.store_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_INFORESPONSE_FEATURESENTRY']._loaded_options = None
+  _globals['_INFORESPONSE_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_INFOREQUEST']._serialized_start=56
   _globals['_INFOREQUEST']._serialized_end=69
-  _globals['_INFORESPONSE']._serialized_start=71
-  _globals['_INFORESPONSE']._serialized_end=195
-  _globals['_COLLECTREQUEST']._serialized_start=197
-  _globals['_COLLECTREQUEST']._serialized_end=230
-  _globals['_COLLECTEDITEM']._serialized_start=232
-  _globals['_COLLECTEDITEM']._serialized_end=275
-  _globals['_COLLECTED']._serialized_start=277
-  _globals['_COLLECTED']._serialized_end=328
-  _globals['_COLLECTRESPONSE']._serialized_start=331
-  _globals['_COLLECTRESPONSE']._serialized_end=477
-  _globals['_STORE']._serialized_start=480
-  _globals['_STORE']._serialized_end=608
+  _globals['_DRIVERINFO']._serialized_start=71
+  _globals['_DRIVERINFO']._serialized_end=132
+  _globals['_INFORESPONSE']._serialized_start=135
+  _globals['_INFORESPONSE']._serialized_end=422
+  _globals['_INFORESPONSE_FEATURESENTRY']._serialized_start=375
+  _globals['_INFORESPONSE_FEATURESENTRY']._serialized_end=422
+  _globals['_COLLECTREQUEST']._serialized_start=424
+  _globals['_COLLECTREQUEST']._serialized_end=457
+  _globals['_COLLECTEDITEM']._serialized_start=459
+  _globals['_COLLECTEDITEM']._serialized_end=502
+  _globals['_COLLECTED']._serialized_start=504
+  _globals['_COLLECTED']._serialized_end=555
+  _globals['_COLLECTRESPONSE']._serialized_start=558
+  _globals['_COLLECTRESPONSE']._serialized_end=704
+  _globals['_STORE']._serialized_start=707
+  _globals['_STORE']._serialized_end=835
 # @@protoc_insertion_point(module_scope)

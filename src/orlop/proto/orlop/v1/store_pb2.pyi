@@ -30,8 +30,48 @@ class InfoRequest(google.protobuf.message.Message):
 Global___InfoRequest: typing_extensions.TypeAlias = InfoRequest
 
 @typing.final
+class DriverInfo(google.protobuf.message.Message):
+    """DriverInfo is a driver, and whether it works where the service runs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    AVAILABLE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    available: builtins.bool
+    reason: builtins.str
+    """Why not, or what it was found to do."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        available: builtins.bool = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["available", b"available", "name", b"name", "reason", b"reason"]) -> None: ...
+
+Global___DriverInfo: typing_extensions.TypeAlias = DriverInfo
+
+@typing.final
 class InfoResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class FeaturesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     VERSION_FIELD_NUMBER: builtins.int
     ROOT_FIELD_NUMBER: builtins.int
@@ -40,15 +80,31 @@ class InfoResponse(google.protobuf.message.Message):
     FORMAT_FIELD_NUMBER: builtins.int
     IMAGES_FIELD_NUMBER: builtins.int
     PREPARED_FIELD_NUMBER: builtins.int
+    DRIVERS_FIELD_NUMBER: builtins.int
+    PRIVILEGE_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Of the program."""
     root: builtins.str
     run: builtins.str
     driver: builtins.str
+    """The driver that new roots get; empty where none works."""
     format: builtins.int
     """Of the files below root."""
     images: builtins.int
     prepared: builtins.int
+    privilege: builtins.str
+    """What the service may do: "root", "user-namespace" (with many ids), "single-id" (root of a namespace
+    with one id) or "none".
+    """
+    @property
+    def drivers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DriverInfo]:
+        """All drivers, the better ones first."""
+
+    @property
+    def features(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Of each kernel feature that can be used, what was found."""
+
     def __init__(
         self,
         *,
@@ -59,8 +115,11 @@ class InfoResponse(google.protobuf.message.Message):
         format: builtins.int = ...,
         images: builtins.int = ...,
         prepared: builtins.int = ...,
+        drivers: collections.abc.Iterable[Global___DriverInfo] | None = ...,
+        privilege: builtins.str = ...,
+        features: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["driver", b"driver", "format", b"format", "images", b"images", "prepared", b"prepared", "root", b"root", "run", b"run", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["driver", b"driver", "drivers", b"drivers", "features", b"features", "format", b"format", "images", b"images", "prepared", b"prepared", "privilege", b"privilege", "root", b"root", "run", b"run", "version", b"version"]) -> None: ...
 
 Global___InfoResponse: typing_extensions.TypeAlias = InfoResponse
 

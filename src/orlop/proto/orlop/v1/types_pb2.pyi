@@ -138,6 +138,29 @@ class Image(google.protobuf.message.Message):
 Global___Image: typing_extensions.TypeAlias = Image
 
 @typing.final
+class IdMap(google.protobuf.message.Message):
+    """IdMap is a range of ids: `size` of them from `inside`, the image's, are shown as those from `outside`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INSIDE_FIELD_NUMBER: builtins.int
+    OUTSIDE_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    inside: builtins.int
+    outside: builtins.int
+    size: builtins.int
+    def __init__(
+        self,
+        *,
+        inside: builtins.int = ...,
+        outside: builtins.int = ...,
+        size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["inside", b"inside", "outside", b"outside", "size", b"size"]) -> None: ...
+
+Global___IdMap: typing_extensions.TypeAlias = IdMap
+
+@typing.final
 class Root(google.protobuf.message.Message):
     """Root is a prepared root."""
 
@@ -168,6 +191,9 @@ class Root(google.protobuf.message.Message):
     CREATED_FIELD_NUMBER: builtins.int
     MOUNTS_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    QUOTA_FIELD_NUMBER: builtins.int
+    UID_MAP_FIELD_NUMBER: builtins.int
+    GID_MAP_FIELD_NUMBER: builtins.int
     path: builtins.str
     image: builtins.str
     """The name it was prepared under, in full."""
@@ -180,12 +206,20 @@ class Root(google.protobuf.message.Message):
     """Whether the service mounted it itself."""
     created: builtins.str
     """RFC 3339."""
+    quota: builtins.int
+    """Bytes that may be written to it; absent: no limit."""
     @property
     def mounts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Mount]:
         """In the order in which they are to be performed; empty in lists."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def uid_map(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IdMap]:
+        """How the image's ids are shown; both empty: as they are."""
+
+    @property
+    def gid_map(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___IdMap]: ...
     def __init__(
         self,
         *,
@@ -198,8 +232,13 @@ class Root(google.protobuf.message.Message):
         created: builtins.str = ...,
         mounts: collections.abc.Iterable[Global___Mount] | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        quota: builtins.int | None = ...,
+        uid_map: collections.abc.Iterable[Global___IdMap] | None = ...,
+        gid_map: collections.abc.Iterable[Global___IdMap] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["created", b"created", "driver", b"driver", "image", b"image", "image_id", b"image_id", "kind", b"kind", "labels", b"labels", "mounted", b"mounted", "mounts", b"mounts", "path", b"path"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_quota", b"_quota", "quota", b"quota"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_quota", b"_quota", "created", b"created", "driver", b"driver", "gid_map", b"gid_map", "image", b"image", "image_id", b"image_id", "kind", b"kind", "labels", b"labels", "mounted", b"mounted", "mounts", b"mounts", "path", b"path", "quota", b"quota", "uid_map", b"uid_map"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_quota", b"_quota"]) -> typing.Literal["quota"] | None: ...
 
 Global___Root: typing_extensions.TypeAlias = Root
 
