@@ -1,0 +1,282 @@
+"""What a Prepare may ask for beyond an image and a path: mapped ids, a quota, mounts of the caller's own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import orlop
+from conftest import StoreDirs
+from orlop import ExtraMount, IdMap
+from orlop.config import DRIVERS, Driver
+from orlop.linux import mount as mounts
+from orlop.linux import mountinfo
+from support import disks, images
+from support.layers import Layer
+
+pytestmark = pytest.mark.root
+
+UIDS = (IdMap(inside=0, outside=100_000, size=65_536),)
+GIDS = (IdMap(inside=0, outside=300_000, size=1_000), IdMap(inside=1_000, outside=400_000, size=1_000))
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return request.param
+
+
+@pytest.fixture
+def image(store: orlop.Store, workdir: Path) -> str:
+    layer = (
+        Layer()
+        .folder("etc")
+        .file("etc/motd", b"hello\n", uid=5, gid=1_006)
+        .symlink("data", to="/srv/data")
+        .symlink("out", to="../../../../etc")
+        .folder("srv/data", mode=0o700, uid=9)
+        .file("srv/file", b"f")
+    )
+    layout = images.write_layout(workdir / "layout", {"latest": images.make_image([layer.tar()])})
+    return store.load(layout, name="localhost/base").pop().name
+
+
+def owner(path: Path) -> tuple[int, int]:
+    about = path.lstat()
+    return about.st_uid, about.st_gid
+
+
+# ------------------------------------------------------------------ ids
+
+
+def test_mapped_ids_are_shown_and_the_disk_and_the_commit_have_the_images(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    with store.prepare(image, path, driver=driver, mount=True, uid_map=UIDS, gid_map=GIDS) as root:
+        assert root.info.uid_map == UIDS
+        assert owner(path / "etc/motd") == (100_005, 400_006)
+        (path / "etc/motd").write_bytes(b"copied up")
+        os.chown(path / "etc/motd", 100_007, 300_008)
+        (path / "new").write_bytes(b"by root of the machine")
+        subprocess.run(
+            ["setpriv", "--reuid=100003", "--regid=300004", "--clear-groups", "touch", path / "tmp"],
+            check=False,
+        )
+        name = root.commit().name
+    with store.prepare(name, path, view=True, mount=True):
+        assert owner(path / "etc/motd") == (7, 8)
+        assert owner(path / "new") == (0, 0)
+        assert owner(path / "srv/data") == (9, 0)
+
+
+def test_whoever_performs_the_mounts_gets_mapped_ids(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    with store.prepare(image, path, driver=driver, uid_map=UIDS, gid_map=GIDS) as root:
+        path.mkdir()
+        for mount in root.mounts:
+            mounts.perform(mount.type, mount.source, mount.target, mount.options)
+        assert owner(path / "etc/motd") == (100_005, 400_006)
+        (path / "written").touch()
+        mounts.umount(path)
+
+
+def test_roots_with_and_without_mapped_ids_stand_on_one_chain_and_nothing_of_them_stays(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    store.prepare(image, store_dirs.work / "a", driver=driver, mount=True, uid_map=UIDS, gid_map=GIDS)
+    store.prepare(image, store_dirs.work / "b", driver=driver, mount=True)
+    store.prepare(image, store_dirs.work / "c", driver=driver, mount=True, uid_map=GIDS, gid_map=GIDS)
+    found = [owner(store_dirs.work / name / "etc/motd")[0] for name in "abc"]
+    assert found == [100_005, 5, 300_005]
+    for root in store.prepared():
+        store.get(root.path).cleanup()
+    assert disks.mounts_below(store_dirs.run) == []
+    assert os.listdir(store_dirs.run / "maps") == []
+
+
+def test_mapped_views_are_read_only(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    with store.prepare(image, path, driver=driver, view=True, mount=True, uid_map=UIDS, gid_map=GIDS):
+        assert owner(path / "etc/motd") == (100_005, 400_006)
+        with pytest.raises(OSError, match="Read-only"):
+            (path / "x").touch()
+
+
+def test_maps_that_no_namespace_can_have_are_refused(
+    store: orlop.Store, image: str, store_dirs: StoreDirs
+) -> None:
+    twice = (IdMap(inside=0, outside=1, size=10), IdMap(inside=5, outside=100, size=10))
+    for uid_map, gid_map in ((twice, GIDS), (UIDS, ()), ((IdMap(inside=0, outside=0, size=0),), GIDS)):
+        with pytest.raises(orlop.InvalidArgument):
+            store.prepare(image, store_dirs.work / "a", uid_map=uid_map, gid_map=gid_map)
+    with pytest.raises(orlop.FailedPrecondition, match="self-contained"):
+        store.prepare(
+            image, store_dirs.work / "a", self_contained=True, driver="erofs", uid_map=UIDS, gid_map=GIDS
+        )
+    assert store.prepared() == []
+
+
+# ------------------------------------------------------------------ quotas
+
+
+@pytest.mark.parametrize("mapped", [False, True], ids=["plain", "mapped"])
+def test_a_quota_ends_in_enospc_inside_the_root_and_nowhere_else(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver, mapped: bool
+) -> None:
+    path, maps = store_dirs.work / "a", {"uid_map": UIDS, "gid_map": GIDS} if mapped else {}
+    with store.prepare(image, path, driver=driver, mount=True, quota=8 << 20, **maps) as root:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            (path / "big").write_bytes(bytes(32 << 20))
+        (path / "big").unlink()
+        (path / "fits").write_bytes(b"x" * (6 << 20))
+        (store_dirs.work / "beside").write_bytes(bytes(32 << 20))
+        assert root.info.quota == 8 << 20
+        layers = store.inspect(root.commit().name).layers
+        assert 6 << 20 < layers[-1].size < 7 << 20
+    assert disks.mounts_below(store_dirs.run) == []
+    assert list((store_dirs.root / "prepared").iterdir()) == []
+
+
+def test_a_root_with_a_quota_comes_back_after_its_mounts_are_gone(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    with store.prepare(image, path, driver=driver, mount=True, quota=8 << 20) as root:
+        (path / "kept").write_text("kept")
+        for place in disks.mounts_below(store_dirs.work) + disks.mounts_below(store_dirs.run):
+            mounts.umount(place)  # as a reboot does
+        root.mount()
+        assert (path / "kept").read_text() == "kept"
+
+
+def test_quotas_that_can_be_none_are_refused(store: orlop.Store, image: str, store_dirs: StoreDirs) -> None:
+    for options in ({"quota": 0}, {"quota": -5}, {"quota": 8 << 20, "view": True}):
+        with pytest.raises(orlop.InvalidArgument, match="quota"):
+            store.prepare(image, store_dirs.work / "a", **options)
+    assert list((store_dirs.root / "prepared").iterdir()) == []
+
+
+# ------------------------------------------------------------------ mounts of the caller's
+
+
+def test_further_mounts_come_in_order_with_targets_resolved_inside_the_root(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path, driver: Driver
+) -> None:
+    (workdir / "host").mkdir()
+    (workdir / "host/x").write_text("from the host")
+    path = store_dirs.work / "a"
+    extra = (
+        ExtraMount(type="tmpfs", target="/data/tmp", options=("size=1m", "mode=700")),
+        ExtraMount(type="bind", source=str(workdir / "host"), target="/out/vol", options=("ro",)),
+        ExtraMount(type="bind", source=str(workdir / "host/x"), target="/one/file"),
+        ExtraMount(type="image", source=image, target="/image"),
+    )
+    with store.prepare(image, path, driver=driver, extra=extra, mount=True) as root:
+        targets = [mount.target for mount in root.mounts]
+        expected = ["", "/srv/data/tmp", "/etc/vol", "/one/file", "/image"]
+        assert targets == [f"{path}{target}" for target in expected]
+        assert (path / "srv/data/tmp").stat().st_mode & 0o777 == 0o700
+        assert (path / "etc/vol/x").read_text() == (path / "one/file").read_text() == "from the host"
+        assert (path / "image/etc/motd").read_bytes() == b"hello\n"
+        for place in ("etc/vol/y", "image/y"):
+            with pytest.raises(OSError, match="Read-only"):
+                (path / place).touch()
+        (path / "srv/data/tmp/t").touch()
+        members = {layer.diff_id for layer in store.inspect(root.commit().name).layers}
+        assert len(members) == 2
+    assert not path.exists()
+    assert (workdir / "host/x").read_text() == "from the host"
+    assert disks.mounts_below(store_dirs.run) == []
+
+
+def test_an_image_that_is_mounted_is_kept_until_the_root_goes(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path, driver: Driver
+) -> None:
+    layout = images.write_layout(
+        workdir / "tools", {"latest": images.make_image([Layer().file("tool").tar()])}
+    )
+    tools = store.load(layout, name="localhost/tools").pop().name
+    extra = (ExtraMount(type="image", source=tools, target="/tools"),)
+    root = store.prepare(image, store_dirs.work / "a", driver=driver, extra=extra)
+    store.remove(tools)
+    store.collect()
+    root.mount()
+    assert (store_dirs.work / "a/tools/tool").exists()
+    root.cleanup()
+    store.collect()
+    with pytest.raises(orlop.NotFound):
+        store.inspect(tools)
+
+
+def test_a_symlink_put_in_the_way_of_a_mount_leads_nowhere(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path, driver: Driver
+) -> None:
+    (workdir / "victim").mkdir()
+    path = store_dirs.work / "a"
+    extra = (ExtraMount(type="tmpfs", target="/vol/x"),)
+    with store.prepare(image, path, driver=driver, extra=extra, mount=True) as root:
+        root.unmount()
+        store.verbs.mount(str(path))
+        root.unmount()
+        top = writable(root)
+        (top / "vol/x").rmdir()
+        (top / "vol").rmdir()
+        (top / "vol").symlink_to(workdir)
+        (workdir / "x").mkdir()
+        with pytest.raises(orlop.FailedPrecondition, match="/vol/x"):
+            root.mount()
+        assert not mountinfo.is_mount_point(workdir / "x")
+        assert not mountinfo.is_mount_point(path)
+
+
+def writable(root: orlop.Prepared) -> Path:
+    """The folder of the store that holds what is written to a root."""
+    options = dict(option.partition("=")[::2] for option in root.mounts[0].options)
+    return Path(options.get("upperdir", root.mounts[0].source))
+
+
+BAD = {
+    "a relative target": ExtraMount(type="tmpfs", target="x"),
+    "the root": ExtraMount(type="tmpfs", target="/"),
+    "a way out": ExtraMount(type="tmpfs", target="/a/../../b"),
+    "a way through a file": ExtraMount(type="tmpfs", target="/srv/file/x"),
+    "a folder on a file": ExtraMount(type="tmpfs", target="/srv/file"),
+    "a relative source": ExtraMount(type="bind", source="x", target="/x"),
+    "an option that steers": ExtraMount(type="tmpfs", target="/x", options=("context=evil",)),
+    "an option with a comma": ExtraMount(type="tmpfs", target="/x", options=("size=1m,uid=0",)),
+    "an option of another type": ExtraMount(type="bind", source="/etc", target="/x", options=("size=1m",)),
+    "a writable image": ExtraMount(type="image", source="localhost/base", target="/x", options=("nosuid",)),
+    "an image without a name": ExtraMount(type="image", target="/x"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_mounts_that_can_be_none_are_refused(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, case: str
+) -> None:
+    with pytest.raises(orlop.InvalidArgument):
+        store.prepare(image, store_dirs.work / "a", extra=(BAD[case],))
+    assert store.prepared() == []
+    assert list((store_dirs.root / "prepared").iterdir()) == []
+
+
+def test_a_source_that_is_not_there_and_a_place_that_a_view_lacks(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    missing = (ExtraMount(type="bind", source="/no/such/thing", target="/x"),)
+    with pytest.raises(orlop.NotFound):
+        store.prepare(image, store_dirs.work / "a", driver=driver, extra=missing)
+    new_place = (ExtraMount(type="tmpfs", target="/not/there"),)
+    with pytest.raises(orlop.FailedPrecondition, match="/not/there"):
+        store.prepare(image, store_dirs.work / "a", driver=driver, view=True, extra=new_place)
+    there = (ExtraMount(type="tmpfs", target="/srv/data"),)
+    with store.prepare(image, store_dirs.work / "a", driver=driver, view=True, extra=there, mount=True):
+        (store_dirs.work / "a/srv/data/t").touch()
