@@ -1,6 +1,6 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [IMAGE ...]        QUICK=1: two images, two rounds; ROUNDS=N: how often
+    python bench/run.py [pull|drivers] [IMAGE ...]    QUICK=1: two images, two rounds; ROUNDS=N: how often
 
 Absolute times mean nothing outside one run: read the ratios.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import lab, pull
+from bench import drivers, lab, pull
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -31,27 +31,47 @@ def version(*command: str) -> str:
     return done.stdout.splitlines()[0] if done.stdout else "unknown"
 
 
-def main(images: list[str]) -> None:
-    images = images or ["python-app", "node-many"] + ([] if QUICK else ["debian-min", "ml", "deep"])
+def main(words: list[str]) -> None:
+    parts = [word for word in words if word in PARTS] or list(PARTS)
+    images = [word for word in words if word not in PARTS]
     rounds = int(os.environ.get("ROUNDS", "2" if QUICK else "3"))
+    OUT.mkdir(parents=True, exist_ok=True)
     before = lab.noise()
     with lab.disk() as disk:
-        rows = pull.compare(disk, images, rounds, say)
-    about = {
-        "kernel": os.uname().release,
-        "cpus": os.cpu_count(),
-        "rounds": rounds,
-        "noise_ms": [round(before, 1), round(lab.noise(), 1)],
-        "orlop": version(sys.executable, "-m", "orlop", "--version"),
-        "podman": version("podman", "--version"),
-    }
-    OUT.mkdir(parents=True, exist_ok=True)
-    text = "# Pull to a usable root\n\n" + pull.table(rows) + f"\n{json.dumps(about)}\n"
-    (OUT / "pull.md").write_text(text)
-    (OUT / "pull.json").write_text(
-        json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1)
-    )
-    print(text)
+        for part in parts:
+            text, values = PARTS[part](disk, images, rounds)
+            about = {
+                "kernel": os.uname().release,
+                "cpus": os.cpu_count(),
+                "rounds": rounds,
+                "noise_ms": [round(before, 1), round(lab.noise(), 1)],
+                "orlop": version(sys.executable, "-m", "orlop", "--version"),
+                "podman": version("podman", "--version"),
+                "tar": version("tar", "--version"),
+            }
+            text += f"\n{json.dumps(about)}\n"
+            (OUT / f"{part}.md").write_text(text)
+            (OUT / f"{part}.json").write_text(json.dumps({"about": about, **values}, indent=1))
+            print(text)
+
+
+def bench_pull(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    images = images or ["python-app", "node-many"] + ([] if QUICK else ["debian-min", "ml", "deep"])
+    rows = pull.compare(disk, images, rounds, say)
+    return "# Pull to a usable root\n\n" + pull.table(rows), {"rows": [asdict(row) for row in rows]}
+
+
+def bench_drivers(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    image = images[0] if images else "node-many"
+    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
+    lives = drivers.lives(disk, layouts / "debian-min", say)
+    times = drivers.unpacking(disk, layouts / image, rounds, say)
+    text = "# Drivers\n\nThe life of a root of debian-min:\n\n" + drivers.table(lives, times, image)
+    steps = {driver: {step: asdict(t) for step, t in each.items()} for driver, each in lives.items()}
+    return text, {"lives": steps, "unpacking": {name: asdict(t) for name, t in times.items()}}
+
+
+PARTS = {"pull": bench_pull, "drivers": bench_drivers}
 
 
 if __name__ == "__main__":

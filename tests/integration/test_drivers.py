@@ -190,16 +190,6 @@ def test_a_folder_of_an_earlier_boot_is_made_again_in_its_place(
     root.cleanup()
 
 
-def test_a_settled_folder_outlives_the_boot(store: orlop.Store, image: str, store_dirs: StoreDirs) -> None:
-    store.prepare(image, store_dirs.work / "a", driver="overlay")
-    store.collect()
-    inodes = [(Path(store.info().root) / "folders" / name).stat().st_ino for name in folders(store)]
-    assert sql(store, "SELECT DISTINCT boot FROM folders WHERE entries > 0") == [("",)]
-    with orlop.open(store_dirs.root, store_dirs.run) as other:
-        other.get(store_dirs.work / "a")
-    assert inodes == [(Path(store.info().root) / "folders" / name).stat().st_ino for name in folders(store)]
-
-
 def test_folders_go_with_the_image_and_stay_with_the_root(
     store: orlop.Store, image: str, store_dirs: StoreDirs
 ) -> None:

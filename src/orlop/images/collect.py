@@ -21,7 +21,6 @@ from orlop.errors import Error, FailedPrecondition, InvalidArgument, from_oserro
 from orlop.images import names
 from orlop.images.api import Collected, Removed
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.folders import settle
 from orlop.images.grounds import STAMPS
 from orlop.linux.files import remove_tree, walk_folders
 from orlop.linux.flock import FileLock
@@ -87,7 +86,6 @@ class Collector:
         strays = tuple(self._strays(delete=not dry_run, call=call))
         if not dry_run:
             self._idle_activations()
-            settle(self._core, call=call)
             self._old_locks()
         return Collected(items=items + strays)
 

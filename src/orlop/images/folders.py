@@ -10,14 +10,13 @@ below it, and shared by all images that have the layer; the glue of a chain hold
 get wrong when stacked; a tree is a chain as it shows.  Each exists once for each form in which ids can stand
 on disk.
 
-Folders are not synced when they are made: that would cost as much again as making them (docs/adr/0006).  A
-row remembers the boot instead.  After a reboot a folder that was not settled before is made again, in its
-place, from the layer's tar, which is durable; `settle` syncs those that are there.
+Folders are not synced: that would cost more than making them (docs/adr/0006).  A row remembers the boot
+instead, and after a reboot a folder that is needed is made again, in its place, from layers' tars, which are
+durable.  So a power cut never leaves a file empty that was whole.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -27,12 +26,12 @@ from pathlib import Path
 from orlop.errors import Aborted, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import Core
-from orlop.layers.folder import FolderWriter, Item, Written, sync_tree
+from orlop.layers.folder import FolderWriter, Item, Written
 from orlop.layers.forms import Form
 from orlop.layers.index import OPAQUE, LayerIndex
 from orlop.layers.sources import DeviceFiles, layer_items, tree_items
 from orlop.layers.stacking import Stack
-from orlop.linux.files import fsync_dir, remove_tree
+from orlop.linux.files import remove_tree
 from orlop.metadata import folders as rows
 from orlop.metadata import layers as layer_rows
 from orlop.metadata.db import Transaction
@@ -41,7 +40,7 @@ from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, chain_id
 
-__all__ = ["Folders", "settle"]
+__all__ = ["Folders"]
 
 _NEW = "new-"
 Indexes = Mapping[DiffID, LayerIndex]
@@ -207,7 +206,7 @@ class Folders:
         return row if row is not None and self._is_usable(row) else None
 
     def _is_usable(self, row: FolderRow) -> bool:
-        return row.boot in {"", self._core.boot} and (not row.entries or self.path(row).is_dir())
+        return row.boot == self._core.boot and (not row.entries or self.path(row).is_dir())
 
     def _make(self, folder_id: str, make: Callable[[int], Written]) -> Written:
         """Fill a new folder and put it in its place, over what may be there from before a reboot."""
@@ -247,26 +246,6 @@ class Folders:
             rows.add_folder(tx, row, diff_ids)
 
         self._core.db.write(body, call=call)
-
-
-def settle(core: Core, *, call: Call) -> int:
-    """Sync the folders of this boot, so that the next needs not make them again; how many there were."""
-    count = 0
-    for row in core.db.read(lambda tx: rows.unsettled_folders(tx, core.boot)):
-        try:
-            fd = os.open(core.layout.folders / row.id, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                sync_tree(fd, call=call)
-            finally:
-                os.close(fd)
-            fsync_dir(core.layout.folders)
-        except OSError as exc:
-            if exc.errno in {errno.ENOENT, errno.EACCES}:  # collected meanwhile; another privilege's
-                continue
-            raise from_oserror(f"sync folder {row.id}", exc) from exc
-        core.db.write(lambda tx, row=row: rows.settle_folder(tx, row.id), call=call)  # type: ignore[misc]  # bound now
-        count += 1
-    return count
 
 
 def _name(diff_ids: Sequence[DiffID]) -> str:

@@ -20,8 +20,6 @@ __all__ = [
     "folders_of_root",
     "get_folder",
     "set_root_folders",
-    "settle_folder",
-    "unsettled_folders",
 ]
 
 FolderKind = Literal["layer", "glue", "tree"]
@@ -31,9 +29,8 @@ FolderKind = Literal["layer", "glue", "tree"]
 class FolderRow:
     """One folder.
 
-    ``of`` is a diff ID or a chain ID.  ``boot`` names the boot in which it was made, and is empty once it
-    is known to be on disk: a folder of an earlier boot may have lost what was not.  A glue that holds
-    nothing has no entries, and no folder.
+    ``of`` is a diff ID or a chain ID.  ``boot`` names the boot in which it was made: what one of an earlier
+    boot lost in a power cut nobody knows.  A glue that holds nothing has no entries, and no folder.
     """
 
     id: str
@@ -107,14 +104,3 @@ def set_root_folders(tx: Transaction, root_id: str, folders: Sequence[str]) -> N
         "INSERT INTO root_folders VALUES (?, ?, ?)",
         [(root_id, position, folder) for position, folder in enumerate(folders)],
     )
-
-
-def unsettled_folders(tx: Transaction, boot: str) -> list[FolderRow]:
-    """The folders of this boot that are not known to be on disk."""
-    query = f"SELECT {_COLUMNS} FROM folders WHERE boot = ? AND entries > 0 ORDER BY created_at"
-    return [_folder(row) for row in tx.execute(query, (boot,))]
-
-
-def settle_folder(tx: Transaction, folder: str) -> None:
-    """All of a folder is on disk."""
-    tx.execute("UPDATE folders SET boot = '' WHERE id = ?", (folder,))

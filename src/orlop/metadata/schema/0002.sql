@@ -8,7 +8,7 @@ CREATE TABLE folders (
   form       TEXT NOT NULL,                -- how ids and marks stand in it: orlop.layers.forms
   size       INTEGER NOT NULL,             -- bytes of its files
   entries    INTEGER NOT NULL,             -- 0 for a glue that is not needed, and has no folder
-  boot       TEXT NOT NULL,                -- the boot in which it was made; empty once it is on disk for sure
+  boot       TEXT NOT NULL,                -- the boot in which it was made; after another it is made again
   created_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX folders_by_of ON folders (kind, of, form);
