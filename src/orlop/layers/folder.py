@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from orlop.errors import DataLoss
-from orlop.layers.forms import REAL, Form, Stat, apply
+from orlop.layers.forms import OVERRIDE, REAL, Form, Stat, apply, record
 from orlop.linux.files import clone_file, copy_range, walk_folders
 from orlop.observe import Call
 
@@ -210,12 +210,13 @@ class FolderWriter:
             else:
                 _copy(item, fd)
             self.written.size += item.size
-            if self._form.owners:
-                os.fchown(fd, want.uid, want.gid)
+            given = not self._form.owners or self._give(fd, want)
             if permissions & (0o7000 | self._umask):
                 os.fchmod(fd, permissions)
             if want.xattrs:
                 self._set_xattrs(fd, want.xattrs)
+            if not given:
+                os.setxattr(fd, OVERRIDE, record(_stat(item)))
             moment = item.mtime * 1_000_000_000 + item.nsec
             os.utime(fd, ns=(moment, moment))
         finally:
@@ -236,9 +237,10 @@ class FolderWriter:
             os.symlink(item.target, name, dir_fd=parent)
         else:
             os.mknod(name, want.mode & 0o170000 | 0o600, want.rdev, dir_fd=parent)
-        if self._form.owners:
-            os.chown(name, want.uid, want.gid, dir_fd=parent, follow_symlinks=False)
         where = b"/proc/self/fd/%d/%s" % (parent, name)
+        given = not self._form.owners or self._give(where, want)
+        if not given and want.mode & 0o170000 == stat.S_IFREG:
+            os.setxattr(where, OVERRIDE, record(_stat(item)))
         if item.mode & 0o170000 != stat.S_IFLNK:
             os.chmod(where, want.mode & 0o7777)
         for key, value in want.xattrs:
@@ -247,7 +249,17 @@ class FolderWriter:
         os.utime(name, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)
 
     def _applied(self, item: Item) -> Stat:
-        return apply(self._form, Stat(item.mode, item.uid, item.gid, item.rdev, item.xattrs))
+        return apply(self._form, _stat(item))
+
+    def _give(self, where: int | bytes, want: Item | Stat) -> bool:
+        """Give an entry its owner; False if the user namespace that we are in does not map it."""
+        try:
+            os.chown(where, want.uid, want.gid, follow_symlinks=isinstance(where, int))
+        except OSError as exc:
+            if exc.errno == errno.EINVAL and not self._form.real:
+                return False
+            raise
+        return True
 
     def _set_xattrs(self, fd: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         for key, value in pairs:
@@ -273,14 +285,19 @@ class FolderWriter:
                 self._call.check("unpack layer")
             fd = self._open.get(item.key)
             want = self._applied(item)
-            if self._form.owners:
-                os.fchown(fd, want.uid, want.gid)
+            given = not self._form.owners or self._give(fd, want)
             os.fchmod(fd, want.mode & 0o7777)
             self._set_xattrs(fd, want.xattrs)
+            if not given:
+                os.setxattr(fd, OVERRIDE, record(_stat(item)))
             if item.opaque:
                 os.setxattr(fd, self._form.marks + b"opaque", b"y")
             moment = item.mtime * 1_000_000_000 + item.nsec
             os.utime(fd, ns=(moment, moment))
+
+
+def _stat(item: Item) -> Stat:
+    return Stat(item.mode, item.uid, item.gid, item.rdev, item.xattrs)
 
 
 def _copy(item: Item, fd: int) -> None:

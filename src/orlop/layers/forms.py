@@ -35,6 +35,7 @@ __all__ = [
     "FormName",
     "Stat",
     "apply",
+    "record",
     "told",
 ]
 
@@ -120,7 +121,7 @@ def apply(form: Form, entry: Stat) -> Stat:
     xattrs = tuple(pair for pair in xattrs if form.holds(pair[0]) and pair[0] != OVERRIDE)
     if mode & 0o170000 in (stat.S_IFREG, stat.S_IFDIR):
         if (mode, uid, gid) != (entry.mode, entry.uid, entry.gid):
-            xattrs = (*xattrs, (OVERRIDE, _record(entry)))
+            xattrs = (*xattrs, (OVERRIDE, record(entry)))
     elif kind in (stat.S_IFLNK, stat.S_IFIFO):
         xattrs = tuple(pair for pair in xattrs if not pair[0].startswith(b"user."))
     return Stat(mode, uid, gid, rdev, xattrs)
@@ -134,7 +135,8 @@ def _owned(mode: int) -> int:
     return mode & 0o777 | 0o600 if kind == stat.S_IFREG else mode & 0o777
 
 
-def _record(entry: Stat) -> bytes:
+def record(entry: Stat) -> bytes:
+    """The value of `OVERRIDE` for an entry."""
     kind = entry.mode & 0o170000
     text = b"dir" if kind == stat.S_IFDIR else b"file"
     if kind in (stat.S_IFCHR, stat.S_IFBLK):
@@ -163,12 +165,12 @@ def told(form: Form, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | N
     if found is not None:
         pairs = tuple(pair for pair in pairs if pair[0] != OVERRIDE)
         mode, rdev = _recorded_mode(form, about, found)
-        if not form.owners:
+        if not form.owners or (uid, gid) == (0, 0):  # else somebody gave it away since
             uid, gid = int(found[1]), int(found[2])
     if orig is None or (mode ^ orig.mode) & 0o170000:
         return Stat(mode, uid, gid, rdev, pairs)
-    if not form.owners and mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK):
-        uid, gid = orig.uid, orig.gid
+    if mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO) and (not form.owners or (uid, gid) == (0, 0)):
+        uid, gid = orig.uid, orig.gid  # a record would have no room
     seconds, nsec = divmod(about.st_mtime_ns, 1_000_000_000)
     if (seconds, nsec) == (orig.mtime, orig.nsec) and (
         stat.S_ISDIR(mode) or about.st_size == orig.size or rdev
