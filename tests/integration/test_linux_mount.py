@@ -178,6 +178,32 @@ def test_an_overlay_shows_both_sides_and_writes_above(overlay: Path) -> None:
     assert entry.option(b"upperdir") == os.fsencode(overlay / "upper")
 
 
+@pytest.mark.parametrize("userns", [False, True], ids=["root", "userxattr"])
+def test_on_an_older_kernel_an_overlay_is_mounted_by_one_call(
+    room: Path, monkeypatch: pytest.MonkeyPatch, userns: bool
+) -> None:
+    monkeypatch.setattr(mount, "kernel_version", lambda: (6, 1))
+    one, two, upper, work = folders(room, "a:b", "c,d \\e", "upper,:x", "work,:x")
+    (Path(one) / "top").write_text("1")
+    (Path(two) / "bottom").write_text("2")
+    options = [*OVERLAY[:-1], "userxattr"] if userns else OVERLAY
+    fd = mount.mount_overlay(lowers=[one, two], upper=upper, work=work, options=options)
+    try:
+        assert sorted(os.listdir(f"/proc/self/fd/{fd}")) == ["bottom", "top"]
+        os.unlink("bottom", dir_fd=fd)
+        assert os.path.exists(f"{upper}/bottom")
+        assert mount.upper_in_use(upper)
+    finally:
+        os.close(fd)
+    fd = mount.mount_overlay(lowers=[one, two], upper=None, work=None, options=OVERLAY)
+    try:
+        with pytest.raises(OSError, match="Read-only"):
+            os.mkdir("x", dir_fd=fd)
+    finally:
+        os.close(fd)
+    assert "orlop-mount-" not in Path("/proc/self/mounts").read_text()
+
+
 def test_three_hundred_lowers_are_stacked_in_order(room: Path) -> None:
     names = [f"lower-{n:03d}-{'x' * 60}" for n in range(300)]
     lowers = folders(room, *names)

@@ -42,6 +42,7 @@ AT_RECURSIVE = 0x8000
 _NUMBERS: dict[str, tuple[int, int]] = {
     "capset": (126, 91),
     "fstatfs": (138, 44),
+    "mount": (165, 40),
     "prctl": (157, 167),
     "seccomp": (317, 277),
     "statfs": (137, 43),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ from orlop.linux._mountapi import (
     open_tree,
     umount,
 )
-from orlop.linux._syscall import Path
+from orlop.linux._syscall import Path, call
 from orlop.linux.mountinfo import (
     BTRFS_MAGIC,
     EROFS_MAGIC,
@@ -80,6 +81,7 @@ __all__ = [
     "erofs_uuid",
     "filesystem_magic",
     "is_mount_point",
+    "kernel_version",
     "map_ids",
     "mount_erofs",
     "mount_overlay",
@@ -125,6 +127,8 @@ _PROPAGATION: dict[str, tuple[int, bool]] = {  # option: (flag, recursive)
     "unbindable": (MS_UNBINDABLE, False),
     "runbindable": (MS_UNBINDABLE, True),
 }
+_LOWERS_ONE_BY_ONE = (6, 8)  # the kernel in which overlayfs knows ``lowerdir+``
+_MS_RDONLY = 1
 # One folder of a lowerdir, behind its separator: ``:`` for a layer, ``::`` for a data-only one.
 _LOWER = re.compile(r"(:{0,2})((?:[^\\:]|\\.)+)", re.DOTALL)
 
@@ -229,8 +233,11 @@ def mount_overlay(
     """A detached overlay; ``lowers`` from the top down, 500 at most.
 
     Without an upper it is read-only and needs two lowers.  No default of the module is relied upon
-    by us: the caller names each option (``xino=on``, ``userxattr``).  Needs Linux 6.8 (``lowerdir+``).
+    by us: the caller names each option (``xino=on``, ``userxattr``).  Before Linux 6.8, which takes
+    lowers one by one (``lowerdir+``), all options must fit into a page.
     """
+    if kernel_version() < _LOWERS_ONE_BY_ONE:
+        return _mount_overlay_whole(lowers, upper, work, options, data_lowers, attrs)
     with FsContext("overlay") as context:
         for lower in lowers:
             _set_layer(context, "lowerdir+", lower)
@@ -246,6 +253,49 @@ def mount_overlay(
             context.set_flag("ro")
         context.create()
         return context.mount(attrs)
+
+
+def kernel_version() -> tuple[int, int]:
+    """The running kernel's major and minor version."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _mount_overlay_whole(
+    lowers: Sequence[str],
+    upper: str | None,
+    work: str | None,
+    options: Sequence[str],
+    data_lowers: Sequence[str],
+    attrs: int,
+) -> int:
+    """A detached overlay by mount(2): attached where nobody looks, copied, taken away again."""
+    lowerdir = ":".join(map(_escape, lowers)) + "".join(f"::{_escape(lower)}" for lower in data_lowers)
+    words = [f"lowerdir={lowerdir}"]
+    words += [f"{key}={_escape(path, ':')}" for key, path in (("upperdir", upper), ("workdir", work)) if path]
+    data = os.fsencode(",".join([*words, *options]))
+    read_only = _MS_RDONLY if attrs & MOUNT_ATTR_RDONLY or upper is None else 0
+    place = tempfile.mkdtemp(prefix="orlop-mount-")
+    try:
+        call("mount", b"overlay", os.fsencode(place), b"overlay", read_only, data)
+        try:
+            fd = open_tree(place)
+        finally:
+            umount(place, detach=True)
+    finally:
+        os.rmdir(place)
+    try:
+        if attrs:
+            mount_setattr(fd, set=attrs)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _escape(path: str, keep: str = "") -> str:
+    r"""A path as an option: ``\`` before what overlayfs would split at (ovl_split_lowerdirs)."""
+    return re.sub(r"([\\,:])", lambda found: found[1] if found[1] in keep else f"\\{found[1]}", path)
 
 
 def _set_layer(context: FsContext, key: str, path: str) -> None:
