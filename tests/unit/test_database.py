@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from orlop.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from orlop.metadata import garbage, images, layers, roots
+from orlop.metadata import folders, garbage, images, layers, roots
 from orlop.metadata.db import Database, Transaction, _mapped
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
@@ -196,6 +198,46 @@ def test_many_processes_may_make_one_database_at_once(tmp_path: Path) -> None:
     db = opened(tmp_path)
     assert len(db.read(garbage.trash_list)) == 8
     db.close()
+
+
+def test_a_store_of_the_first_schema_keeps_its_roots(tmp_path: Path) -> None:
+    first = resources.files("orlop.metadata").joinpath("schema/0001.sql").read_text()
+    with contextlib.closing(sqlite3.connect(tmp_path / "meta.db")) as raw:
+        raw.executescript(first)
+        row = (
+            "id1",
+            "default",
+            "/srv/a",
+            "localhost/a:1",
+            f"sha256:{'0' * 64}",
+            "c1",
+            "erofs",
+            "active",
+            0,
+            1,
+            0,
+            7.5,
+        )
+        raw.execute(f"INSERT INTO prepared VALUES ({', '.join('?' * 12)})", row)
+        raw.execute("PRAGMA user_version = 1")
+        raw.commit()
+    database = Database.open(tmp_path / "meta.db", tmp_path / "lock")
+    try:
+        root = database.read(lambda tx: roots.get_root(tx, "/srv/a"))
+        assert root is not None
+        assert (root.id, root.driver, root.kind, root.mounted, root.created) == (
+            "id1",
+            "erofs",
+            "active",
+            True,
+            7.5,
+        )
+        assert (root.form, root.quota, root.uid_map, root.gid_map) == ("real", None, "", "")
+        assert database.read(lambda tx: folders.folder_ids(tx)) == set()
+        database.write(lambda tx: garbage.forget(tx))
+        database.write(lambda tx: roots.delete_root(tx, "id1"))
+    finally:
+        database.close()
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -115,6 +115,9 @@ class Layout:
             )
         try:
             self._create(what)
+        except PermissionError as exc:
+            hint = "choose folders of your own for ROOT and RUN, or ask a daemon"
+            raise from_oserror(what, exc, hint=hint) from exc
         except OSError as exc:
             raise from_oserror(what, exc) from exc
 

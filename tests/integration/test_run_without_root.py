@@ -1,0 +1,343 @@
+"""``orlop run`` by users without root: in a namespace of many ids or of one, with bwrap alone, with nothing.
+
+A way is what runs the container: the runtime that orlop chooses (``auto``), crun, bwrap, a changed root, or
+``--exec``.  The user is a real one (`support.users`).
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support import images, users
+from support.layers import Layer
+from support.users import UID, Mode, User
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+APPLETS = ("sh", "cat", "echo", "id", "pwd", "env", "ls", "stty", "sleep", "touch", "ip", "hostname", "grep")
+INSIDE = [(mode, way) for mode in ("subids", "single") for way in ("auto", "crun", "bwrap", "chroot")]
+PLAIN = [("plain", "setuid-bwrap"), ("plain", "exec")]
+# An empty v2 tree makes a hybrid machine look like one with v1 alone: crun refuses hybrid ones.
+HIDE = '[ -d /sys/fs/cgroup/unified ] && mount -t tmpfs none /sys/fs/cgroup/unified; exec "$@"'
+
+
+class Somebody:
+    """A user with an image ``box``, and the options and the surroundings that make one way of running."""
+
+    def __init__(self, user: User, way: str, tools: Path) -> None:
+        self.user = user
+        self.way = way
+        options = {
+            "auto": (),
+            "exec": ("--exec",),
+            "setuid-bwrap": ("--runtime", os.fspath(tools / "bwrap")),
+        }
+        self.options = options.get(way, ("--runtime", way))
+
+    def command(self, *args: str, **options) -> list[str]:
+        """What root starts to have the user run ``orlop run ARGS``."""
+        python = [sys.executable, "-m", "orlop"]
+        before = [*python, "unshare", "sh", "-c", HIDE, "sh"] if self.way == "crun" else []
+        return self.user.command(*before, *python, "run", "-q", *self.options, *args, **options)
+
+    def run(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*args),
+            capture_output=True,
+            text=True,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            timeout=120,
+            check=False,
+        )
+
+    def shell(self, script: str, *options: str) -> str:
+        """What a script prints; it must succeed."""
+        done = self.run(*options, "box", "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def left(self) -> list[str]:
+        """What runs and roots have left in the user's folders."""
+        containers = self.user.runtime / "orlop-containers"
+        prepared = self.user.data / "orlop/prepared"
+        return [
+            str(path)
+            for path in [*containers.glob("*"), *prepared.glob("*")]
+            if path.name != ".runtime" or any(path.iterdir())
+        ]
+
+
+@pytest.fixture
+def somebody(workdir: Path) -> Callable[[Mode, str], Somebody]:
+    bwrap = shutil.which("bwrap")
+    assert bwrap is not None, "the tests need bubblewrap"
+
+    def make(mode: Mode, way: str) -> Somebody:
+        user = users.make(workdir / mode, mode)
+        for name in ("outside", "tools"):
+            (user.folder / name).mkdir()
+        shutil.copy(bwrap, user.folder / "tools/bwrap")
+        (user.folder / "tools/bwrap").chmod(0o755 | stat.S_ISUID)
+        layer, config = _layer(f"{user.folder}/outside"), {"Env": ["PATH=/nowhere:/bin", "FROM_IMAGE=yes"]}
+        config["Cmd"] = ["sh", "-c", "echo by default"]
+        image = images.make_image([layer.tar()], config={"config": config})
+        user.orlop(
+            "import", images.write_layout(user.folder / "box", {"v1": image}), "--name", "box", check=True
+        )
+        return Somebody(user, way, user.folder / "tools")
+
+    return make
+
+
+def _layer(outside: str) -> Layer:
+    layer = Layer()
+    for folder in ("bin", "etc", "srv", "usr", "usr/lib", "usr/bin"):
+        layer.folder(folder)
+    layer.folder("tmp", mode=0o1777)
+    layer.file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    layer.file("bin/script", b"#!/bin/sh\necho script $1 $2\n", mode=0o755)
+    layer.file("bin/by-env", b"#!/usr/bin/env cat\nby env\n", mode=0o755)
+    layer.symlink("usr/bin/env", "/bin/busybox")
+    layer.file("bin/not-executable", b"#!/bin/sh\n", mode=0o644)
+    layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nworker:x:1234:99::/srv:/bin/sh\n")
+    layer.file("etc/group", b"root:x:0:\nmany:x:5:root\nextra:x:77:worker\n")
+    layer.symlink("out", outside)
+    for applet in APPLETS:
+        layer.symlink(f"bin/{applet}", "/bin/busybox")
+    _dynamic_cat(layer)
+    return layer
+
+
+def _dynamic_cat(layer: Layer) -> None:
+    """This machine's cat with its loader and libraries."""
+    layer.file("bin/dynamic-cat", Path("/bin/cat").read_bytes(), mode=0o755)
+    said = subprocess.run(["ldd", "/bin/cat"], capture_output=True, text=True, check=True).stdout
+    for path in re.findall(r"(/\S+) \(0x", said):
+        parents = [str(parent) for parent in reversed(Path(path).parents)][1:]
+        for parent in parents:
+            if parent not in {"/usr", "/usr/lib"}:
+                layer.folder(parent.lstrip("/"))
+        layer.file(path.lstrip("/"), Path(path).read_bytes(), mode=0o755)
+
+
+@pytest.fixture(params=[*INSIDE, *PLAIN], ids="-".join)
+def anybody(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Somebody]) -> Somebody:
+    """Each user in each way."""
+    return somebody(*request.param)
+
+
+@pytest.fixture(params=INSIDE, ids="-".join)
+def insider(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Somebody]) -> Somebody:
+    """Those who have a namespace, in each way."""
+    return somebody(*request.param)
+
+
+# ------------------------------------------------------------------ in every way
+
+
+def test_output_input_and_the_exit_code_are_passed_on_and_nothing_is_left(anybody: Somebody) -> None:
+    done = anybody.run("-i", "-e", "A=b c", "box", "sh", "-c", "cat; echo $A $FROM_IMAGE; echo err >&2; exit 42",
+                       stdin="typed\n")  # fmt: skip
+    assert (done.returncode, done.stdout) == (42, "typed\nb c yes\n"), done.stderr
+    assert "err\n" in done.stderr
+    assert anybody.run("box").stdout == "by default\n"
+    assert anybody.run("box", "sh", "-c", "cat; echo end", stdin="not for you").stdout == "end\n"
+    assert anybody.left() == []
+    assert anybody.user.orlop("ps", "-q", check=True).stdout == ""
+
+
+def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(anybody: Somebody) -> None:
+    for command, code in (("nosuch", 127), ("/no/such", 127), ("/bin/not-executable", 126), ("/srv", 126)):
+        done = anybody.run("box", command)
+        assert (command, done.returncode) == (command, code), done.stderr
+        assert command in done.stderr
+    assert anybody.left() == []
+
+
+def test_what_was_written_is_committed_from_a_kept_root(anybody: Somebody) -> None:
+    anybody.shell("echo made > made && echo $PWD", "--name", "kept", "-w", "/srv")
+    root = anybody.user.runtime / "orlop-containers/kept/rootfs"
+    anybody.user.orlop("commit", root, "made", check=True)
+    anybody.user.orlop("cleanup", root, check=True)
+    assert anybody.run("-w", "/srv", "made", "cat", "made").stdout == "made\n"
+    assert anybody.left() == []
+
+
+def test_a_signal_reaches_the_command(anybody: Somebody) -> None:
+    script = "trap 'echo told; exit 5' TERM; echo up; while :; do sleep 0.1; done"
+    with subprocess.Popen(anybody.command("box", "sh", "-c", script), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.terminate()
+        assert process.stdout.read() == b"told\n"
+        assert process.wait(60) == 5
+    assert anybody.left() == []
+
+
+def test_a_terminals_interrupt_arrives_once(anybody: Somebody) -> None:
+    script = "trap 'echo told' INT; stty size; echo up; sleep 1; sleep 1; echo end; exit 6"
+    pid, master = pty.fork()
+    if pid == 0:
+        command = anybody.command("-it", "box", "sh", "-c", script)
+        os.execvp(command[0], command)
+    seen, sent, deadline = b"", False, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                seen += os.read(master, 4096)
+            except OSError:
+                break  # the terminal is gone: the command has ended
+        if not sent and b"up\r\n" in seen:
+            os.write(master, b"\x03")
+            sent = True
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6, seen
+    assert (seen.count(b"told"), seen.count(b"end")) == (1, 1), seen
+    os.close(master)
+
+
+# ------------------------------------------------------------------ with a namespace
+
+
+def test_inside_one_is_root_and_sees_the_image_alone(insider: Somebody) -> None:
+    script = (
+        "id -u; id -g; hostname; pwd; ls -d /proc/self /sys/kernel /dev/null /dev/shm; echo x > /dev/null"
+    )
+    out = insider.shell(script, "--hostname", "boxed").splitlines()
+    assert out[:4] == ["0", "0", "boxed", "/"]
+    assert len(out) == 8
+    names = {"bin", "dev", "etc", "lib", "lib64", "out", "proc", "srv", "sys", "tmp", "usr"}
+    assert set(insider.shell("ls /").split()) <= names
+
+
+def test_volumes_show_and_their_places_stay_inside(insider: Somebody) -> None:
+    shared = insider.user.home / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("from outside\n")
+    os.chown(shared, UID, UID)
+    script = "cat /new/place/file /out/there/file; touch /new/place/x 2>/dev/null || echo ro; echo y > /out/there/y"
+    volumes = ("-v", f"{shared}:/new/place:ro", "-v", f"{shared}:/out/there")
+    assert insider.shell(script, *volumes) == "from outside\nfrom outside\nro\n"
+    assert (shared / "y").read_text() == "y\n"
+    assert list((insider.user.folder / "outside").iterdir()) == []
+
+
+def test_without_a_network_there_is_the_loopback_alone(insider: Somebody) -> None:
+    out = insider.shell("ip link", "--net", "none")
+    assert "lo: <LOOPBACK,UP" in out
+    assert len(re.findall(r"^\d+:", out, re.MULTILINE)) == 1
+
+
+def test_a_read_only_root_takes_nothing_but_volumes_do(insider: Somebody) -> None:
+    script = "touch /srv/x 2>/dev/null || echo ro; touch /vol/x && echo rw"
+    (insider.user.home / "vol").mkdir()
+    os.chown(insider.user.home / "vol", UID, UID)
+    options = ("--read-only", "-v", f"{insider.user.home}/vol:/vol")
+    assert insider.shell(script, *options) == "ro\nrw\n"
+
+
+@pytest.mark.parametrize("way", ["auto", "crun", "chroot"])
+def test_with_many_ids_the_image_may_name_any_user(
+    somebody: Callable[[Mode, str], Somebody], way: str
+) -> None:
+    who = somebody("subids", way)
+    assert who.shell("id -u; id -g; id -G", "-u", "worker").splitlines() == ["1234", "99", "99 77"]
+
+
+def test_with_a_single_id_another_user_is_refused_with_what_to_do(
+    somebody: Callable[[Mode, str], Somebody],
+) -> None:
+    done = somebody("single", "auto").run("-u", "worker", "box", "id")
+    assert done.returncode == 125
+    assert "run as user 1234: this id is not mapped" in done.stderr
+    assert "--user 0:0" in done.stderr
+
+
+@pytest.mark.parametrize("way", ["bwrap", "chroot"])
+def test_who_is_killed_takes_the_command_along(somebody: Callable[[Mode, str], Somebody], way: str) -> None:
+    who = somebody("subids", way)
+    script = "echo up; while :; do sleep 0.1; done"
+    with subprocess.Popen(who.command("box", "sh", "-c", script), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        assert process.stdout.read() == b""  # whoever could write is gone
+    who.user.orlop("gc", check=True)
+
+
+@pytest.mark.parametrize("mode", ["subids", "single"])
+def test_a_way_that_cannot_make_the_container_is_left_for_the_next(
+    somebody: Callable[[Mode, str], Somebody], mode: Mode
+) -> None:
+    who = somebody(mode, "auto")
+    broken = who.user.folder / "broken"
+    broken.mkdir()
+    for name in ("crun", "runc", "bwrap"):
+        (broken / name).write_text("#!/bin/sh\necho no $0 today >&2\nexit 1\n")
+        (broken / name).chmod(0o755)
+    command = who.command("box", "sh", "-c", "id -u; exit 3", env={"PATH": f"{broken}:{os.environ['PATH']}"})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (3, "0\n"), done.stderr
+    assert "bwrap cannot run it here, chroot is next" in done.stderr
+
+
+# ------------------------------------------------------------------ with nothing
+
+
+def test_where_nothing_works_the_reason_and_exec_are_named(somebody: Callable[[Mode, str], Somebody]) -> None:
+    done = somebody("plain", "auto").run("box", "id")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "bwrap does not work here" in done.stderr
+    assert "--exec" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["subids", "single", "plain"])
+def test_exec_runs_programs_of_the_tree_as_oneself_and_says_so(
+    somebody: Callable[[Mode, str], Somebody], mode: Mode
+) -> None:
+    who = somebody(mode, "exec")
+    done = who.run("box", "sh", "-c", "id -u; pwd; ls")
+    assert done.returncode == 0, done.stderr
+    assert "no isolation" in done.stderr
+    uid, folder, *names = done.stdout.splitlines()
+    assert (uid, "bin" in names) == (str(UID), True)
+    assert folder.startswith(f"{who.user.data}/orlop/prepared/")
+    assert who.run("box", "script", "a", "b").stdout == "script a b\n"
+    assert who.run("box", "by-env").stdout == "#!/usr/bin/env cat\nby env\n"
+    assert who.run("box", "sh", "-c", "kill -9 $$").returncode == 128 + signal.SIGKILL
+    assert who.left() == []
+
+
+def test_exec_runs_a_dynamic_program_with_the_loader_and_the_libraries_of_the_tree(
+    somebody: Callable[[Mode, str], Somebody],
+) -> None:
+    out = somebody("plain", "exec").run("box", "dynamic-cat", "/proc/self/maps").stdout
+    mapped = {line.split()[-1] for line in out.splitlines() if ".so" in line}
+    assert len(mapped) >= 2
+    assert all("/prepared/" in path for path in mapped), mapped
+
+
+@pytest.mark.parametrize("options", [("-v", "/:/x"), ("--user", "0"), ("--net", "none"), ("--read-only",)])
+def test_exec_refuses_what_it_cannot_give(
+    somebody: Callable[[Mode, str], Somebody], options: tuple[str, ...]
+) -> None:
+    done = somebody("plain", "exec").run(*options, "box", "id")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert f"cannot have {' '.join(options[:1])}" in done.stderr
+
+
+def test_a_commands_own_exec_is_not_ours(somebody: Callable[[Mode, str], Somebody]) -> None:
+    assert somebody("single", "auto").run("box", "echo", "--exec").stdout == "--exec\n"
