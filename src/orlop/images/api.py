@@ -232,7 +232,8 @@ class StoreInfo:
     """A store and what serves it.
 
     ``driver`` is the one that new roots get; ``drivers`` all of them with the reason.  ``privilege``
-    is ``root``, ``user-namespace`` (with many ids), ``single-id`` (root of a namespace with one id)
+    is ``root``, ``user-namespace`` (with many ids), ``single-id`` (root of a namespace with one id),
+    ``container`` (root that may give files away, and not mount)
     or ``none``.  ``features`` says of each kernel feature that orlop can use what was found.
     """
 

@@ -12,6 +12,8 @@ Invariants:
   commit has what was written there, and no path of the image is mounted from anywhere.
 - Mount targets go into the bundle as they were given, by their text.  The runtime resolves them inside
   the root, so a symlink of the image at a volume's target cannot lead out of it.
+- Whoever starts it as root of a user namespace gets a bundle that asks for what that root may do: no cgroup,
+  no device, no id that is not mapped, and the host's /sys where the network is the host's.
 - The limits of resources are the caller's own unless `RunOptions.rlimits` says otherwise: root without
   CAP_SYS_RESOURCE could not raise them.  There is no seccomp profile.
 """
@@ -21,12 +23,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from orlop.errors import InvalidArgument, from_oserror
 from orlop.images.accounts import User, resolve_user
+from orlop.images.namespace import UserNamespace
 from orlop.spec.documents import ImageConfig, RunConfig, encode
 
 __all__ = [
@@ -125,7 +129,8 @@ class RunOptions:
     ``args`` stand in for the image's command; ``entrypoint`` for its entrypoint, and then the image's
     command does not count either; an empty one clears it.  ``env`` are ``NAME=value``.  ``etc`` is what
     `write_etc_files` returned: volumes that one of ``volumes`` at the same target replaces.
-    ``cgroup`` is the runtime-spec's ``cgroupsPath``; None leaves it to the runtime.
+    ``cgroup`` is the runtime-spec's ``cgroupsPath``; None leaves it to the runtime.  ``namespace`` is the
+    user namespace that we are root of; None stands for the machine's first.
     """
 
     args: tuple[str, ...] = ()
@@ -141,6 +146,7 @@ class RunOptions:
     read_only: bool = False
     cgroup: str | None = None
     rlimits: tuple[Rlimit, ...] = ()
+    namespace: UserNamespace | None = None
 
 
 def build_spec(
@@ -150,10 +156,12 @@ def build_spec(
 
     ``root_fd`` is the folder ``rootfs_path``, the absolute path of the assembled root.  Raises
     `InvalidArgument` for a command, user, path or name that cannot be, and for an image whose account
-    files are no regular files or too large.
+    files are no regular files or too large; `FailedPrecondition` for a user that the namespace lacks.
     """
     run = config.config or RunConfig()
     user = resolve_user(options.user if options.user is not None else run.user or "", root_fd=root_fd)
+    if options.namespace is not None:
+        user = options.namespace.admit(user)
     spec: dict[str, object] = {
         "ociVersion": "1.0.2",
         "process": _process(run, user, options),
@@ -314,8 +322,8 @@ def _mounts(options: RunOptions) -> list[dict[str, object]]:
     for file in options.etc:
         volumes.setdefault(file.target, file)
     mounts: list[dict[str, object]] = [
-        {"destination": target, "type": kind, "source": source, "options": list(flags)}
-        for target, kind, source, flags in _MOUNTS
+        {"destination": target, "type": kind, "source": source, "options": flags}
+        for target, kind, source, flags in _system_mounts(options)
         if target not in volumes
     ]
     for target, volume in sorted(volumes.items(), key=lambda item: item[0].count("/")):
@@ -328,17 +336,32 @@ def _mounts(options: RunOptions) -> list[dict[str, object]]:
     return mounts
 
 
+def _system_mounts(options: RunOptions) -> Iterator[tuple[str, str, str, list[str]]]:
+    """`_MOUNTS`, but for what root of a user namespace may not do."""
+    namespace = options.namespace
+    for target, kind, source, flags in _MOUNTS:
+        if namespace is None:
+            yield target, kind, source, list(flags)
+        elif kind == "cgroup":  # an empty folder hides the host's; there are no cgroups to be had
+            yield target, "tmpfs", "tmpfs", [*_SAFE, "mode=755", "ro"]
+        elif kind == "sysfs" and options.net == "host":  # only who owns the network may mount sysfs
+            yield target, "bind", target, ["rbind", "rslave", *flags, "rro"]
+        else:
+            yield target, kind, source, [o for o in flags if o != "gid=5" or namespace.has_group(5)]
+
+
 def _linux(options: RunOptions) -> dict[str, object]:
     namespaces = ["pid", "ipc", "uts", "mount", "cgroup"]
     if options.net == "none":
         namespaces.append("network")  # runtimes bring its loopback up
     linux: dict[str, object] = {
         "namespaces": [{"type": kind} for kind in namespaces],
-        # Runtimes add what config-linux.md calls the default devices, and allow those.
-        "resources": {"devices": [{"allow": False, "access": "rwm"}]},
         "maskedPaths": list(_MASKED),
         "readonlyPaths": list(_READ_ONLY),
     }
+    if options.namespace is None:
+        # Runtimes add what config-linux.md calls the default devices, and allow those.
+        linux["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
     if options.cgroup is not None:
         linux["cgroupsPath"] = _text("cgroup", options.cgroup)
     return linux

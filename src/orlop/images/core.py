@@ -28,7 +28,7 @@ from orlop.content.blobs import BlobStore
 from orlop.errors import DeadlineExceeded, FailedPrecondition, from_oserror
 from orlop.images.layout import Layout
 from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
-from orlop.layers.forms import PLAIN, REAL, SINGLE, Form
+from orlop.layers.forms import CONTAINER, PLAIN, REAL, SINGLE, Form
 from orlop.linux import userns
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
@@ -57,6 +57,7 @@ FORM_OF: dict[Privilege, Form] = {
     "root": REAL,
     "user-namespace": NAMESPACE_FORM,
     "single-id": SINGLE,
+    "container": CONTAINER,
     "none": PLAIN,
 }
 

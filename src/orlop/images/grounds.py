@@ -42,6 +42,7 @@ _KNOWN_ROOTS = 1_000
 # Which privileges can handle what was written in a form: ids mean something else to the others.
 _HANDLES: dict[FormName, frozenset[str]] = {
     "real": frozenset({"root"}),
+    "container": frozenset({"root", "container"}),
     "namespace": frozenset({"user-namespace"}),
     "single": frozenset({"user-namespace", "single-id", "none"}),
     "plain": frozenset({"user-namespace", "single-id", "none"}),

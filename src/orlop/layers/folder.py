@@ -236,7 +236,7 @@ class FolderWriter:
         if item.mode & 0o170000 == stat.S_IFLNK:
             os.symlink(item.target, name, dir_fd=parent)
         else:
-            os.mknod(name, want.mode & 0o170000 | 0o600, want.rdev, dir_fd=parent)
+            want = self._node(parent, name, want)
         where = b"/proc/self/fd/%d/%s" % (parent, name)
         given = not self._form.owners or self._give(where, want)
         if not given and want.mode & 0o170000 == stat.S_IFREG:
@@ -247,6 +247,18 @@ class FolderWriter:
             self._set_xattr(where, key, value)
         moment = item.mtime * 1_000_000_000 + item.nsec
         os.utime(name, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)
+
+    def _node(self, parent: int, name: bytes, want: Stat) -> Stat:
+        """Make what is no file, folder or symlink; a device that may not be made becomes an empty file."""
+        try:
+            os.mknod(name, want.mode & 0o170000 | 0o600, want.rdev, dir_fd=parent)
+        except PermissionError:
+            if self._form.real or want.mode & 0o170000 not in (stat.S_IFCHR, stat.S_IFBLK):
+                raise
+            kept = (*want.xattrs, (OVERRIDE, record(want)))
+            want = Stat(stat.S_IFREG | want.mode & 0o7777, want.uid, want.gid, 0, kept)
+            os.mknod(name, stat.S_IFREG | 0o600, 0, dir_fd=parent)
+        return want
 
     def _applied(self, item: Item) -> Stat:
         return apply(self._form, _stat(item))

@@ -1,7 +1,7 @@
 """Forms: how ids, modes, devices and xattrs stand on disk, by what the kernel lets us say.
 
-Root writes them as they are.  Root of a user namespace may not make devices, and has no ``trusted.``
-xattrs; whoever has a single id may not give files away at all.  What cannot be applied is *recorded* in the
+Root writes them as they are.  Root of a container that may not mount has no ``trusted.`` xattrs, and perhaps no
+devices; root of a user namespace has neither; whoever has a single id may not give files away at all.  What cannot be applied is *recorded* in the
 xattr ``user.containers.override_stat`` (containers/storage, ``pkg/idtools``; fuse-overlayfs reads it, too):
 ``uid:gid:mode:type``, a device as an empty file of type ``char-MAJOR-MINOR``.  `apply` says what goes on
 disk, `told` what the disk means; for all that a form can hold they are inverse to one another.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orlop.layers.chainview import LowerEntry
 
 __all__ = [
+    "CONTAINER",
     "FORMS",
     "NAMESPACE",
     "OVERRIDE",
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 OVERRIDE = b"user.containers.override_stat"
-FormName = Literal["real", "namespace", "single", "plain"]
+FormName = Literal["real", "container", "namespace", "single", "plain"]
 
 _RECORD = re.compile(
     rb"(\d{1,10}):(\d{1,10}):([0-7]{1,5})(?::(file|dir|symlink|pipe|socket|(char|block)-(\d{1,7})-(\d{1,7})))?"
@@ -70,7 +71,7 @@ class Form:
     @property
     def real(self) -> bool:
         """Whether everything can be written as it is."""
-        return self.owners and self.devices
+        return self.xattrs == _ANY
 
     def bare(self) -> Form:
         """The same for a tree that no overlay lies over."""
@@ -82,6 +83,9 @@ class Form:
 
 
 REAL = Form(name="real", marks=TRUSTED, owners=True, devices=True, xattrs=_ANY)
+CONTAINER = Form(
+    name="container", marks=USER, owners=True, devices=True, xattrs=(b"user.", b"security.capability", _ACLS)
+)
 NAMESPACE = Form(
     name="namespace", marks=USER, owners=True, devices=False, xattrs=(b"user.", b"security.capability", _ACLS)
 )
@@ -89,7 +93,7 @@ SINGLE = Form(
     name="single", marks=USER, owners=False, devices=False, xattrs=(b"user.", b"security.capability", _ACLS)
 )
 PLAIN = Form(name="plain", marks=USER, owners=False, devices=False, xattrs=(b"user.", _ACLS))
-FORMS: dict[FormName, Form] = {form.name: form for form in (REAL, NAMESPACE, SINGLE, PLAIN)}
+FORMS: dict[FormName, Form] = {form.name: form for form in (REAL, CONTAINER, NAMESPACE, SINGLE, PLAIN)}
 
 
 @dataclass(slots=True)

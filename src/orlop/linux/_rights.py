@@ -37,10 +37,11 @@ __all__ = [
     "why_not",
 ]
 
-Privilege = Literal["root", "user-namespace", "single-id", "none"]
+Privilege = Literal["root", "user-namespace", "single-id", "container", "none"]
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000  # include/uapi/linux/sched.h
 _CAP_SYS_ADMIN = 21  # include/uapi/linux/capability.h
+_CAPS_OF_CONTAINERS = (0, 1, 3)  # CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER
 _INITIAL = 0xEFFFFFFD  # inode of the first user namespace: PROC_USER_INIT_INO, include/linux/proc_ns.h
 _MOST = 1 << 20  # bytes of a file that we look at
 
@@ -74,12 +75,14 @@ def has_many_ids() -> bool:
 
 
 def privilege() -> Privilege:
-    """What we may do: all, or what root may do in a user namespace of many ids or of one, or nothing.
+    """What we may do: all, or what root may do in a user namespace of many ids or of one, or little.
 
-    Without CAP_SYS_ADMIN, as in most containers, being root counts for nothing: it cannot mount.
+    Without CAP_SYS_ADMIN, as in most containers, root cannot mount; what is left is to give files away.
     """
-    if os.geteuid() != 0 or not _has_capability(_CAP_SYS_ADMIN):
+    if os.geteuid() != 0:
         return "none"
+    if not _has_capability(_CAP_SYS_ADMIN):
+        return "container" if all(map(_has_capability, _CAPS_OF_CONTAINERS)) else "none"
     if in_initial_namespace():
         return "root"
     return "user-namespace" if has_many_ids() else "single-id"

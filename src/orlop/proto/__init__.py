@@ -1,3 +1,3 @@
 """Generated stubs.  Never edited: `make proto` writes them."""
 
-SOURCES = "6d882273227acdf422b7741695e07dc6f507fb8ccdc464673725a32bb4d4dcf4"  # of the files under proto/, so that a test sees stale stubs without protoc
+SOURCES = "03dd7ac5b922c4ae35af97be9dfb713c0eb5d082909731be7315f7ab2ec08d19"  # of the files under proto/, so that a test sees stale stubs without protoc

@@ -48,11 +48,8 @@ def probe(driver: DriverName, scratch: Path, *, marks: str) -> Verdict:
     except OSError as exc:
         reason = exc.strerror or str(exc)
         if isinstance(exc, PermissionError):
-            reason = (
-                f"{reason}: it needs root"
-                if driver == "erofs"
-                else f"{reason}: it needs root, or `orlop unshare`"
-            )
+            need = "CAP_SYS_ADMIN" if os.geteuid() == 0 else "root, or a shell opened with 'orlop unshare'"
+            reason = f"{reason}: it needs {need}"
         return Verdict(driver=driver, works=False, reason=reason)
 
 

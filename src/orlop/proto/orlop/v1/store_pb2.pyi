@@ -95,7 +95,7 @@ class InfoResponse(google.protobuf.message.Message):
     prepared: builtins.int
     privilege: builtins.str
     """What the service may do: "root", "user-namespace" (with many ids), "single-id" (root of a namespace
-    with one id) or "none".
+    with one id), "container" (root that may not mount) or "none".
     """
     @property
     def drivers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___DriverInfo]:
