@@ -23,6 +23,7 @@ from orlop.linux.mountinfo import MountEntry, mount_id_of, mount_namespace, moun
         (["rw", "ro"], mount.MountOptions(attrs=mount.MOUNT_ATTR_RDONLY)),
         (["noatime", "relatime"], mount.MountOptions()),
         (["bind"], mount.MountOptions(bind=True)),
+        (["noexec", "exec", "dev", "suid", "nosuid"], mount.MountOptions(attrs=2, cleared=4 | 8)),
         (
             ["rbind", "rprivate"],
             mount.MountOptions(bind=True, recursive=True, propagation=((1 << 18, True),)),

@@ -27,8 +27,8 @@ from orlop.config import Driver as DriverName
 from orlop.content.blobs import BlobStore
 from orlop.errors import DeadlineExceeded, FailedPrecondition, from_oserror
 from orlop.images.layout import Layout
-from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
 from orlop.layers.forms import CONTAINER, PLAIN, REAL, SINGLE, Form
+from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
 from orlop.linux import userns
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
@@ -70,7 +70,7 @@ class Core:
         self.settings = settings
         self.blobs = BlobStore(layout.content)
         self.erofs = ErofsDriver(layout.run, layout.root)
-        self.overlay = OverlayDriver()
+        self.overlay = OverlayDriver(layout.empty)
         self.mappings = Mappings(layout.root, layout.run)
         self.disks = Disks(layout.root, layout.run)
         self.drivers: dict[str, Driver] = {

@@ -5,7 +5,7 @@
     ROOT/format.json                 version, and compat / ro-compat / incompat feature flags
     ROOT/meta.db                     SQLite
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
-    ROOT/content/  layers/  chains/  folders/  prepared/  trash/
+    ROOT/content/  layers/  chains/  folders/  empty/  prepared/  trash/
     RUN/chains/<store>-<id>/         mount points of activations
     RUN/socket/orlop.sock            the daemon's
 
@@ -76,6 +76,11 @@ class Layout:
         return self.root / "folders"
 
     @property
+    def empty(self) -> Path:
+        """A folder with nothing in it, to stack others on."""
+        return self.root / "empty"
+
+    @property
     def prepared(self) -> Path:
         """Uppers."""
         return self.root / "prepared"
@@ -132,6 +137,7 @@ class Layout:
             self.layers,
             self.chains,
             self.folders,
+            self.empty,
             self.prepared,
             self.trash,
             self.content,

@@ -1,10 +1,11 @@
 """Forms: how ids, modes, devices and xattrs stand on disk, by what the kernel lets us say.
 
-Root writes them as they are.  Root of a container that may not mount has no ``trusted.`` xattrs, and perhaps no
-devices; root of a user namespace has neither; whoever has a single id may not give files away at all.  What cannot be applied is *recorded* in the
-xattr ``user.containers.override_stat`` (containers/storage, ``pkg/idtools``; fuse-overlayfs reads it, too):
-``uid:gid:mode:type``, a device as an empty file of type ``char-MAJOR-MINOR``.  `apply` says what goes on
-disk, `told` what the disk means; for all that a form can hold they are inverse to one another.
+Root writes them as they are.  Root of a container that may not mount has no ``trusted.`` xattrs, perhaps no
+devices; root of a user namespace has neither; whoever has a single id may not give files away at all.  What
+cannot be applied is *recorded* in the xattr ``user.containers.override_stat`` (containers/storage,
+``pkg/idtools``; fuse-overlayfs reads it, too): ``uid:gid:mode:type``, a device as an empty file of type
+``char-MAJOR-MINOR``.  `apply` says what goes on disk, `told` what the disk means; for all that a form can
+hold they are inverse to one another.
 
 Symlinks and FIFOs take no ``user.`` xattrs: where ids cannot be applied theirs are lost on disk.  So are
 xattrs that may not be set.  An entry that is otherwise as the chain has it counts as having them still.

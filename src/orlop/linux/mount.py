@@ -99,6 +99,7 @@ __all__ = [
 # How an activation is mounted: nothing can be written, run or used as a device through it.
 SEALED = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 
+_SEALS = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
 _ATTRS: dict[str, tuple[int, int]] = {  # option: (bits set, bits cleared)
     "ro": (MOUNT_ATTR_RDONLY, 0),
     "rw": (0, MOUNT_ATTR_RDONLY),
@@ -137,12 +138,14 @@ _LOWER = re.compile(r"(:{0,2})((?:[^\\:]|\\.)+)", re.DOTALL)
 class MountOptions:
     """The options of one mount, sorted by who takes them.
 
-    ``attrs`` are MOUNT_ATTR_ bits; ``bind`` says whether it is a bind mount and ``recursive`` whether
-    of all below it; ``propagation`` are pairs of a MS_ flag and whether it goes down; ``data`` is for
-    the file system itself, in order.
+    ``attrs`` are MOUNT_ATTR_ bits, ``cleared`` those of its source that a bind is not to have (for
+    ``suid``, ``dev`` and ``exec``); ``bind`` says whether it is a bind mount and ``recursive`` whether of
+    all below it; ``propagation`` are pairs of a MS_ flag and whether it goes down; ``data`` is for the
+    file system itself, in order.
     """
 
     attrs: int = 0
+    cleared: int = 0
     bind: bool = False
     recursive: bool = False
     propagation: tuple[tuple[int, bool], ...] = ()
@@ -163,7 +166,7 @@ def parse_options(options: Sequence[str]) -> MountOptions:
     ``defaults`` and the ``x-…`` that mount(8) keeps to itself mean nothing here.  An option may not
     be empty, and ``remount`` is refused: OSError with EINVAL.
     """
-    attrs, bind, recursive = 0, False, False
+    attrs, cleared_attrs, bind, recursive = 0, 0, False, False
     propagation: list[tuple[int, bool]] = []
     data: list[str] = []
     for option in options:
@@ -172,6 +175,7 @@ def parse_options(options: Sequence[str]) -> MountOptions:
         if option in _ATTRS:
             bits, cleared = _ATTRS[option]
             attrs = attrs & ~cleared | bits
+            cleared_attrs = (cleared_attrs | cleared & _SEALS) & ~bits
         elif option in {"bind", "rbind"}:
             bind, recursive = True, recursive or option == "rbind"
         elif option in _PROPAGATION:
@@ -179,7 +183,12 @@ def parse_options(options: Sequence[str]) -> MountOptions:
         elif option != "defaults" and not option.startswith("x-"):
             data.append(option)
     return MountOptions(
-        attrs=attrs, bind=bind, recursive=recursive, propagation=tuple(propagation), data=tuple(data)
+        attrs=attrs,
+        cleared=cleared_attrs,
+        bind=bind,
+        recursive=recursive,
+        propagation=tuple(propagation),
+        data=tuple(data),
     )
 
 
@@ -364,8 +373,8 @@ def _bind(source: str, wanted: MountOptions) -> int:
         raise OSError(errno.EINVAL, f"a bind mount has no option {wanted.data[0]!r}")
     fd = open_tree(source, recursive=wanted.recursive)
     try:
-        if wanted.attrs:
-            mount_setattr(fd, set=wanted.attrs)
+        if wanted.attrs or wanted.cleared:
+            mount_setattr(fd, set=wanted.attrs, clear=wanted.cleared)
     except OSError:
         os.close(fd)
         raise

@@ -27,6 +27,9 @@ from orlop.snapshots.stacks import MAX_OPTIONS, system_errors
 __all__ = ["ErofsDriver"]
 
 
+_VIEW = ("bind", "ro", "suid", "dev", "exec")  # an activation is sealed, and a bind would be, too
+
+
 class ErofsDriver:
     """Chains under ``run``/chains.  Thread-safe."""
 
@@ -113,7 +116,7 @@ class ErofsDriver:
             return self._self_contained(root, ground)
         lowers = self._lowers(root, ground)
         if root.view and len(lowers) == 1:
-            return [MountSpec(type="bind", source=str(lowers[0]), target=root.target, options=("bind", "ro"))]
+            return [MountSpec(type="bind", source=str(lowers[0]), target=root.target, options=_VIEW)]
         return [stacks.overlay(root, lowers)]
 
     def _self_contained(self, root: Root, ground: Ground) -> list[MountSpec]:

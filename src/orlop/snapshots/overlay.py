@@ -26,6 +26,9 @@ class OverlayDriver:
 
     name: DriverName = "overlay"
 
+    def __init__(self, empty: Path) -> None:
+        self._empty = empty  # an empty folder
+
     def most(self, folder: Path, prepared: Path) -> int:
         """How many lowers one mount(2) takes, if ``folder`` is what each of them is like."""
         room = (
@@ -53,10 +56,10 @@ class OverlayDriver:
                 "the overlay driver's mounts name folders of the store",
                 hint="use the erofs driver, or prepare it without self_contained",
             )
-        if root.view and len(ground.folders) == 1:
-            source = str(ground.folders[0])
-            return [MountSpec(type="bind", source=source, target=root.target, options=("bind", "ro"))]
-        return [stacks.check_room(stacks.overlay(root, ground.folders), what)]
+        folders = [*ground.folders]
+        if root.view and len(folders) == 1:
+            folders.append(self._empty)  # a bind would show the layer's marks, and no upper needs two lowers
+        return [stacks.check_room(stacks.overlay(root, folders), what)]
 
     def in_use(self, root: Root) -> bool:
         """See `orlop.snapshots.driver.Driver.in_use`."""
@@ -67,7 +70,5 @@ class OverlayDriver:
         with system_errors(f"look at {place}"):
             if not mountinfo.is_mount_point(place):
                 return False
-            if root.view and len(ground.folders) == 1:
-                return mountinfo.is_bind_of(place, ground.folders[0])
             upper = None if root.view else self.upper(root)
             return stacks.shows_overlay(place, upper=upper, first=ground.folders[0])
