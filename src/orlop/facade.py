@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from orlop.errors import InvalidArgument
 from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
 from orlop.observe import Call
 
@@ -113,6 +114,7 @@ class Store:
         extra: Sequence[ExtraMount] = (),
         uid_map: Sequence[IdMap] = (),
         gid_map: Sequence[IdMap] = (),
+        user_namespace: int | StrPath | None = None,
         call: Call | None = None,
     ) -> Prepared:
         """Make an image's root ready at ``path``.
@@ -120,11 +122,19 @@ class Store:
         ``driver`` is ``erofs``, ``overlay``, ``native`` or ``auto`` (the first that works here) in
         place of the store's setting; ``quota`` the bytes that may be written to the root; ``extra``
         mounts of your own, appended in this order; ``uid_map`` and ``gid_map``, both or neither, show
-        the image's ids as others.  `orlop.images.api.PrepareOptions` has the rest.
+        the image's ids as others, and so does a ``user_namespace`` (a descriptor, or ``/proc/<pid>/ns/user``)
+        whose maps are taken.  `orlop.images.api.PrepareOptions` has the rest.
 
         As a context manager the result cleans up at the end of the block; without ``with`` the root
         stays, also after this process, until `Prepared.cleanup`.
         """
+        if user_namespace is not None:
+            from orlop.images.idmaps import maps_of_namespace
+
+            if uid_map or gid_map:
+                raise InvalidArgument(f"prepare {path}", "give a user namespace or maps, not both")
+            where = user_namespace if isinstance(user_namespace, int) else os.fspath(user_namespace)
+            uid_map, gid_map = maps_of_namespace(where)
         options = PrepareOptions(
             view=view,
             mount=mount,

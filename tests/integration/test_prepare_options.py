@@ -14,7 +14,7 @@ from conftest import StoreDirs
 from orlop import ExtraMount, IdMap
 from orlop.config import DRIVERS, Driver
 from orlop.linux import mount as mounts
-from orlop.linux import mountinfo
+from orlop.linux import mountinfo, userns
 from support import disks, images
 from support.layers import Layer
 
@@ -84,6 +84,27 @@ def test_whoever_performs_the_mounts_gets_mapped_ids(
         assert owner(path / "etc/motd") == (100_005, 400_006)
         (path / "written").touch()
         mounts.umount(path)
+
+
+def test_the_maps_of_a_user_namespace_are_taken(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    fd = userns.make(
+        [userns.IdRange(inside=0, outside=7_000, size=100)],
+        [userns.IdRange(inside=0, outside=8_000, size=2_000)],
+    )
+    try:
+        with store.prepare(
+            image, store_dirs.work / "a", driver=driver, user_namespace=fd, mount=True
+        ) as root:
+            assert owner(store_dirs.work / "a/etc/motd") == (7_005, 9_006)
+            assert root.info.uid_map == (IdMap(inside=0, outside=7_000, size=100),)
+        with pytest.raises(orlop.InvalidArgument, match="not both"):
+            store.prepare(image, store_dirs.work / "a", user_namespace=fd, uid_map=UIDS, gid_map=GIDS)
+    finally:
+        os.close(fd)
+    with store.prepare(image, store_dirs.work / "a", user_namespace="/proc/self/ns/user") as root:
+        assert root.info.uid_map == ()
 
 
 def test_roots_with_and_without_mapped_ids_stand_on_one_chain_and_nothing_of_them_stays(

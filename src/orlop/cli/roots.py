@@ -82,6 +82,7 @@ PULL = click.Choice(["missing", "never", "always"])
     multiple=True,
     help="The same for groups, and without --uidmap for users.  May be repeated.",
 )
+@click.option("--userns", metavar="PATH", help="Map ids as this user namespace does: /proc/PID/ns/user.")
 @click.option(
     "-v", "--volume", "volumes", metavar="SOURCE:TARGET[:ro]", multiple=True, help="Show a path of the host."
 )
@@ -106,6 +107,7 @@ def prepare_verb(
     quota: str | None,
     uid_map: tuple[str, ...],
     gid_map: tuple[str, ...],
+    userns: str | None,
     volumes: tuple[str, ...],
     tmpfs: tuple[str, ...],
     image_volumes: tuple[str, ...],
@@ -138,6 +140,7 @@ def prepare_verb(
             driver=driver,
             quota=size,
             extra=extra,
+            user_namespace=userns,
             uid_map=users,
             gid_map=groups,
             call=call,

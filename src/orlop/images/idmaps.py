@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from orlop.errors import InvalidArgument
+from orlop.errors import InvalidArgument, from_oserror
 from orlop.images.api import IdMap
+from orlop.linux import userns
 from orlop.linux.userns import IdRange
 
-__all__ = ["SPARE_ID", "check_maps", "maps_of", "parse_maps", "text_of"]
+__all__ = ["SPARE_ID", "check_maps", "maps_of", "maps_of_namespace", "parse_maps", "text_of"]
 
 SPARE_ID = (1 << 32) - 3
 """The id on disk of what root of the machine makes in a root with mapped ids, unless it is mapped itself.
@@ -29,6 +31,30 @@ def maps_of(text: str) -> tuple[IdMap, ...]:
     """The inverse of `text_of`."""
     found = (map(int, part.split(":")) for part in text.split(",") if part)
     return tuple(IdMap(inside=inside, outside=outside, size=size) for inside, outside, size in found)
+
+
+def maps_of_namespace(namespace: int | str) -> tuple[tuple[IdMap, ...], tuple[IdMap, ...]]:
+    """The user and group maps of a user namespace, by descriptor or path (``/proc/<pid>/ns/user``).
+
+    Both are empty for one in which all ids are what they are outside.
+
+    Raises what `orlop.linux.userns.maps_of` does.
+    """
+    if isinstance(namespace, str):
+        try:
+            fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            raise from_oserror(f"open user namespace {namespace}", exc) from exc
+        try:
+            return maps_of_namespace(fd)
+        finally:
+            os.close(fd)
+    users, groups = (
+        tuple(IdMap(inside=entry.inside, outside=entry.outside, size=entry.size) for entry in side)
+        for side in userns.maps_of(namespace)
+    )
+    same = all(entry.inside == entry.outside for entry in (*users, *groups))
+    return ((), ()) if same else (users, groups)
 
 
 def parse_maps(text: str) -> tuple[IdRange, ...]:

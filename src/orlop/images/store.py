@@ -339,8 +339,13 @@ class LocalStore:
                 for verdict in map(core.verdict, DRIVERS)
             ),
             privilege=core.privilege,
-            features=features(core.layout.root),
+            features={**features(core.layout.root), "lowers in one mount": str(self._most_lowers())},
         )
+
+    def _most_lowers(self) -> int:
+        """How many folders the overlay driver stacks; what exceeds that is merged."""
+        layout = self._core.layout
+        return self._core.overlay.most(layout.folders / ("0" * 10), layout.prepared)
 
     def _chosen(self) -> str:
         """The driver that a new root gets; none if the one that is set does not work here."""
