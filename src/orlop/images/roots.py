@@ -81,13 +81,14 @@ class RootService:
         for attempt in range(1, _TRIES + 1):
             if self._core.db.read(lambda tx: roots.get_root(tx, path)) is not None:
                 raise roots.already_prepared(path)
-            row, indexes = self._image(name, options, call)
+            row: ImageRow | None = None
             try:
+                row, indexes = self._image(name, options, call)
                 with self._core.locked("path", path, call=call, attempted=what):
                     return self._prepare(row, path, options, indexes, call)
             except (Aborted, NotFound, FileNotFoundError) as exc:
                 # A collection took the chain away, or the whole image: look again what there is.
-                gone = not self._core.db.read(lambda tx, row=row: layers.has_blob(tx, row.config))  # type: ignore[misc]  # bound now
+                gone = row is not None and self._is_gone(row)
                 if attempt == _TRIES or not (gone or isinstance(exc, Aborted)):
                     raise
         raise AssertionError("unreachable")
@@ -111,8 +112,13 @@ class RootService:
                 )
             return core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"prepare {name}")), {}
         pulled = self._puller.pull(Reference.parse(name), platform=options.platform, call=call)
-        row = core.db.read(lambda tx: names.require(tx, NAMESPACE, pulled.name, f"prepare {name}"))
+        row = core.db.read(lambda tx: names.find(tx, NAMESPACE, pulled.name))
+        if row is None:
+            raise Aborted(f"prepare {name}", "the image was removed as soon as it was there", hint="try again")
         return row, pulled.indexes
+
+    def _is_gone(self, row: ImageRow) -> bool:
+        return not self._core.db.read(lambda tx: layers.has_blob(tx, row.config))
 
     def _platform_of(self, row: ImageRow) -> Platform | None:
         try:
