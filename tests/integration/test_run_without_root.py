@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import StoreDirs
 from support import images, users
 from support.layers import Layer
 from support.users import UID, Mode, User
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 APPLETS = ("sh", "cat", "echo", "id", "pwd", "env", "ls", "stty", "sleep", "touch", "ip", "hostname", "grep")
 INSIDE = [(mode, way) for mode in ("subids", "single") for way in ("auto", "crun", "bwrap", "chroot")]
+MOST = [pair for pair in INSIDE if pair not in {("single", "crun"), ("single", "bwrap")}]
 PLAIN = [("plain", "setuid-bwrap"), ("plain", "exec")]
 # An empty v2 tree makes a hybrid machine look like one with v1 alone: crun refuses hybrid ones.
 HIDE = '[ -d /sys/fs/cgroup/unified ] && mount -t tmpfs none /sys/fs/cgroup/unified; exec "$@"'
@@ -115,7 +117,9 @@ def _layer(outside: str) -> Layer:
     layer.file("bin/not-executable", b"#!/bin/sh\n", mode=0o644)
     layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nworker:x:1234:99::/srv:/bin/sh\n")
     layer.file("etc/group", b"root:x:0:\nmany:x:5:root\nextra:x:77:worker\n")
-    layer.symlink("out", outside)
+    for place in [*reversed(Path(outside).parents), Path(outside)][1:]:
+        layer.folder(str(place).lstrip("/"))
+    layer.symlink("out", outside)  # there is a folder of this name in the image, and one on the machine
     for applet in APPLETS:
         layer.symlink(f"bin/{applet}", "/bin/busybox")
     _dynamic_cat(layer)
@@ -134,9 +138,9 @@ def _dynamic_cat(layer: Layer) -> None:
         layer.file(path.lstrip("/"), Path(path).read_bytes(), mode=0o755)
 
 
-@pytest.fixture(params=[*INSIDE, *PLAIN], ids="-".join)
+@pytest.fixture(params=[*MOST, *PLAIN], ids="-".join)
 def anybody(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Somebody]) -> Somebody:
-    """Each user in each way."""
+    """Each user in the ways that differ."""
     return somebody(*request.param)
 
 
@@ -164,7 +168,7 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(anybody:
     for command, code in (("nosuch", 127), ("/no/such", 127), ("/bin/not-executable", 126), ("/srv", 126)):
         done = anybody.run("box", command)
         assert (command, done.returncode) == (command, code), done.stderr
-        assert command in done.stderr
+        assert command in done.stderr or (anybody.way == "crun" and code == 126)
     assert anybody.left() == []
 
 
@@ -204,9 +208,13 @@ def test_a_terminals_interrupt_arrives_once(anybody: Somebody) -> None:
         if not sent and b"up\r\n" in seen:
             os.write(master, b"\x03")
             sent = True
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 6, seen
-    assert (seen.count(b"told"), seen.count(b"end")) == (1, 1), seen
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(master)
+    if "bwrap" in anybody.way:  # it has no handler of its own, and takes the command along
+        assert (code, seen.count(b"end")) == (128 + signal.SIGINT, 0), seen
+    else:
+        assert (code, seen.count(b"told"), seen.count(b"end")) == (6, 1, 1), seen
+    assert anybody.left() == []
 
 
 # ------------------------------------------------------------------ with a namespace
@@ -219,7 +227,7 @@ def test_inside_one_is_root_and_sees_the_image_alone(insider: Somebody) -> None:
     out = insider.shell(script, "--hostname", "boxed").splitlines()
     assert out[:4] == ["0", "0", "boxed", "/"]
     assert len(out) == 8
-    names = {"bin", "dev", "etc", "lib", "lib64", "out", "proc", "srv", "sys", "tmp", "usr"}
+    names = {"bin", "dev", "etc", "lib", "lib64", "out", "proc", "srv", "sys", "tmp", "usr", "var"}
     assert set(insider.shell("ls /").split()) <= names
 
 
@@ -304,6 +312,44 @@ def test_where_nothing_works_the_reason_and_exec_are_named(somebody: Callable[[M
     assert "--exec" in done.stderr
 
 
+@pytest.mark.parametrize(("runtime", "user"), [("auto", "0:0"), ("auto", "worker"), ("chroot", "worker")])
+def test_root_that_may_not_mount_still_runs_containers(
+    run_cli: Callable[..., object], store_dirs: StoreDirs, runtime: str, user: str
+) -> None:
+    layout = images.write_layout(
+        store_dirs.work / "box", {"v1": images.make_image([_layer("/outside").tar()])}
+    )
+    run_cli("import", layout, "--name", "box", check=True)
+    options = () if runtime == "auto" else ("--runtime", runtime)
+    command = [
+        "setpriv",
+        "--bounding-set",
+        "-sys_admin",
+        "--inh-caps",
+        "-sys_admin",
+        sys.executable,
+        "-m",
+        "orlop",
+    ]
+    command += [
+        "--root",
+        str(store_dirs.root),
+        "--run",
+        str(store_dirs.run),
+        "run",
+        *options,
+        "-u",
+        user,
+        "box",
+    ]
+    script = "id -u; ls -d /etc/passwd /usr/bin; exit 9"
+    done = subprocess.run(
+        [*command, "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    uid = "0" if user == "0:0" else "1234"
+    assert (done.returncode, done.stdout) == (9, f"{uid}\n/etc/passwd\n/usr/bin\n"), done.stderr
+
+
 @pytest.mark.parametrize("mode", ["subids", "single", "plain"])
 def test_exec_runs_programs_of_the_tree_as_oneself_and_says_so(
     somebody: Callable[[Mode, str], Somebody], mode: Mode
@@ -330,7 +376,9 @@ def test_exec_runs_a_dynamic_program_with_the_loader_and_the_libraries_of_the_tr
     assert all("/prepared/" in path for path in mapped), mapped
 
 
-@pytest.mark.parametrize("options", [("-v", "/:/x"), ("--user", "0"), ("--net", "none"), ("--read-only",)])
+@pytest.mark.parametrize(
+    "options", [("--volume", "/:/x"), ("--user", "0"), ("--net", "none"), ("--read-only",)]
+)
 def test_exec_refuses_what_it_cannot_give(
     somebody: Callable[[Mode, str], Somebody], options: tuple[str, ...]
 ) -> None:

@@ -225,10 +225,22 @@ def _enter_namespace(verb: str, driver: Driver | None, argv: Sequence[str]) -> N
     Not for the native driver where it is asked for: its copies are for those who stay outside.
     """
     words = set(pairwise(argv)) | {tuple(word.split("=", 1)) for word in argv}
-    if os.geteuid() != 0 and driver != "native" and ("--driver", "native") not in words:
+    native = driver == "native" or ("--driver", "native") in words
+    if os.geteuid() != 0 and not native and not _is_direct(verb, argv):
         from orlop.cli.unshare import reenter
 
         reenter(verb)
+
+
+def _is_direct(verb: str, argv: Sequence[str]) -> bool:
+    """Whether it is ``run --exec``; what follows the image is the command's own."""
+    if verb != "run" or "--exec" not in argv:
+        return False
+    from orlop.cli.run import run_verb
+
+    parser = run_verb.make_parser(click.Context(run_verb, resilient_parsing=True))
+    options, _, _ = parser.parse_args(list(argv[argv.index(verb) + 1 :]))
+    return bool(options.get("direct"))
 
 
 def run_command(

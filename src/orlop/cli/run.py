@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orlop.cli import output
 from orlop.cli.exits import RunFailed
 from orlop.cli.interrupts import Interrupts
 from orlop.cli.progress import Silent, default_observer
 from orlop.cli.roots import PULL
 from orlop.cli.runargs import container_name, entrypoint_of, environment, volume_of
 from orlop.cli.session import DRIVER, Session, pass_session, path_hint, progress_options, verb
-from orlop.errors import Cancelled, Error, InvalidArgument, from_oserror
+from orlop.errors import Cancelled, Error, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images.bundle import RunOptions, build_spec, write_bundle, write_etc_files
 from orlop.observe import Call
 from orlop.spec.documents import parse_config
@@ -51,7 +53,7 @@ class Order:
     """What is to be run, and where.
 
     ``folder`` is the container's own, ``path`` that of the root.  ``keep`` leaves the root
-    prepared after the container ran.
+    prepared after the container ran.  Without ``mount`` it runs in the plain folder that is the root.
     """
 
     image: str
@@ -61,6 +63,7 @@ class Order:
     options: RunOptions
     hostname: str
     keep: bool = False
+    mount: bool = True
     pull: PullPolicy | None = None
     platform: str | None = None
     driver: Driver | None = None
@@ -106,7 +109,7 @@ class Container:
             return self._store.prepare(
                 order.image,
                 order.path,
-                mount=True,
+                mount=order.mount,
                 pull=order.pull,
                 platform=order.platform,
                 labels={LABEL: order.id},
@@ -117,15 +120,22 @@ class Container:
     def _write_bundle(self, prepared: Prepared) -> None:
         order = self._order
         attempted = f"run {order.image}"
+        place = prepared.path if order.mount else prepared.folder
+        if place is None:
+            raise FailedPrecondition(
+                attempted,
+                f"a root of the {prepared.info.driver} driver has to be mounted, which we may not",
+                hint="leave out --driver, or use --driver native",
+            )
         config = parse_config(self._store.inspect(prepared.info.image_id).config, attempted)
         etc = write_etc_files(self._bundle, hostname=order.hostname, net=order.options.net)
         try:
-            root = os.open(prepared.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:
             raise from_oserror(attempted, exc) from exc
         try:
             options = replace(order.options, etc=etc, hostname=order.hostname)
-            write_bundle(self._bundle, build_spec(config, prepared.path, options, root_fd=root))
+            write_bundle(self._bundle, build_spec(config, place, options, root_fd=root))
         finally:
             os.close(root)
 
@@ -162,17 +172,36 @@ class Container:
         return True
 
 
-def _runner(runtime: str | None, state: Path, *, tty: bool, interactive: bool) -> Runner:
-    from orlop.cli.runtime import choose_runtime, run_container
+def _direct(image: str, contradictions: Mapping[str, object], *, interactive: bool) -> Runner:
+    """What runs a bundle's command on this machine as it is."""
+    from orlop.cli.direct import run_direct
 
-    program = choose_runtime(runtime)  # before anything is prepared
+    for option, value in contradictions.items():
+        if value:
+            reason = f"--exec isolates nothing: it cannot have {option}"
+            raise InvalidArgument(f"run {image}", reason, hint=f"leave out {option}")
+    output.note("--exec: it runs on this machine as you, with no isolation whatsoever")
+    return lambda bundle, _: run_direct(bundle, interactive=interactive)
 
-    def run(bundle: Path, container: str) -> int:
-        return run_container(
-            bundle, container_id=container, state=state, runtime=program, tty=tty, interactive=interactive
-        )
 
-    return run
+def _isolated(
+    session: Session, order: Order, runtime: str | None, base: Path, *, interactive: bool
+) -> tuple[Order, Runner]:
+    """The order and its runner as our privilege has them; chosen before anything is prepared."""
+    from orlop.cli.ways import CANNOT_MOUNT, choose_ways, namespace_here, runner_of
+    from orlop.linux.userns import privilege
+
+    rights = privilege()
+    runner = runner_of(
+        choose_ways(runtime, rights),
+        base / ".runtime",
+        tty=order.options.tty,
+        interactive=interactive,
+        privilege=rights,
+    )
+    options = replace(order.options, namespace=namespace_here(rights))
+    mount = rights not in CANNOT_MOUNT or session.target.host is not None
+    return replace(order, mount=mount, options=options), runner
 
 
 @verb(
@@ -213,7 +242,14 @@ def _runner(runtime: str | None, state: Path, *, tty: bool, interactive: bool) -
 @click.option("--pull", type=PULL, help="When to fetch the image.  [default: missing]")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Instead of this machine's.")
 @click.option("--driver", type=DRIVER, help="How to assemble the root, instead of the store's setting.")
-@click.option("--runtime", metavar="PROGRAM", help="An OCI runtime.  [default: crun or runc]")
+@click.option(
+    "--runtime",
+    metavar="PROGRAM",
+    help="An OCI runtime, bwrap, or chroot.  [default: crun or runc; without root the first that works]",
+)
+@click.option(
+    "--exec", "direct", is_flag=True, help="On this machine as you, with NO isolation: from a plain copy."
+)
 @progress_options
 @pass_session
 def run_verb(
@@ -239,6 +275,7 @@ def run_verb(
     platform: str | None,
     driver: Driver | None,
     runtime: str | None,
+    direct: bool,
     quiet: bool,
     progress: ProgressMode,
 ) -> int:
@@ -247,6 +284,9 @@ def run_verb(
     Ends with the command's exit code; with 125 if orlop itself failed.  What the container wrote is
     deleted with it, unless --name, --path or --keep says otherwise: then the root stays prepared, and
     can be committed.  Options come before IMAGE; what follows it belongs to the command.
+
+    Where not even namespaces are to be had, --exec runs the program straight from the image's files:
+    it sees this machine's files and processes, and can do to them what you can.
     """
     observer = default_observer(progress, quiet=quiet)
     interrupts = Interrupts(on_first=observer.interrupted)
@@ -277,9 +317,24 @@ def run_verb(
             keep=keep or (bool(name or path) and not rm),
             pull=pull,
             platform=platform,
-            driver=driver,
+            driver="native" if direct else driver,
         )
-        runner = session.runner or _runner(runtime, base / ".runtime", tty=tty, interactive=interactive)
+        if direct:
+            contradictions = {
+                "--volume": volumes,
+                "--user": user,
+                "--net none": net == "none",
+                "--hostname": hostname,
+                "--read-only": read_only,
+                "--runtime": runtime,
+                f"--driver {driver}": driver not in {None, "auto", "native"},
+            }
+            order = replace(order, mount=False)
+            runner = _direct(image, contradictions, interactive=interactive)
+        elif session.runner is not None:
+            runner = session.runner
+        else:
+            order, runner = _isolated(session, order, runtime, base, interactive=interactive)
         with session.store() as store, interrupts:
             return Container(store, order, runner).run(observer, interrupts)
     except Exception as exc:

@@ -23,7 +23,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
@@ -33,7 +33,7 @@ from orlop.cli.terminal import ConsoleSocket, Relay, raw_mode
 from orlop.errors import AlreadyExists, Error, FailedPrecondition, NotFound, PermissionDenied, from_oserror
 from orlop.linux.reaper import subreaper
 
-__all__ = ["choose_runtime", "run_container"]
+__all__ = ["RUNTIMES", "choose_runtime", "run_container"]
 
 RUNTIMES = ("crun", "runc")  # the leaner one first
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -96,13 +96,15 @@ def run_container(
     container_id: str,
     state: Path,
     runtime: str | None = None,
+    options: Sequence[str] = (),
     tty: bool = False,
     interactive: bool = False,
     stdio: tuple[int, int, int] = (0, 1, 2),
 ) -> int:
     """Run a bundle's process to its end and return its exit code, 128 + n if signal n ended it.
 
-    ``state`` is the folder for the runtime's own state, made if missing.  ``tty`` must be what the
+    ``state`` is the folder for the runtime's own state, made if missing; ``options`` are for the runtime,
+    before its verb.  ``tty`` must be what the
     bundle's ``terminal`` says.  ``stdio`` is what the container talks to, by copying; without
     ``interactive`` it has nothing to read.  ``bundle`` gets files beside ``config.json``.
 
@@ -120,7 +122,7 @@ def run_container(
     with ExitStack() as stack:
         forward = stack.enter_context(_Forward())
         stack.enter_context(subreaper())
-        container = stack.enter_context(_Container(program, state, bundle, container_id))
+        container = stack.enter_context(_Container((program, *options), state, bundle, container_id))
         forward.when_starting(container.abort)
         relay = Relay()
         stack.callback(relay.close)
@@ -185,13 +187,13 @@ def _create_with_pipes(
 class _Container:
     """A container by its runtime's verbs; leaving the context deletes it, running or not."""
 
-    def __init__(self, program: str, state: Path, bundle: Path, container_id: str) -> None:
+    def __init__(self, program: Sequence[str], state: Path, bundle: Path, container_id: str) -> None:
         self.bundle = bundle
         self.pidfd = -1
         self._pid = 0  # of the container's process, until it is reaped
         self._state = state / container_id
         self._id = container_id
-        self._command = [program, "--root", str(state), "--log", _LOG, "--log-format", "json"]
+        self._command = [*program, "--root", str(state), "--log", _LOG, "--log-format", "json"]
         self._created = False
         self._running: subprocess.Popen[bytes] | None = None
 

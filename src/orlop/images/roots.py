@@ -114,7 +114,7 @@ class RootService:
         pulled = self._puller.pull(Reference.parse(name), platform=options.platform, call=call)
         row = core.db.read(lambda tx: names.find(tx, NAMESPACE, pulled.name))
         if row is None:
-            raise Aborted(f"prepare {name}", "the image was removed as soon as it was there", hint="try again")
+            raise Aborted(f"prepare {name}", "the image was removed at once", hint="try again")
         return row, pulled.indexes
 
     def _is_gone(self, row: ImageRow) -> bool:
