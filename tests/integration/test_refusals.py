@@ -159,9 +159,7 @@ def test_a_store_whose_path_a_mount_option_could_not_hold(workdir: Path, name: s
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
-def test_a_store_on_a_file_system_that_cannot_back_erofs_has_another_driver(
-    workdir: Path, kind: str
-) -> None:
+def test_a_store_on_a_file_system_that_cannot_back_erofs_has_another_driver(workdir: Path, kind: str) -> None:
     place = workdir / "place"
     for folder in ("place", "lower", "upper", "work"):
         (workdir / folder).mkdir()
