@@ -101,7 +101,9 @@ class Bench:
         assert self.diff_ids(image.name) == self.diff_ids(again.name), "two commits of one upper differ"
         with self.prepare(image.name) as other:
             assert differences(before, snapshot(Path(other.path))) == []
-        with self._store.prepare(image.name, self._work / "whole", mount=True, self_contained=True, driver="erofs") as other:
+        with self._store.prepare(
+            image.name, self._work / "whole", mount=True, self_contained=True, driver="erofs"
+        ) as other:
             assert differences(before, snapshot(Path(other.path))) == []
         self._check_by_oracle(image.name, before)
         return image.name
@@ -338,7 +340,9 @@ def test_the_same_change_gives_the_same_layer_whatever_the_driver_and_the_form_o
     ways = [("erofs", False), ("erofs", True), ("overlay", False), ("native", False)]
     for number, (driver, whole) in enumerate(ways):
         path = Path(store.info().root).parent / "work" / f"form{number}"
-        with store.prepare("localhost/layout:latest", path, mount=True, self_contained=whole, driver=driver) as root:
+        with store.prepare(
+            "localhost/layout:latest", path, mount=True, self_contained=whole, driver=driver
+        ) as root:
             subprocess.run(["bash", "-euc", change], cwd=path, check=True)
             found.add(bench.diff_ids(root.commit().name)[-1])
     assert len(found) == 1
