@@ -69,7 +69,7 @@ class Core:
         self.layout = layout
         self.settings = settings
         self.blobs = BlobStore(layout.content)
-        self.erofs = ErofsDriver(layout.run, layout.root)
+        self.erofs = ErofsDriver(layout.run, layout.root, layout.empty)
         self.overlay = OverlayDriver(layout.empty)
         self.mappings = Mappings(layout.root, layout.run)
         self.disks = Disks(layout.root, layout.run)

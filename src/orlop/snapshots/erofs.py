@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from orlop.snapshots.stacks import MAX_OPTIONS, system_errors
 __all__ = ["ErofsDriver"]
 
 
+_NESTED = b"overlay.overlay."  # in EROFS the prefix "trusted." is a number
 _VIEW = ("bind", "ro", "suid", "dev", "exec")  # an activation is sealed, and a bind would be, too
 
 
@@ -35,7 +37,9 @@ class ErofsDriver:
 
     name: DriverName = "erofs"
 
-    def __init__(self, run: Path, root: Path) -> None:
+    def __init__(self, run: Path, root: Path, empty: Path) -> None:
+        self._empty = empty  # an empty folder
+        self._nested: dict[str, bool] = {}  # image -> whether it holds marks of overlays inside
         self._mounts = run / "chains"
         self._store = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8] + "-"
 
@@ -115,9 +119,25 @@ class ErofsDriver:
         if root.self_contained:
             return self._self_contained(root, ground)
         lowers = self._lowers(root, ground)
+        if root.view and len(lowers) == 1 and self._has_nested_marks(ground.images[0]):
+            lowers.append(
+                self._empty
+            )  # a bind would show them nested; without an upper, two lowers are needed
         if root.view and len(lowers) == 1:
             return [MountSpec(type="bind", source=str(lowers[0]), target=root.target, options=_VIEW)]
         return [stacks.overlay(root, lowers)]
+
+    def _has_nested_marks(self, image: ChainImage) -> bool:
+        """Whether an image may hold xattrs that overlayfs is to unnest; one too many costs but time."""
+        found = self._nested.get(image.id)
+        if found is None:
+            with (
+                system_errors(f"read chain {image.id[:12]}"),
+                open(image.file, "rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                found = self._nested[image.id] = data.find(_NESTED) >= 0
+        return found
 
     def _self_contained(self, root: Root, ground: Ground) -> list[MountSpec]:
         """The mounts for another mount namespace that sees the store at the same path.
