@@ -21,6 +21,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import Aborted, from_oserror
@@ -44,6 +45,33 @@ __all__ = ["Folders"]
 
 _NEW = "new-"
 Indexes = Mapping[DiffID, LayerIndex]
+
+
+class _Indexes:
+    """The indexes of layers, read when first needed."""
+
+    def __init__(self, core: Core, at_hand: Indexes) -> None:
+        self._core = core
+        self._found = dict(at_hand)
+
+    def __getitem__(self, diff_id: DiffID) -> LayerIndex:
+        if diff_id not in self._found:
+            self._found[diff_id] = self._core.layers.load_index(diff_id)
+        return self._found[diff_id]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """How the layers of a chain are stacked.
+
+    ``name`` is the glue's, which tells the rest; the ``hidden`` lowest layers lie below an opaque root;
+    of the others each is ``shown`` once, the ``below`` lowest as one tree.
+    """
+
+    name: str
+    hidden: int
+    shown: list[DiffID]
+    below: int
 
 
 class Folders:
@@ -73,21 +101,29 @@ class Folders:
         """
         if not diff_ids:
             return [self.tree(diff_ids, form, call=call)]
-        loaded = {
-            diff_id: indexes.get(diff_id) or self._core.layers.load_index(diff_id) for diff_id in diff_ids
-        }
-        # Overlayfs would merge the roots whatever they say: what an opaque one hides must not be there.
-        hidden = max(
-            (n for n, diff_id in enumerate(diff_ids) if loaded[diff_id].flags[0] & OPAQUE), default=0
-        )
-        shown = _topmost(diff_ids[hidden:])
-        below = _squashed(len(shown), most)
+        known = _Indexes(self._core, indexes)
+        plan = self._plan(diff_ids, form, most, known)
+        shown, below = plan.shown, plan.below
         found = [self.tree(shown[:below], form, call=call)] if below else []
-        found += [self._layer(diff_id, loaded[diff_id], form, call) for diff_id in shown[below:]]
-        glue = self._glue(diff_ids, hidden, below, loaded, form, call)
+        found += [self._layer(diff_id, known, form, call) for diff_id in shown[below:]]
+        glue = self._glue(diff_ids, plan, known, form, call)
         if glue.entries:
             found.append(glue)
         return found[::-1]
+
+    def _plan(self, diff_ids: Sequence[DiffID], form: Form, most: int, known: _Indexes) -> _Plan:
+        """Which layers are stacked: as the glue's name tells, or found out from the indexes, once."""
+        prefix = f"{_name(diff_ids)}+{most}+"
+        row = self._core.db.read(lambda tx: rows.find_by_prefix(tx, "glue", prefix, form.name))
+        if row is not None:
+            hidden, below = map(int, row.of.removeprefix(prefix).split("+"))
+            return _Plan(name=row.of, hidden=hidden, shown=_topmost(diff_ids[hidden:]), below=below)
+        # Overlayfs would merge the roots whatever they say: what an opaque one hides must not be there.
+        opaque = (n for n, diff_id in enumerate(diff_ids) if known[diff_id].flags[0] & OPAQUE)
+        hidden = max(opaque, default=0)
+        shown = _topmost(diff_ids[hidden:])
+        below = _squashed(len(shown), most)
+        return _Plan(name=f"{prefix}{hidden}+{below}", hidden=hidden, shown=shown, below=below)
 
     def tree(self, diff_ids: Sequence[DiffID], form: Form, *, call: Call) -> FolderRow:
         """A chain as it shows, in one folder."""
@@ -113,21 +149,21 @@ class Folders:
             writer = FolderWriter(folder, form=form, durable=durable, template=template, call=call)
             return self._told(writer.write(tree_items(view, files)), call)
 
-    def _layer(self, diff_id: DiffID, index: LayerIndex, form: Form, call: Call) -> FolderRow:
+    def _layer(self, diff_id: DiffID, known: _Indexes, form: Form, call: Call) -> FolderRow:
         def make(folder: int) -> Written:
             call.observer.progress(Progress(item=diff_id, phase="unpacking"))
             tar = os.open(self._core.layers.tar(diff_id), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._write(folder, layer_items(index, tar), form, call)
+                return self._write(folder, layer_items(known[diff_id], tar), form, call)
             finally:
                 os.close(tar)
 
         return self._ensure("layer", diff_id, form, [diff_id], make, call)
 
     def _glue(
-        self, diff_ids: Sequence[DiffID], hidden: int, below: int, loaded: Indexes, form: Form, call: Call
+        self, diff_ids: Sequence[DiffID], plan: _Plan, known: _Indexes, form: Form, call: Call
     ) -> FolderRow:
-        shown = _topmost(diff_ids[hidden:])
+        shown, below = plan.shown, plan.below
 
         def make(folder: int) -> Written:
             stack = Stack()
@@ -136,15 +172,15 @@ class Folders:
                     stack = Stack.above(bottom)
             for diff_id in shown[below:]:
                 call.check("stack layers")
-                stack.add(loaded[diff_id])
-            chain = self._chains.ensure(diff_ids, call=call, indexes=loaded)
+                stack.add(known[diff_id])
+            chain = self._chains.ensure(diff_ids, call=call)
             with self._chains.view(chain) as view, DeviceFiles(self._devices(chain)) as files:
-                paths = stack.glue(view) | ({b""} if hidden else set())  # the root may keep what is hidden's
+                # The root may keep the metadata of one that is hidden.
+                paths = stack.glue(view) | ({b""} if plan.hidden else set())
                 items = tree_items(view, files, only=paths) if paths else iter(())
                 return self._write(folder, items, form, call)
 
-        name = f"{_name(diff_ids)}+{below}"
-        return self._ensure("glue", name, form, diff_ids, make, call)
+        return self._ensure("glue", plan.name, form, diff_ids, make, call)
 
     def _devices(self, stack: Sequence[ChainRow]) -> list[tuple[Path, ...]]:
         return [self._chains.devices(row) for row in stack]

@@ -15,6 +15,7 @@ __all__ = [
     "FolderKind",
     "FolderRow",
     "add_folder",
+    "find_by_prefix",
     "find_folder",
     "folder_ids",
     "folders_of_root",
@@ -76,6 +77,15 @@ def find_folder(tx: Transaction, kind: FolderKind, of: str, form: str) -> Folder
     """The folder of a layer or chain in one form."""
     row = tx.execute(
         f"SELECT {_COLUMNS} FROM folders WHERE kind = ? AND of = ? AND form = ?", (kind, of, form)
+    ).fetchone()
+    return _folder(row) if row else None
+
+
+def find_by_prefix(tx: Transaction, kind: FolderKind, prefix: str, form: str) -> FolderRow | None:
+    """A folder in one form whose name begins so."""
+    row = tx.execute(
+        f"SELECT {_COLUMNS} FROM folders WHERE kind = ? AND of >= ? AND of < ? AND form = ?",
+        (kind, prefix, prefix + "\x7f", form),
     ).fetchone()
     return _folder(row) if row else None
 
