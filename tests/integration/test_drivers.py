@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 import orlop
 from conftest import StoreDirs
 from orlop.config import DRIVERS, Driver
+from orlop.linux import mount as mounts
 from support import disks, images
 from support.layers import Layer
 from support.trees import differences, snapshot
@@ -331,3 +334,124 @@ def used(folder: Path) -> int:
     subprocess.run(["sync", "-f", folder], check=True)
     about = os.statvfs(folder)
     return (about.f_blocks - about.f_bfree) * about.f_frsize
+
+
+def test_a_copy_whose_root_folder_alone_was_changed_is_set_aside(
+    store: orlop.Store, image: str, store_dirs: StoreDirs
+) -> None:
+    root = store.prepare(image, store_dirs.work / "a", driver="native")
+    (Path(root.folder or "") / "top").touch()
+    (Path(root.folder or "") / "top").unlink()
+    sql(store, "DELETE FROM prepared")
+    store.collect()
+    (aside,) = os.listdir(store_dirs.root / "prepared")
+    assert aside.startswith("quarantine-")
+
+
+def test_a_tree_for_copies_is_not_taken_for_a_lower_of_an_overlay(
+    store_dirs: StoreDirs, workdir: Path
+) -> None:
+    marks = {"trusted.overlay.metacopy": b"", "trusted.overlay.redirect": b"/bin"}
+    layers = [Layer().folder("d", xattrs={"trusted.overlay.opaque": b"x"}).file("m", b"data", xattrs=marks)]
+    layers += [Layer().file(f"f{number}", b"%d" % number) for number in range(29)]
+    long = store_dirs.root / ("long" * 50)  # so long that most layers must be one tree
+    long.parent.mkdir()
+    with orlop.open(long, store_dirs.run) as store:
+        most = int(store.info().features["lowers in one mount"])
+        step = most // 2
+        below = -(-(len(layers) + 2 - most) // step) * step
+        first = load(store, workdir, *layers[:below], name="first")
+        whole = load(store, workdir, *layers, name="whole")
+        for driver in ("native", "overlay"):
+            with store.prepare(first, store_dirs.work / "v", driver=driver, view=True, mount=True):
+                shown = {name: os.getxattr(store_dirs.work / "v/m", name) for name in marks}
+                assert shown == marks, driver
+            with store.prepare(whole, store_dirs.work / "w", driver="overlay", mount=True):
+                assert (store_dirs.work / "w/m").read_bytes() == b"data"
+
+
+def test_hard_links_between_branches_deeper_than_folders_are_kept_open(
+    store: orlop.Store, store_dirs: StoreDirs, workdir: Path
+) -> None:
+    deep = "a/" * 299
+    name = load(store, workdir, Layer().file(f"x/{deep}f", b"1").hardlink(f"y/{deep}l", to=f"x/{deep}f"))
+    for driver in FOLDER_DRIVERS:
+        with store.prepare(name, store_dirs.work / driver, driver=driver, mount=True) as root:
+            one, two = (Path(root.path) / f"x/{deep}f", Path(root.path) / f"y/{deep}l")
+            assert os.path.samestat(one.stat(), two.stat())
+
+
+def test_what_fails_for_a_moment_says_nothing_about_a_driver(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptors(*args: object, **kwargs: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orlop.linux.mount.mount_erofs", no_descriptors)
+        with pytest.raises(orlop.Error, match="Too many open files"):
+            store.prepare(image, store_dirs.work / "a")
+    assert store.prepare(image, store_dirs.work / "a").info.driver == "erofs"
+
+
+def test_a_view_of_folders_that_is_mounted_is_not_cleaned_up(
+    store: orlop.Store, image: str, store_dirs: StoreDirs
+) -> None:
+    for driver in FOLDER_DRIVERS:
+        path = store_dirs.work / driver
+        root = store.prepare(image, path, driver=driver, view=True)
+        path.mkdir()
+        for mount in root.mounts:
+            mounts.perform(mount.type, mount.source, mount.target, mount.options)
+        with pytest.raises(orlop.FailedPrecondition, match="mounted"):
+            root.cleanup()
+        mounts.umount(path)
+        root.cleanup()
+
+
+# ------------------------------------------------------------------ without the right to mount
+
+
+AS_IN_A_CONTAINER = """
+import os, sys
+import orlop
+root, run, name, path, new = sys.argv[1:]
+with orlop.open(root, run) as store:
+    assert store.info().privilege == "container"
+    made = store.prepare(name, path)
+    top = made.folder
+    exec(new, {"os": os, "top": top})
+    print(made.commit().name)
+    made.cleanup()
+"""
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 6, number)
+    for tag, number in ((1, 2**32 - 1), (2, 7), (4, 2**32 - 1), (16, 2**32 - 1), (32, 2**32 - 1))
+)
+CHANGES_OF_WHAT_A_RECORD_CANNOT_HOLD = {
+    "an owner of a symlink": ("os.chown(top + '/l', 0, 0, follow_symlinks=False)", "l"),
+    "a symlink made anew": ("os.unlink(top + '/l'); os.symlink('other', top + '/l')", "l"),
+    "an ACL taken away": ("os.removexattr(top + '/acl', 'system.posix_acl_access')", "acl"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES_OF_WHAT_A_RECORD_CANNOT_HOLD)
+def test_in_a_container_nothing_that_changed_is_taken_for_the_images(
+    store: orlop.Store, store_dirs: StoreDirs, workdir: Path, case: str
+) -> None:
+    layer = Layer().symlink("l", to="there", uid=1000, gid=1000)
+    name = load(store, workdir, layer.file("acl", mode=0o660, xattrs={"system.posix_acl_access": ACL}))
+    change, place = CHANGES_OF_WHAT_A_RECORD_CANNOT_HOLD[case]
+    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-c"]
+    done = subprocess.run(
+        [*command, AS_IN_A_CONTAINER, store_dirs.root, store_dirs.run, name, store_dirs.work / "a", change],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with store.prepare(done.stdout.strip(), store_dirs.work / "b", view=True, mount=True) as root:
+        shown = Path(root.path) / place
+        assert shown.lstat().st_uid == 0
+        assert os.listxattr(shown, follow_symlinks=False) == []
+    with store.prepare(name, store_dirs.work / "b", view=True, mount=True) as root:
+        assert os.listxattr(Path(root.path) / "acl") == ["system.posix_acl_access"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sqlite3
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,10 @@ import orlop
 from conftest import StoreDirs
 from orlop import ExtraMount, IdMap
 from orlop.config import DRIVERS, Driver
+from orlop.images.extras import Extras
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo, userns
+from orlop.observe import Call
 from support import disks, images
 from support.layers import Layer
 
@@ -179,7 +185,7 @@ def test_a_root_with_a_quota_comes_back_after_its_mounts_are_gone(
 
 
 def test_quotas_that_can_be_none_are_refused(store: orlop.Store, image: str, store_dirs: StoreDirs) -> None:
-    for options in ({"quota": 0}, {"quota": -5}, {"quota": 8 << 20, "view": True}):
+    for options in ({"quota": 0}, {"quota": -5}, {"quota": 1 << 63}, {"quota": 8 << 20, "view": True}):
         with pytest.raises(orlop.InvalidArgument, match="quota"):
             store.prepare(image, store_dirs.work / "a", **options)
     assert list((store_dirs.root / "prepared").iterdir()) == []
@@ -301,3 +307,174 @@ def test_a_source_that_is_not_there_and_a_place_that_a_view_lacks(
     there = (ExtraMount(type="tmpfs", target="/srv/data"),)
     with store.prepare(image, store_dirs.work / "a", driver=driver, view=True, extra=there, mount=True):
         (store_dirs.work / "a/srv/data/t").touch()
+
+
+def test_an_image_that_goes_while_it_is_mounted_is_asked_for_again(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar = Layer().file("tool").tar()
+    both = {"x": images.make_image([tar]), "y": images.make_image([tar], config={"config": {"Env": ["A=b"]}})}
+    store.load(images.write_layout(workdir / "tools", both))
+    specs = Extras.specs
+
+    def removed_meanwhile(self: Extras, *args: object) -> object:
+        if any(info.name == "localhost/tools:x" for info in store.images()):
+            store.remove("localhost/tools:x")
+        return specs(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Extras, "specs", removed_meanwhile)
+    extra = (ExtraMount(type="image", source="localhost/tools:x", target="/mnt"),)
+    with pytest.raises(orlop.Error):  # pulled again, which nobody serves; never an empty folder
+        store.prepare(image, store_dirs.work / "a", extra=extra, mount=True)
+    assert store.prepared() == []
+
+
+def test_an_unmount_that_is_refused_takes_nothing_away(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    extra = (ExtraMount(type="tmpfs", target="/mnt"),)
+    with store.prepare(image, path, driver=driver, extra=extra, mount=True) as root:
+        (path / "mnt/data").touch()
+        user = subprocess.Popen(["sleep", "60"], cwd=path / "etc")
+        try:
+            with pytest.raises(orlop.FailedPrecondition, match="sleep"):
+                root.unmount()
+            assert (path / "mnt/data").exists()
+        finally:
+            user.kill()
+            user.wait()
+
+
+def test_a_tmpfs_of_somebody_else_stays(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    extra = (ExtraMount(type="tmpfs", target="/mnt"),)
+    root = store.prepare(image, path, driver=driver, extra=extra, mount=True)
+    subprocess.run(["mount", "-t", "tmpfs", "mine", path / "mnt"], check=True)
+    (path / "mnt/precious").touch()
+    with pytest.raises(orlop.FailedPrecondition):
+        root.unmount()
+    assert (path / "mnt/precious").exists()
+    subprocess.run(["umount", path / "mnt"], check=True)
+    root.cleanup()
+
+
+def test_two_roots_that_mount_one_anothers_images_do_not_wait_for_one_another(
+    store: orlop.Store, store_dirs: StoreDirs, workdir: Path
+) -> None:
+    two = {name: images.make_image([Layer().file(name).tar()]) for name in "ab"}
+    store.load(images.write_layout(workdir / "two", two))
+    failures: list[orlop.Error] = []
+
+    def repeat(own: str, other: str) -> None:
+        extra = (ExtraMount(type="image", source=f"localhost/two:{other}", target="/mnt"),)
+        try:
+            with orlop.open(store_dirs.root, workdir / f"run-{own}") as mine:
+                for number in range(8):
+                    maps = (IdMap(inside=0, outside=1_000 + number, size=10),)
+                    call = Call(deadline=time.monotonic() + 60)
+                    path = store_dirs.work / own
+                    mine.prepare(
+                        f"localhost/two:{own}", path, extra=extra, uid_map=maps, gid_map=maps, call=call
+                    ).cleanup()
+        except orlop.Error as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=repeat, args=pair) for pair in ("ab", "ba")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_an_activation_with_mapped_ids_goes_with_its_last_root(
+    store: orlop.Store, image: str, store_dirs: StoreDirs
+) -> None:
+    store.prepare(image, store_dirs.work / "plain")
+    for number in range(3):
+        maps = (IdMap(inside=0, outside=1_000 + number, size=10),)
+        store.prepare(image, store_dirs.work / "mapped", uid_map=maps, gid_map=maps).cleanup()
+    assert len(os.listdir(store_dirs.run / "chains")) == 1
+
+
+# ------------------------------------------------------------------ disks, seen from elsewhere
+
+
+def test_a_disk_has_one_file_system_wherever_it_is_mounted(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    root = store.prepare(image, path, driver=driver, quota=8 << 20)
+    path.mkdir()
+    for mount in root.mounts:
+        mounts.perform(mount.type, mount.source, mount.target, mount.options)
+    (path / "kept").touch()
+    disk = next((store_dirs.root / "prepared").glob("*/disk.img"))
+    with orlop.open(store_dirs.root, workdir / "run2") as other:
+        other.get(path)
+        attached = subprocess.run(["losetup", "-j", disk], capture_output=True, text=True, check=True).stdout
+        assert len(attached.splitlines()) == 1
+        found = other.get(path)
+        with pytest.raises(orlop.FailedPrecondition, match="in use"):
+            found._verbs.cleanup(str(path))
+    assert (path / "kept").exists()
+    mounts.umount(path)
+    root.cleanup()
+
+
+def test_what_was_written_to_a_disk_is_committed_also_when_it_is_not_mounted(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    with store.prepare(image, path, driver=driver, quota=8 << 20, mount=True) as root:
+        (path / "kept").write_text("kept")
+        root.unmount()
+        for place in disks.mounts_below(store_dirs.run):
+            mounts.umount(place)
+        name = root.commit().name
+    with store.prepare(name, path, view=True, mount=True):
+        assert (path / "kept").read_text() == "kept"
+
+
+def test_a_lost_disk_is_kept_while_it_is_used_and_set_aside_if_it_was(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, driver: Driver
+) -> None:
+    path = store_dirs.work / "a"
+    store.prepare(image, path, driver=driver, quota=8 << 20, mount=True)
+    (path / "precious").touch()
+    with contextlib.closing(sqlite3.connect(store_dirs.root / "meta.db")) as database:
+        database.execute("DELETE FROM prepared")
+        database.commit()
+    store.collect()
+    (path / "more").touch()
+    assert len(list((store_dirs.root / "prepared").glob("*/disk.img"))) == 1
+    mounts.umount(path)
+    store.collect()
+    (aside,) = os.listdir(store_dirs.root / "prepared")
+    assert aside.startswith("quarantine-")
+
+
+def test_a_disk_that_was_never_finished_is_collected(
+    store: orlop.Store, image: str, store_dirs: StoreDirs
+) -> None:
+    folder = store_dirs.root / "prepared" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "disk.img.new").write_bytes(bytes(4096))
+    store.collect()
+    assert not folder.exists()
+
+
+def test_paths_that_are_no_text_are_refused(
+    store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path
+) -> None:
+    odd = os.fsdecode(os.fsencode(workdir) + b"/\xff")
+    os.mkdir(odd)
+    for extra in (
+        ExtraMount(type="bind", source=odd, target="/x"),
+        ExtraMount(type="tmpfs", target="/\udcff"),
+    ):
+        with pytest.raises(orlop.InvalidArgument, match="UTF-8"):
+            store.prepare(image, store_dirs.work / "a", extra=(extra,))

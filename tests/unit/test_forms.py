@@ -10,6 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orlop.erofs.reader import Image
+from orlop.erofs.writer import build
+from orlop.layers.builder import IndexBuilder
+from orlop.layers.chainview import ChainView
 from orlop.layers.forms import (
     FORMS,
     NAMESPACE,
@@ -23,6 +27,9 @@ from orlop.layers.forms import (
     record,
     told,
 )
+from orlop.layers.merge import Merger
+from orlop.layers.tarread import TarReader
+from support.layers import Layer
 
 REGULAR, FOLDER, LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 
@@ -73,7 +80,7 @@ def test_the_disk_means_what_was_applied(form: Form, mode: int, uid: int, gid: i
     assert told(form, on_disk(form, applied), applied.xattrs, None) == entry
 
 
-@given(form=st.sampled_from([NAMESPACE, SINGLE, PLAIN]), device=devices, uid=ids)
+@given(form=st.sampled_from([SINGLE, PLAIN]), device=devices, uid=ids)
 def test_a_device_that_cannot_be_made_is_an_empty_file_and_comes_back(
     form: Form, device: tuple[int, int], uid: int
 ) -> None:
@@ -91,12 +98,33 @@ def test_a_mode_that_was_changed_since_wins_over_the_record() -> None:
     assert told(PLAIN, on_disk(PLAIN, changed), applied.xattrs, None) == Stat(REGULAR | 0o600, 5, 6)
 
 
-def test_an_owner_that_was_changed_since_wins_over_the_record() -> None:
+@pytest.fixture(scope="module")
+def chain() -> ChainView:
+    """A chain with a file whose owner few namespaces map, and with a device."""
+    layer = Layer().file("f", uid=4_000_000, gid=6).device("null", "char", 1, 3, mode=0o666)
+    reader, builder, merger = TarReader([layer.tar()]), IndexBuilder(), Merger()
+    for entry in reader:
+        builder.add(entry)
+    merger.apply(builder.finish(reader.size), lambda data: 1)
+    return ChainView([Image(build(merger.finish(), devices=[reader.size], uuid=bytes(16)))])
+
+
+def test_an_owner_that_was_changed_since_wins_over_the_record(chain: ChainView) -> None:
+    orig = chain.lookup(b"f")
     xattrs = ((OVERRIDE, record(Stat(REGULAR | 0o644, 4_000_000, 6))),)
     unmapped = on_disk(NAMESPACE, Stat(REGULAR | 0o644, 0, 0))
-    assert told(NAMESPACE, unmapped, xattrs, None).uid == 4_000_000
+    assert told(NAMESPACE, unmapped, xattrs, orig).uid == 4_000_000
     given_away = on_disk(NAMESPACE, Stat(REGULAR | 0o644, 7, 7))
-    assert told(NAMESPACE, given_away, xattrs, None).uid == 7
+    assert told(NAMESPACE, given_away, xattrs, orig).uid == 7
+
+
+def test_who_may_give_files_away_is_believed_no_record_of_what_the_image_has_not(chain: ChainView) -> None:
+    null = apply(NAMESPACE, Stat(stat.S_IFCHR | 0o666, 0, 0, os.makedev(1, 3)))
+    about = on_disk(NAMESPACE, null)
+    assert stat.S_ISCHR(told(NAMESPACE, about, null.xattrs, chain.lookup(b"null")).mode)
+    disk = ((OVERRIDE, b"0:0:0666:block-8-0"),)
+    for orig in (None, chain.lookup(b"null"), chain.lookup(b"f")):
+        assert stat.S_ISREG(told(NAMESPACE, about, disk, orig).mode)
 
 
 @pytest.mark.parametrize("value", [b"", b"1:2", b"1:2:8:file", b"1:2:644:door", b"-1:0:644:file", b"x" * 99])

@@ -222,10 +222,13 @@ class Collector:
         try:
             if folder.name in core.db.read(roots.root_ids):
                 return False
-            lost = Root(id=folder.name, target="", folder=folder)
+            place = self._writable(folder, call)
+            lost = Root(id=folder.name, target="", folder=place)
             if any(driver.in_use(lost) for driver in core.drivers.values()):
                 return False
-            if not self._was_written_to(folder):
+            used = _was_used(place)
+            core.disks.deactivate(folder.name)
+            if not used:
                 if delete:
                     core.discard(folder)
                 return True
@@ -244,8 +247,9 @@ class Collector:
             if lock is None:
                 continue
             try:
-                if not self._core.db.read(lambda tx, chain=chain: roots.chain_users(tx, chain)):  # type: ignore[misc]  # bound now
-                    self._core.erofs.deactivate(chain)
+                used = self._core.db.read(lambda tx, chain=chain: roots.chain_users(tx, chain))  # type: ignore[misc]  # bound now
+                needed = {mapping_name(*maps) for maps in used}
+                self._core.erofs.deactivate(chain, keep=needed.__contains__)
             finally:
                 lock.release()
 
@@ -278,15 +282,13 @@ class Collector:
                 finally:
                     lock.release()
 
-    def _was_written_to(self, folder: Path) -> bool:
-        """Whether somebody has used the writable part of a lost root."""
-        disks = self._core.disks
-        if not disks.has(folder.name):
-            return _was_used(folder)
-        try:
-            return _was_used(disks.activate(folder.name) / "root")
-        finally:
-            disks.deactivate(folder.name)
+    def _writable(self, folder: Path, call: Call) -> Path:
+        """Where the writable part of a root is: in its folder, or on its disk, which is mounted then."""
+        core = self._core
+        if not core.disks.has(folder.name):
+            return folder
+        with core.locked("disk", folder.name, call=call, attempted="collect"):
+            return core.disks.activate(folder.name) / "root"
 
     def _old_locks(self) -> None:
         """Remove the lock files of the dead: whoever has a lock, if only for a moment, removes its file."""
@@ -331,7 +333,7 @@ def _was_used(folder: Path) -> bool:
     complete = stamps.stat().st_ctime_ns
     fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return any(
+        return os.fstat(fd).st_ctime_ns > complete or any(
             entry.stat(follow_symlinks=False).st_ctime_ns > complete
             for _, _, entries in walk_folders(fd)
             for entry in entries

@@ -78,6 +78,8 @@ class Committer:
     def _capture(self, root: RootRow, lease: Lease, call: Call) -> DiffID | None:
         """The upper as a layer that is durable; None if nothing changed."""
         core = self._core
+        if root.quota is not None:
+            self._roots.grounds.mount_disk(root, call)
         upper_path, kind = self._roots.grounds.upper(root)
         stack = self._roots.grounds.stack(root, call)
         try:

@@ -2,11 +2,12 @@
 
 Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>``
 while something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
-``chain-<id>`` shared while a root is put on a chain, exclusive while it is built, mounted or unmounted,
-``folder-<what>`` and ``folder-<id>`` while a folder is made, ``maps-<name>`` while ids are mapped,
-``root-<id>`` while a folder under ``prepared`` waits for its row, ``disk-<id>`` while a root's disk is
-mounted.  A thread that holds several takes them in that order of kinds, and several of one kind in the
-order of their keys' place in the image (bottom first).  A collector only tries, and never waits.
+``maps-<name>`` shared while a root with mapped ids is at work, exclusive while ids are mapped or unmapped,
+``folder-<what>`` and ``folder-<id>`` while a folder is made, ``chain-<id>`` shared while a root is put on a
+chain, exclusive while it is built, mounted or unmounted, ``disk-<id>`` while a root's disk is mounted.  A
+thread that holds several takes them in that order of kinds, and several of one kind in the order of their
+keys; while it waits to build or mount one chain it holds no other.  ``root-<id>``, held while a folder under
+``prepared`` waits for its row, is a new root's own, for which nobody waits.  A collector only tries.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from dataclasses import replace
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.images.api import ExtraMount, PrepareOptions
 from orlop.images.chains import Chains
+from orlop.images.changes import is_text
 from orlop.images.core import Core
 from orlop.images.grounds import Grounds
 from orlop.layers.chainview import ChainView
@@ -33,7 +34,7 @@ from orlop.metadata import images
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call
-from orlop.snapshots.driver import MountSpec
+from orlop.snapshots.driver import Ground, MountSpec
 from orlop.spec.digest import DiffID
 
 __all__ = ["Extras", "check_extras", "open_place", "place_below"]
@@ -95,16 +96,23 @@ class Extras:
         finally:
             os.close(fd)
 
-    def specs(self, root: RootRow, extras: Sequence[MountRow], call: Call) -> list[MountSpec]:
-        """The caller's mounts in mount(2)'s terms, after making ready the images among them."""
+    def views(
+        self, root: RootRow, extras: Sequence[MountRow], call: Call
+    ) -> list[tuple[RootRow, list[ChainRow]]]:
+        """The images among a root's further mounts, as views with their chains."""
+        found = [_as_view(root, row, number) for number, row in enumerate(extras) if row.type == "image"]
+        return [(view, self._grounds.stack(view, call)) for view in found]
+
+    def specs(self, root: RootRow, extras: Sequence[MountRow], grounds: Sequence[Ground]) -> list[MountSpec]:
+        """The caller's mounts in mount(2)'s terms; ``grounds`` are those of `views`, which are held."""
         specs: list[MountSpec] = []
+        left = iter(grounds)
         for number, row in enumerate(extras):
-            if row.type != "image":
-                specs.append(_spec_of(row, root.path))
-                continue
-            view = _as_view(root, row, number)
-            with self._grounds.held(view, self._grounds.stack(view, call), call=call) as ground:
-                specs += self._grounds.driver(root).mounts(self._grounds.root(view), ground)
+            if row.type == "image":
+                view = self._grounds.root(_as_view(root, row, number))
+                specs += self._grounds.driver(root).mounts(view, next(left))
+            else:
+                specs.append(_spec_of(row, root.path, root.id, number))
         return specs
 
     def shows(self, root: RootRow, row: MountRow, number: int, path: str) -> bool:
@@ -113,10 +121,10 @@ class Extras:
             return False
         if row.type == "image":
             view, call = _as_view(root, row, number), Call()
-            with self._grounds.held(view, self._grounds.stack(view, call), call=call) as ground:
-                return self._grounds.driver(root).shows(self._grounds.root(view), ground, path)
+            with self._grounds.held(view, self._grounds.stack(view, call), call=call) as grounds:
+                return self._grounds.driver(root).shows(self._grounds.root(view), grounds[0], path)
         if row.type == "tmpfs":
-            return mountinfo.filesystem_magic(path) == mountinfo.TMPFS_MAGIC
+            return mountinfo.source_of(path) == os.fsencode(tmpfs_name(root.id, number))
         return os.path.exists(row.source) and mountinfo.is_bind_of(path, row.source)
 
 
@@ -141,6 +149,10 @@ def check_extras(extras: Sequence[ExtraMount], attempted: str) -> None:
     seen: set[str] = set()
     for extra in extras:
         what = f"{attempted}: mount {extra.target}"
+        if not (is_text(extra.target) and is_text(extra.source) and all(map(is_text, extra.options))):
+            raise InvalidArgument(
+                what, "a path or an option is not UTF-8", hint="mounts are passed on as text"
+            )
         if not extra.target.startswith("/") or "\0" in extra.target:
             raise InvalidArgument(what, "the target is no absolute path", hint="begin it with /")
         target = posixpath.normpath("/" + extra.target.lstrip("/"))
@@ -292,12 +304,17 @@ def _make_below(top: int, path: bytes, *, folder: bool) -> None:
         os.close(fd)
 
 
-def _spec_of(row: MountRow, root: str) -> MountSpec:
+def tmpfs_name(root_id: str, number: int) -> str:
+    """The source that a tmpfs of a root has in mount tables, so that it is known again."""
+    return f"orlop-{root_id}-{number}"
+
+
+def _spec_of(row: MountRow, root: str, root_id: str, number: int) -> MountSpec:
     """A bind or tmpfs mount at its target below a root's."""
     options = row.options
     if row.type == "bind" and not {"bind", "rbind"} & set(options):
         options = ("bind", *options)
-    source = row.source if row.type == "bind" else "tmpfs"
+    source = row.source if row.type == "bind" else tmpfs_name(root_id, number)
     return MountSpec(type=row.type, source=source, target=root + row.target, options=options)
 
 

@@ -17,7 +17,6 @@ durable.  So a power cut never leaves a file empty that was whole.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from orlop.layers.forms import Form
 from orlop.layers.index import OPAQUE, LayerIndex
 from orlop.layers.sources import DeviceFiles, layer_items, tree_items
 from orlop.layers.stacking import Stack
-from orlop.linux.files import remove_tree
+from orlop.linux.files import new_locked_folder, remove_tree
 from orlop.metadata import folders as rows
 from orlop.metadata import layers as layer_rows
 from orlop.metadata.db import Transaction
@@ -43,7 +42,6 @@ from orlop.spec.digest import DiffID, chain_id
 
 __all__ = ["Folders"]
 
-_NEW = "new-"
 Indexes = Mapping[DiffID, LayerIndex]
 
 
@@ -114,7 +112,7 @@ class Folders:
     def _plan(self, diff_ids: Sequence[DiffID], form: Form, most: int, known: _Indexes) -> _Plan:
         """Which layers are stacked: as the glue's name tells, or found out from the indexes, once."""
         prefix = f"{_name(diff_ids)}+{most}+"
-        row = self._core.db.read(lambda tx: rows.find_by_prefix(tx, "glue", prefix, form.name))
+        row = self._core.db.read(lambda tx: rows.find_by_prefix(tx, "glue", prefix, form.key))
         if row is not None:
             hidden, below = map(int, row.of.removeprefix(prefix).split("+"))
             return _Plan(name=row.of, hidden=hidden, shown=_topmost(diff_ids[hidden:]), below=below)
@@ -212,11 +210,11 @@ class Folders:
         if row is not None:
             return row
         what = f"unpack {kind} {of[:19]}"
-        with core.locked("folder", f"{kind}-{of}-{form.name}", call=call, attempted=what):
+        with core.locked("folder", f"{kind}-{of}-{form.key}", call=call, attempted=what):
             row = self._usable(kind, of, form)
             if row is not None:
                 return row
-            known = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.name))
+            known = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.key))
             folder_id = known.id if known is not None else secrets.token_hex(5)
             # A collector takes this lock before it looks for a row.
             with core.locked("folder", folder_id, call=call, attempted=what):
@@ -228,7 +226,7 @@ class Folders:
                     id=folder_id,
                     kind=kind,
                     of=of,
-                    form=form.name,
+                    form=form.key,
                     size=written.size,
                     entries=written.entries,
                     boot=core.boot,
@@ -238,7 +236,7 @@ class Folders:
 
     def _usable(self, kind: FolderKind, of: str, form: Form) -> FolderRow | None:
         core = self._core
-        row = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.name))
+        row = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.key))
         return row if row is not None and self._is_usable(row) else None
 
     def _is_usable(self, row: FolderRow) -> bool:
@@ -247,7 +245,7 @@ class Folders:
     def _make(self, folder_id: str, make: Callable[[int], Written]) -> Written:
         """Fill a new folder and put it in its place, over what may be there from before a reboot."""
         base = self._core.layout.folders
-        new, lock = self._start()
+        new, lock = new_locked_folder(base)
         try:
             written = make(lock)
             place = base / folder_id
@@ -259,20 +257,6 @@ class Folders:
         finally:
             os.close(lock)
             remove_tree(new, missing_ok=True)
-
-    def _start(self) -> tuple[Path, int]:
-        base = self._core.layout.folders
-        while True:
-            new = base / f"{_NEW}{secrets.token_hex(8)}"
-            new.mkdir(mode=0o700)
-            try:
-                lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # a collector took it for a dead maker's
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if new.exists():
-                return new, lock
-            os.close(lock)
 
     def _publish(self, row: FolderRow, diff_ids: Sequence[DiffID], what: str, call: Call) -> None:
         def body(tx: Transaction) -> None:

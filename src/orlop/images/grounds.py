@@ -139,21 +139,28 @@ class Grounds:
         row: RootRow,
         stack: Sequence[ChainRow],
         *,
+        views: Sequence[tuple[RootRow, Sequence[ChainRow]]] = (),
         indexes: Mapping[DiffID, LayerIndex] = _NO_INDEXES,
         call: Call,
-    ) -> Iterator[Ground]:
-        """What a root stands on, ready and kept so for the length of a ``with`` block."""
+    ) -> Iterator[list[Ground]]:
+        """What a root and its image mounts stand on, ready and kept so for the length of a ``with`` block.
+
+        The root's ground comes first, then those of ``views``, images mounted below it.
+        """
+        every = [(row, stack), *views]
         with contextlib.ExitStack() as held:
             if row.uid_map or row.gid_map:
                 held.enter_context(self._mapped(row, call))
-            if row.quota is not None and self._core.disks.has(row.id):
+            if row.quota is not None:
                 self.mount_disk(row, call)
             if row.driver == "erofs":
-                chain = [self._chains.image(image) for image in stack]
-                held.enter_context(self._activated(chain, row, call))
-                yield Ground(images=tuple(chain))
+                chains = [[self._chains.image(image) for image in images] for _, images in every]
+                held.enter_context(self._activated([image for chain in chains for image in chain], row, call))
+                yield [Ground(images=tuple(chain)) for chain in chains]
             else:
-                yield Ground(folders=self._places(row, self._stand_on(row, indexes, call)))
+                yield [
+                    Ground(folders=self._places(one, self._stand_on(one, indexes, call))) for one, _ in every
+                ]
 
     def _places(self, row: RootRow, folders: Sequence[str]) -> tuple[Path, ...]:
         place = self._core.mappings.place(mapping_name(row.uid_map, row.gid_map)) / "folders"
@@ -177,25 +184,32 @@ class Grounds:
         return [folder.id for folder in found]
 
     @contextlib.contextmanager
-    def _activated(self, stack: Sequence[ChainImage], row: RootRow, call: Call) -> Iterator[None]:
-        """Have a chain's images mounted, and kept so, for the length of a ``with`` block."""
+    def _activated(self, images: Sequence[ChainImage], row: RootRow, call: Call) -> Iterator[None]:
+        """Have images mounted, and kept so, for the length of a ``with`` block.
+
+        Nothing is held while one waits to mount another: two that need each other's would wait for ever.
+        """
         core, mapping = self._core, mapping_name(row.uid_map, row.gid_map)
-        with contextlib.ExitStack() as held:
-            for image in reversed(stack):
-                what = f"activate chain {image.id[:12]}"
-                while True:
-                    lock = core.locked("chain", image.id, call=call, attempted=what, exclusive=False)
-                    with contextlib.ExitStack() as one:
-                        one.enter_context(lock)
-                        if core.erofs.active(image, mapping):
-                            held.enter_context(one.pop_all())
-                            break
-                    with core.locked("chain", image.id, call=call, attempted=what):
-                        self._with_namespace(
-                            row,
-                            lambda fd, image=image: core.erofs.activate(image, mapping, fd),  # type: ignore[misc]  # bound now
-                        )
-            yield
+        ordered = sorted({image.id: image for image in images}.values(), key=lambda image: image.id)
+        while True:
+            with contextlib.ExitStack() as held:
+                missing = None
+                for image in ordered:
+                    what = f"activate chain {image.id[:12]}"
+                    held.enter_context(
+                        core.locked("chain", image.id, call=call, attempted=what, exclusive=False)
+                    )
+                    if not core.erofs.active(image, mapping):
+                        missing = image
+                        break
+                if missing is None:
+                    yield
+                    return
+            with core.locked("chain", missing.id, call=call, attempted=what):
+                self._activate(missing, row, mapping)
+
+    def _activate(self, image: ChainImage, row: RootRow, mapping: str) -> None:
+        self._with_namespace(row, lambda fd: self._core.erofs.activate(image, mapping, fd))
 
     def make_disk(self, row: RootRow, call: Call) -> None:
         """Give a root a disk of its own, mounted.  The native driver's copy does not count."""
@@ -207,8 +221,10 @@ class Grounds:
         self.mount_disk(row, call)
 
     def mount_disk(self, row: RootRow, call: Call) -> None:
-        """Have a root's disk mounted."""
+        """Have a root's disk mounted, if it has one."""
         disks = self._core.disks
+        if not disks.has(row.id):
+            return
 
         def activate(user_namespace: int | None) -> None:
             disks.activate(row.id, user_namespace)

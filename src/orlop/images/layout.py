@@ -7,6 +7,7 @@
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
     ROOT/content/  layers/  chains/  folders/  empty/  prepared/  trash/
     RUN/chains/<store>-<id>/         mount points of activations
+    RUN/maps/  RUN/disks/            with mapped ids; of roots with a quota
     RUN/socket/orlop.sock            the daemon's
 
 Invariants: ROOT has mode 0700 and both folders are ours; neither path holds a character that a mount

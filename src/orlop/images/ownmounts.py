@@ -17,7 +17,7 @@ from orlop.images.extras import Extras, open_place, place_below
 from orlop.images.grounds import Grounds
 from orlop.images.usage import Usage
 from orlop.linux import mount as mounts
-from orlop.linux import mountinfo
+from orlop.linux import mountinfo, processes
 from orlop.metadata import roots
 from orlop.metadata.roots import RootRow
 from orlop.observe import Call
@@ -79,9 +79,10 @@ class OwnMounts:
 
     def is_mounted(self, root: RootRow) -> bool:
         """Whether orlop has mounted a root, and what is on top at its path now is that mount."""
-        return root.mounted and self._shows(root)
+        return root.mounted and self.shows(root)
 
-    def _shows(self, root: RootRow) -> bool:
+    def shows(self, root: RootRow) -> bool:
+        """Whether what is on top at a root's path is a mount of the root, whoever performed it."""
         grounds, place = self._grounds, os.path.realpath(root.path)
         ground = grounds.plain(root)
         if not ground.images and not ground.folders and (root.kind == "view" or root.driver == "erofs"):
@@ -94,7 +95,7 @@ class OwnMounts:
             return root
         what = f"unmount {root.path}"
         self._unmount_extras(root, what)
-        while self._shows(root):
+        while self.shows(root):
             try:
                 mounts.umount(os.path.realpath(root.path))
             except OSError as exc:
@@ -115,6 +116,13 @@ class OwnMounts:
         if not extras or not self._shows_below(root):
             return
         place = os.path.realpath(root.path)
+        users = processes.users_of_mount(place)
+        if root.kind == "active" and root.driver != "native":
+            users += processes.users_of(self._grounds.driver(root).upper(self._grounds.root(root)))
+        if users:  # asked before anything is gone, for what runs there may need it all
+            raise FailedPrecondition(
+                what, f"it is in use by {', '.join(map(str, users[:5]))}", hint="end what uses it first"
+            )
         for number, row in reversed(list(enumerate(extras))):
             with place_below(place, row.target, what) as path:
                 while path is not None and self._extras.shows(root, row, number, path):
@@ -125,7 +133,7 @@ class OwnMounts:
                         raise FailedPrecondition(what, reason, hint="end what uses it first") from exc
 
     def _shows_below(self, root: RootRow) -> bool:
-        return mountinfo.is_mount_point(os.path.realpath(root.path)) and self._shows(root)
+        return mountinfo.is_mount_point(os.path.realpath(root.path)) and self.shows(root)
 
 
 def _perform(path: str, specs: Sequence[MountSpec], what: str) -> None:

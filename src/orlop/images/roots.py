@@ -35,7 +35,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call
-from orlop.snapshots.disks import LEAST
+from orlop.snapshots.disks import LEAST, MOST
 from orlop.snapshots.driver import MountSpec
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
@@ -70,8 +70,8 @@ class RootService:
         check_maps(options.gid_map, what)
         check_extras(options.extra, what)
         check_driver(options.driver, what)
-        if options.quota is not None and options.quota < LEAST:
-            raise InvalidArgument(what, f"a quota of {options.quota} bytes; the least is {LEAST}")
+        if options.quota is not None and not LEAST <= options.quota <= MOST:
+            raise InvalidArgument(what, f"a quota of {options.quota} bytes; it is {LEAST} to {MOST}")
         if options.view and options.quota is not None:
             raise InvalidArgument(what, "a view takes no writes, so it has no quota")
         if bool(options.uid_map) != bool(options.gid_map):
@@ -185,8 +185,9 @@ class RootService:
         core, grounds = self._core, self.grounds
         driver, own = grounds.driver(root), grounds.own(root)
         what = f"prepare {root.path}"
-        with grounds.held(root, stack, indexes=indexes, call=call) as ground:
-            specs = driver.mounts(grounds.root(root), ground) + self._extras.specs(root, extras, call)
+        views = self._extras.views(root, extras, call)
+        with grounds.held(root, stack, views=views, indexes=indexes, call=call) as (ground, *below):
+            specs = driver.mounts(grounds.root(root), ground) + self._extras.specs(root, extras, below)
             folders = [folder.name for folder in ground.folders]
             # The root's lock keeps collectors from taking its folder for one that was left behind.
             with core.locked("root", root.id, call=call, attempted=what):
@@ -215,7 +216,8 @@ class RootService:
         there = roots.chain_stack(tx, root.chain) and layers.has_blob(tx, root.config)
         if not there or any(folder_rows.get_folder(tx, folder) is None for folder in folders):
             raise Aborted(f"prepare {root.path}", "the image was removed meanwhile", hint="try again")
-        if any(row.chain is not None and not roots.chain_stack(tx, row.chain) for row in extras):
+        mounted = [(row.chain, row.config) for row in extras if row.chain and row.config]
+        if not all(roots.chain_stack(tx, chain) and layers.has_blob(tx, config) for chain, config in mounted):
             raise Aborted(f"prepare {root.path}", "an image to mount was removed meanwhile", hint="try again")
         roots.add_root(tx, NAMESPACE, root, labels, extras)
         folder_rows.set_root_folders(tx, root.id, folders)
@@ -243,14 +245,23 @@ class RootService:
     def _activate(self, root: RootRow, call: Call) -> list[MountSpec]:
         """The mounts of a root, after making ready what they name."""
         grounds = self.grounds
-        with grounds.held(root, grounds.stack(root, call), call=call) as ground:
+        extras = self._core.db.read(lambda tx: roots.mounts_of(tx, root.id))
+        views = self._extras.views(root, extras, call)
+        with grounds.held(root, grounds.stack(root, call), views=views, call=call) as (ground, *below):
             folders = [folder.name for folder in ground.folders]
             if folders != self._core.db.read(lambda tx: folder_rows.folders_of_root(tx, root.id)):
-                self._core.db.write(lambda tx: folder_rows.set_root_folders(tx, root.id, folders), call=call)
+                self._core.db.write(lambda tx: self._stand_on(tx, root, folders), call=call)
             extras = self._core.db.read(lambda tx: roots.mounts_of(tx, root.id))
             return grounds.driver(root).mounts(grounds.root(root), ground) + self._extras.specs(
-                root, extras, call
+                root, extras, below
             )
+
+    @staticmethod
+    def _stand_on(tx: Transaction, root: RootRow, folders: Sequence[str]) -> None:
+        found = roots.get_root(tx, root.path)
+        if found is None or found.id != root.id:
+            raise NotFound(f"list mounts of {root.path}", "it was cleaned up meanwhile")
+        folder_rows.set_root_folders(tx, root.id, folders)
 
     def require(self, path: str, what: str) -> RootRow:
         """The root at a path.  Raises `NotFound`, or `InvalidArgument` for no path at all."""
@@ -293,6 +304,9 @@ class RootService:
             root = self._require(path, what)
             if root.kind == "active":
                 self.grounds.check_privilege(root, what)
+            if root.kind == "view" and root.driver != "erofs" and not root.mounted and self._own.shows(root):
+                # What it shows may be collected next, and folders do not outlive that as activations do.
+                raise FailedPrecondition(what, f"the view is mounted at {root.path}", hint="unmount it first")
             root = self._own.detach(root, call)
             if self._usage.in_use(root, what, call):
                 users = self._usage.by(root)
@@ -340,9 +354,9 @@ class RootService:
             if lock is None:
                 return  # somebody is using it this moment
             try:
-                if core.db.read(lambda tx, row=row: roots.chain_users(tx, row.id)):  # type: ignore[misc]  # bound now
-                    return
-                core.erofs.deactivate(row.id)
+                used = core.db.read(lambda tx, row=row: roots.chain_users(tx, row.id))  # type: ignore[misc]  # bound now
+                needed = {mapping_name(*maps) for maps in used}
+                core.erofs.deactivate(row.id, keep=needed.__contains__)
             finally:
                 lock.release()
 

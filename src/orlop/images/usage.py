@@ -26,6 +26,8 @@ class Usage:
         """
         if root.kind != "active":
             return False
+        if root.quota is not None:  # only below its own disk can anybody be found
+            self._grounds.mount_disk(root, call)  # the one that others have mounted, if they have
         driver, own = self._grounds.driver(root), self._grounds.own(root)
         for _ in range(_LOOKS):
             if not driver.in_use(own):

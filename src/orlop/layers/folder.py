@@ -178,14 +178,7 @@ class FolderWriter:
         parent = self._open.get(item.parent)
         name = item.name
         if item.hard >= 0:
-            above, first = self._places[item.hard]
-            os.link(
-                first,
-                name,
-                src_dir_fd=self._open.get(above),
-                dst_dir_fd=self._open.get(item.parent),
-                follow_symlinks=False,
-            )
+            self._link(item)
             return
         if item.shared:
             self._places[item.key] = (item.parent, name)
@@ -199,6 +192,15 @@ class FolderWriter:
             self._file(parent, item)
         else:
             self._special(parent, item)
+
+    def _link(self, item: Item) -> None:
+        above, first = self._places[item.hard]
+        source = os.dup(self._open.get(above))  # asking for the other folder may close this one
+        try:
+            target = self._open.get(item.parent)
+            os.link(first, item.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+        finally:
+            os.close(source)
 
     def _file(self, parent: int, item: Item) -> None:
         want = item if self._form.real and not item.xattrs else self._applied(item)

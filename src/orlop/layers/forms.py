@@ -13,9 +13,11 @@ xattrs that may not be set.  An entry that is otherwise as the chain has it coun
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
+import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -73,6 +75,11 @@ class Form:
     def real(self) -> bool:
         """Whether everything can be written as it is."""
         return self.xattrs == _ANY
+
+    @property
+    def key(self) -> str:
+        """What tells the folders of this form from those of others."""
+        return str(self.name) if self.marks else f"{self.name}-bare"
 
     def bare(self) -> Form:
         """The same for a tree that no overlay lies over."""
@@ -165,8 +172,7 @@ def told(form: Form, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | N
     if not form.owners:
         uid = 0 if uid == os.geteuid() else uid
         gid = 0 if gid == os.getegid() else gid
-    record = next((value for name, value in pairs if name == OVERRIDE), None)
-    found = _RECORD.fullmatch(record) if record is not None else None
+    found = _heeded(form, pairs, orig)
     if found is not None:
         pairs = tuple(pair for pair in pairs if pair[0] != OVERRIDE)
         mode, rdev = _recorded_mode(form, about, found)
@@ -174,14 +180,47 @@ def told(form: Form, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | N
             uid, gid = int(found[1]), int(found[2])
     if orig is None or (mode ^ orig.mode) & 0o170000:
         return Stat(mode, uid, gid, rdev, pairs)
-    if mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO) and (not form.owners or (uid, gid) == (0, 0)):
-        uid, gid = orig.uid, orig.gid  # a record would have no room
-    seconds, nsec = divmod(about.st_mtime_ns, 1_000_000_000)
-    if (seconds, nsec) == (orig.mtime, orig.nsec) and (
-        stat.S_ISDIR(mode) or about.st_size == orig.size or rdev
-    ):
+    if divmod(about.st_mtime_ns, 1_000_000_000) != (orig.mtime, orig.nsec):
+        return Stat(mode, uid, gid, rdev, pairs)
+    if mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO):  # a record would have no room
+        uid = uid if form.owners and _is_mapped("uid", orig.uid) else orig.uid
+        gid = gid if form.owners and _is_mapped("gid", orig.gid) else orig.gid
+    if stat.S_ISDIR(mode) or about.st_size == orig.size or rdev:
         pairs += _kept(form, mode, orig, {name for name, _ in pairs})
     return Stat(mode, uid, gid, rdev, pairs)
+
+
+def _heeded(form: Form, pairs: Xattrs, orig: LowerEntry | None) -> re.Match[bytes] | None:
+    """The record of an entry, if it is to be believed.
+
+    Who may give files away needs none but for what the image had there, and in a container anybody who
+    may write to a file can set its ``user.`` xattrs: a record that says something new says nothing.
+    """
+    value = next((value for name, value in pairs if name == OVERRIDE), None)
+    found = _RECORD.fullmatch(value) if value is not None else None
+    if form.owners and found is not None:
+        known = orig is not None and record(Stat(orig.mode, orig.uid, orig.gid, orig.rdev)) == value
+        return found if known else None
+    return found
+
+
+@functools.cache
+def _mapped(kind: Literal["uid", "gid"]) -> tuple[tuple[int, int], ...]:
+    """The ranges of ids that our user namespace maps: first, and one past the last."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        lines = [tuple(map(int, line.split())) for line in file]
+    return tuple((inside, inside + size) for inside, _, size in lines)
+
+
+def _is_mapped(kind: Literal["uid", "gid"], number: int) -> bool:
+    return any(first <= number < end for first, end in _mapped(kind))
+
+
+def _fits(acl: bytes) -> bool:
+    """Whether all users and groups of an ACL can be said here (include/uapi/linux/posix_acl_xattr.h)."""
+    entries = struct.iter_unpack("<HHI", acl[4 : len(acl) - (len(acl) - 4) % 8])
+    kinds: dict[int, Literal["uid", "gid"]] = {2: "uid", 8: "gid"}  # ACL_USER, ACL_GROUP
+    return all(tag not in kinds or _is_mapped(kinds[tag], number) for tag, _, number in entries)
 
 
 def _recorded_mode(form: Form, about: os.stat_result, found: re.Match[bytes]) -> tuple[int, int]:
@@ -198,11 +237,15 @@ def _recorded_mode(form: Form, about: os.stat_result, found: re.Match[bytes]) ->
 
 
 def _kept(form: Form, mode: int, orig: LowerEntry, there: set[bytes]) -> Xattrs:
-    """The chain's xattrs that the form could not set, or that the kernel may have refused (ACLs)."""
+    """The chain's xattrs that the form could not set, ACLs of ids that are not mapped among them."""
     no_user = mode & 0o170000 not in (stat.S_IFREG, stat.S_IFDIR)
     return tuple(
         (name, value)
         for name, value in unescape_xattrs(orig.raw_xattrs, TRUSTED)
         if name not in there
-        and (not form.holds(name) or name.startswith(_ACLS) or (no_user and name.startswith(b"user.")))
+        and (
+            not form.holds(name)
+            or (name.startswith(_ACLS) and not _fits(value))
+            or (no_user and name.startswith(b"user."))
+        )
     )

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import PosixPath
 
 from orlop.linux._syscall import Path, call
 
@@ -32,6 +33,7 @@ __all__ = [
     "clone_file",
     "copy_range",
     "fsync_dir",
+    "new_locked_folder",
     "open_in_root",
     "openat2",
     "remove_tree",
@@ -65,6 +67,25 @@ def fsync_dir(folder: Path | int) -> None:
         return
     with _opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         os.fsync(fd)
+
+
+def new_locked_folder(parent: Path) -> tuple[PosixPath, int]:
+    """A new folder ``new-<random>`` and a descriptor of it that holds a flock: its maker lives.
+
+    Collectors take such folders when nobody holds the lock; one that was taken before we had it is left
+    to them.
+    """
+    while True:
+        folder = PosixPath(os.fsdecode(parent)) / f"new-{secrets.token_hex(8)}"
+        folder.mkdir(mode=0o700)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists() and os.path.samestat(os.fstat(lock), os.stat(folder)):
+            return folder, lock
+        os.close(lock)
 
 
 @contextmanager

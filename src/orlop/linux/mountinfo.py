@@ -43,6 +43,7 @@ __all__ = [
     "mounted_type",
     "parse_mountinfo",
     "path_in_filesystem",
+    "source_of",
 ]
 
 BTRFS_MAGIC = 0x9123683E
@@ -171,6 +172,12 @@ def is_mount_point(path: Path | int) -> bool:
 def is_bind_of(place: Path, source: Path) -> bool:
     """Whether what is mounted at ``place`` is a bind mount of ``source``, or a mount of the same folder."""
     return is_mount_point(place) and os.path.samestat(os.stat(place), os.stat(source))
+
+
+def source_of(path: Path) -> bytes | None:
+    """The source of the mount that holds a path, as mount tables show it; None if it is in none of ours."""
+    mount_id = mount_id_of(path)
+    return next((entry.source for entry in mount_table() if entry.mount_id == mount_id), None)
 
 
 def path_in_filesystem(path: Path) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""Who is using a mount: for the sentence "in use by bash (1234)", never for a decision.
+"""Who is using a mount: for the sentence "in use by bash (1234)"; for a decision where nobody else can tell.
 
 Best effort by nature: processes come and go, those of other users cannot be looked into without
 privilege, and an overlay that was lazily unmounted is in no table of mounts.  Whether an upper is in
@@ -20,7 +20,7 @@ from orlop.linux.mountinfo import (
     path_in_filesystem,
 )
 
-__all__ = ["ProcessInfo", "mount_points_of", "users_of", "users_of_tree"]
+__all__ = ["ProcessInfo", "mount_points_of", "users_of", "users_of_mount", "users_of_tree"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,13 @@ def users_of(upper: Path) -> list[ProcessInfo]:
             users = [ProcessInfo(pid=pids[0], name=_name(pids[0]), why=f"has it mounted at {target}")]
         found.update((info.pid, info) for info in users)
     return [found[pid] for pid in sorted(found)]
+
+
+def users_of_mount(place: Path) -> list[ProcessInfo]:
+    """The processes that use the mount at a place in our mount namespace, or files in it, by process ID."""
+    mount_id = mount_id_of(place)
+    found = [info for pid in _pids() if (info := _use(pid, {mount_id})) is not None]
+    return [info for info in found if info.pid != os.getpid()]
 
 
 def users_of_tree(tree: Path) -> list[ProcessInfo]:

@@ -17,7 +17,6 @@ __all__ = [
     "add_folder",
     "find_by_prefix",
     "find_folder",
-    "folder_ids",
     "folders_of_root",
     "get_folder",
     "set_root_folders",
@@ -94,11 +93,6 @@ def get_folder(tx: Transaction, folder: str) -> FolderRow | None:
     """The folder of an id."""
     row = tx.execute(f"SELECT {_COLUMNS} FROM folders WHERE id = ?", (folder,)).fetchone()
     return _folder(row) if row else None
-
-
-def folder_ids(tx: Transaction) -> set[str]:
-    """All folders that have a row."""
-    return {row[0] for row in tx.execute("SELECT id FROM folders")}
 
 
 def folders_of_root(tx: Transaction, root_id: str) -> list[str]:

@@ -130,15 +130,19 @@ def chain_layers(tx: Transaction, chain: str) -> tuple[DiffID, ...]:
     return tuple(DiffID(row[0]) for row in rows)
 
 
-def chain_users(tx: Transaction, chain: str) -> int:
-    """How many prepared roots stand on a chain's image, directly or through images above it."""
-    row = tx.execute(
+def chain_users(tx: Transaction, chain: str) -> set[tuple[str, str]]:
+    """The id maps of the prepared roots that stand on a chain's image, directly or through images above it.
+
+    Empty if there is no such root; a root without maps counts as two empty texts.
+    """
+    rows = tx.execute(
         "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
-        "SELECT (SELECT COUNT(*) FROM prepared WHERE chain_id IN (SELECT id FROM above)) + "
-        "(SELECT COUNT(*) FROM root_mounts WHERE chain_id IN (SELECT id FROM above))",
+        "SELECT uid_map, gid_map FROM prepared WHERE chain_id IN (SELECT id FROM above) "
+        "UNION SELECT uid_map, gid_map FROM root_mounts JOIN prepared ON prepared.id = root "
+        "WHERE root_mounts.chain_id IN (SELECT id FROM above)",
         (chain,),
-    ).fetchone()
-    return int(row[0])
+    )
+    return {(row[0], row[1]) for row in rows}
 
 
 _COLUMNS = (

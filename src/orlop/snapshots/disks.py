@@ -21,14 +21,14 @@ import os
 import subprocess
 from pathlib import Path
 
-from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.errors import FailedPrecondition
 from orlop.linux import loop, mount, mountinfo
 from orlop.linux.files import fsync_dir
 from orlop.snapshots.stacks import system_errors
 
-__all__ = ["LEAST", "Disks"]
+__all__ = ["LEAST", "MOST", "Disks"]
 
-LEAST = 1 << 20  # bytes
+LEAST, MOST = 1 << 20, 1 << 43  # bytes; ext4 with blocks of 4 KiB ends at 1 << 44
 _JOURNAL = 4  # MiB
 _OVERHEAD = 8 << 20
 _IMAGE = "disk.img"
@@ -56,26 +56,28 @@ class Disks:
     def create(self, root_id: str, size: int) -> None:
         """Make a disk that takes ``size`` bytes of files, about; durable on return.
 
-        Raises `InvalidArgument` for less than `LEAST`, `FailedPrecondition` where it cannot be done.
+        ``size`` is `LEAST` to `MOST`.  Raises `FailedPrecondition` where it cannot be done.
         """
         what = f"make a disk of {size} bytes"
-        if size < LEAST:
-            raise InvalidArgument(what, f"a quota is at least {LEAST} bytes")
         folder = self._prepared / root_id
         with system_errors(what):
             folder.mkdir(mode=0o700, exist_ok=True)
-            image = folder / _IMAGE
-            fd = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            new = folder / f"{_IMAGE}.new"
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, -(-(size + size // 50 + _OVERHEAD) // 4096) * 4096)
-                _make_filesystem(image, what)
+                _make_filesystem(new, what)
                 os.fsync(fd)
             finally:
                 os.close(fd)
+            os.rename(new, folder / _IMAGE)
             fsync_dir(folder)
 
     def activate(self, root_id: str, user_namespace: int | None = None) -> Path:
-        """Have a root's disk mounted; returns where.  With a user namespace, with ids mapped by it."""
+        """Have a root's disk mounted; returns where.  With a user namespace, with ids mapped by it.
+
+        Needs its lock.  A disk that is mounted elsewhere is the same file system here.
+        """
         place = self.place(root_id)
         with system_errors(f"mount the disk of root {root_id}"):
             self._disks.mkdir(mode=0o700, exist_ok=True)

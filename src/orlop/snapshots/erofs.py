@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from orlop.config import Driver as DriverName
@@ -72,17 +73,18 @@ class ErofsDriver:
             finally:
                 os.close(fd)
         if not self.active(image, mapping):
-            self.deactivate(image.id)
+            self.deactivate(image.id, keep=lambda other: other != mapping)
             raise DataLoss(what, f"{image.file} is not the image that the store made")
 
-    def deactivate(self, image_id: str) -> None:
-        """Unmount an image that no prepared root needs.  Overlays that live on it go on living.
+    def deactivate(self, image_id: str, *, keep: Callable[[str], bool] = lambda mapping: False) -> None:
+        """Unmount an image, but for the mappings to ``keep``.  Overlays that live on it go on living.
 
         Needs its lock.  Idempotent.
         """
         with system_errors(f"unmount chain {image_id[:12]}"), contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._mounts):
-                if name.partition(".")[0] != self._store + image_id:
+                image, _, mapping = name.partition(".")
+                if image != self._store + image_id or keep(mapping):
                     continue
                 point = self._mounts / name
                 while mountinfo.is_mount_point(point):

@@ -6,9 +6,8 @@ Nothing of a probe stays: what it mounts nobody else sees, what it writes is rem
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +16,18 @@ from pathlib import Path
 from orlop.config import Driver as DriverName
 from orlop.erofs.tree import Node
 from orlop.erofs.writer import build
+from orlop.errors import from_oserror
 from orlop.linux import mount
-from orlop.linux.files import can_reflink, remove_tree
+from orlop.linux.files import can_reflink, new_locked_folder, remove_tree
 from orlop.snapshots.stacks import options_of
 
 __all__ = ["Verdict", "probe"]
 
+# What says that something cannot be had here, rather than not at this moment.
+_FINAL = {
+    *(errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENODEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTBLK),
+    *(errno.ELOOP, errno.EXDEV, errno.EROFS, errno.EOVERFLOW),
+}
 _HELLO = b"orlop\n"
 
 
@@ -46,6 +51,8 @@ def probe(driver: DriverName, scratch: Path, *, marks: str) -> Verdict:
         with _folder(scratch) as folder:
             return Verdict(driver=driver, works=True, reason=trial(folder, marks))
     except OSError as exc:
+        if exc.errno not in _FINAL:
+            raise from_oserror(f"try driver {driver}", exc) from exc
         reason = exc.strerror or str(exc)
         if isinstance(exc, PermissionError):
             need = "CAP_SYS_ADMIN" if os.geteuid() == 0 else "root, or a shell opened with 'orlop unshare'"
@@ -56,11 +63,8 @@ def probe(driver: DriverName, scratch: Path, *, marks: str) -> Verdict:
 @contextlib.contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
     """A folder that collectors know as being made: a flock on it is held."""
-    folder = parent / f"new-{secrets.token_hex(8)}"
-    folder.mkdir(mode=0o700)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder, lock = new_locked_folder(parent)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         os.close(lock)
