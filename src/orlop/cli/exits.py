@@ -47,9 +47,9 @@ EXIT_CODES: tuple[tuple[int, tuple[str, ...], str], ...] = (
     (10, ("UNIMPLEMENTED",), "this build, kernel or driver cannot do it"),
     (11, ("DEADLINE_EXCEEDED",), "out of time"),
     (12, ("ABORTED", "INTERNAL"), "another call won, or a promise of orlop's own was broken"),
-    (RUN_FAILED, (), "orlop run: orlop itself failed"),
-    (126, (), "orlop run: the command cannot be executed"),
-    (127, (), "orlop run: the command is not in the image"),
+    (RUN_FAILED, (), "orlop run, unshare: orlop itself failed"),
+    (126, (), "orlop run, unshare: the command cannot be executed"),
+    (127, (), "orlop run, unshare: there is no such command"),
     (CANCELLED, ("CANCELLED",), "stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)"),
     (OUTPUT_CLOSED, (), "whoever read the output went away"),
 )
