@@ -6,8 +6,10 @@ has its own of each.  Where nothing may be skipped (CI=true, or ORLOP_NO_SKIP=1)
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from orlop.linux.mount import FsContext
 from support import disks
 from support.registries import Registry, serve
 
@@ -57,6 +60,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root: it mounts")
+    if item.get_closest_marker("root") and not _goes_without_erofs(item) and (why := _no_erofs()):
+        pytest.skip(f"needs EROFS on a file: {why}")
+
+
+def _goes_without_erofs(item: pytest.Item) -> bool:
+    """Whether a test says that it does, or is about another driver."""
+    driver = getattr(item, "callspec", None) and item.callspec.params.get("driver")
+    return bool(item.get_closest_marker("any_kernel")) or driver in {"overlay", "native"}
+
+
+@functools.cache
+def _no_erofs() -> str | None:
+    """Why this kernel does not mount EROFS from a file; None if it should."""
+    release = os.uname().release
+    if tuple(int(part) for part in re.findall(r"\d+", release)[:2]) < (6, 12):
+        return f"Linux 6.12 and later have it, this is {release}"
+    try:
+        FsContext("erofs").close()  # loads the module
+    except OSError as exc:
+        return exc.strerror
+    return None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,7 +19,7 @@ from support.oracle import NotJudged, apply_layers, differences, snapshot
 from support.registries import Registry, serve
 from support.trees import Entry
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.any_kernel]
 
 SECOND = 1_000_000_000
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")  # cap_net_bind_service+ep

@@ -26,7 +26,7 @@ from support import images, users
 from support.layers import Layer
 from support.users import UID, Mode, User
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.any_kernel, pytest.mark.timeout(180)]
 
 APPLETS = ("sh", "cat", "echo", "id", "pwd", "env", "ls", "stty", "sleep", "touch", "ip", "hostname", "grep")
 INSIDE = [(mode, way) for mode in ("subids", "single") for way in ("auto", "crun", "bwrap", "chroot")]

@@ -25,7 +25,7 @@ from orlop.cli.runtime import choose_runtime
 from orlop.errors import FailedPrecondition, NotFound
 from orlop.linux.mountinfo import mount_table
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.any_kernel, pytest.mark.timeout(120)]
 
 DRIVER = """
 import json, os, sys

@@ -22,7 +22,7 @@ from orlop.linux.userns import IdRange
 from support import users
 from support.users import FIRST, GID, SIZE, UID, Mode, User
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.any_kernel, pytest.mark.timeout(120)]
 
 MAPS = """
 import os, sys
