@@ -118,7 +118,8 @@ class OwnMounts:
         place = os.path.realpath(root.path)
         users = processes.users_of_mount(place)
         if root.kind == "active" and root.driver != "native":
-            users += processes.users_of(self._grounds.driver(root).upper(self._grounds.root(root)))
+            upper = self._grounds.driver(root).upper(self._grounds.root(root))
+            users += processes.users_of(upper, holders=False)  # some copy all mounts for a moment
         if users:  # asked before anything is gone, for what runs there may need it all
             raise FailedPrecondition(
                 what, f"it is in use by {', '.join(map(str, users[:5]))}", hint="end what uses it first"

@@ -180,12 +180,11 @@ def told(form: Form, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | N
             uid, gid = int(found[1]), int(found[2])
     if orig is None or (mode ^ orig.mode) & 0o170000:
         return Stat(mode, uid, gid, rdev, pairs)
-    if divmod(about.st_mtime_ns, 1_000_000_000) != (orig.mtime, orig.nsec):
-        return Stat(mode, uid, gid, rdev, pairs)
-    if mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO):  # a record would have no room
+    same_size = stat.S_ISDIR(mode) or about.st_size == orig.size or rdev != 0
+    if mode & 0o170000 in (stat.S_IFLNK, stat.S_IFIFO) and same_size:  # a record would have no room
         uid = uid if form.owners and _is_mapped("uid", orig.uid) else orig.uid
         gid = gid if form.owners and _is_mapped("gid", orig.gid) else orig.gid
-    if stat.S_ISDIR(mode) or about.st_size == orig.size or rdev:
+    if same_size and divmod(about.st_mtime_ns, 1_000_000_000) == (orig.mtime, orig.nsec):
         pairs += _kept(form, mode, orig, {name for name, _ in pairs})
     return Stat(mode, uid, gid, rdev, pairs)
 

@@ -49,12 +49,12 @@ def mount_points_of(upper: Path) -> list[str]:
     return [os.fsdecode(entry.target) for entry in _mounts_of(_names_of(upper), mount_table())]
 
 
-def users_of(upper: Path) -> list[ProcessInfo]:
+def users_of(upper: Path, *, holders: bool = True) -> list[ProcessInfo]:
     """The processes that use an overlay with this upper, by process ID.
 
     That is: processes with their root, working directory, program, an open file or a mapping in such
-    an overlay; and for a mount namespace other than ours that has one mounted but no such process,
-    its oldest process.  A mount in our own namespace that nobody uses is no process's:
+    an overlay; and as ``holders``, for a mount namespace other than ours that has one mounted but no such
+    process, its oldest process.  A mount in our own namespace that nobody uses is no process's:
     `mount_points_of` tells of it.
     """
     names = _names_of(upper)
@@ -75,7 +75,7 @@ def users_of(upper: Path) -> list[ProcessInfo]:
     own = mount_namespace()
     for namespace, pids in members.items():
         users = [info for pid in pids if (info := _use(pid, mounts)) is not None]
-        if not users and namespace != own and tables[namespace]:
+        if holders and not users and namespace != own and tables[namespace]:
             target = os.fsdecode(tables[namespace][0].target)
             users = [ProcessInfo(pid=pids[0], name=_name(pids[0]), why=f"has it mounted at {target}")]
         found.update((info.pid, info) for info in users)
