@@ -19,7 +19,8 @@ from orlop.erofs.writer import build
 from orlop.errors import Cancelled, FailedPrecondition
 from orlop.layers.builder import IndexBuilder
 from orlop.layers.chainview import ChainView
-from orlop.layers.diff import changes, write_layer
+from orlop.layers.diff import changes
+from orlop.layers.layerwrite import write_layer
 from orlop.layers.merge import Merger
 from orlop.layers.tarread import TarReader
 from orlop.observe import Call, CancelToken, Progress

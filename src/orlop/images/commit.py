@@ -21,7 +21,8 @@ from orlop.images.ingest import LayerIngest
 from orlop.images.names import new_name
 from orlop.images.pull import name_image
 from orlop.images.roots import RootService
-from orlop.layers.diff import changes, write_layer
+from orlop.layers.diff import changes
+from orlop.layers.layerwrite import write_layer
 from orlop.layers.worker.client import Unpacked
 from orlop.metadata import garbage, layers
 from orlop.metadata.db import Transaction

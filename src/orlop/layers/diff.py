@@ -23,30 +23,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from orlop.errors import Error, FailedPrecondition, from_oserror
+from orlop.errors import FailedPrecondition, from_oserror
 from orlop.layers.builder import WHITEOUT
 from orlop.layers.chainview import ChainView, LowerEntry, LowerReader
 from orlop.layers.forms import REAL, Form, told
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import unescape_xattrs
-from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
+from orlop.layers.tarwrite import Member
 from orlop.layers.upper import (
     OPEN_FILE,
     OPEN_FOLDER,
     is_opaque,
     is_whiteout,
-    open_below,
     overlay_xattr,
     read_xattrs,
 )
 from orlop.observe import Call
 
-__all__ = ["Change", "Upper", "changes", "write_layer"]
+__all__ = ["FREEZE", "MOVED_AWAY", "Change", "Upper", "changes", "text_of"]
 
-CHUNK = 1 << 20
 _WHAT = "read changes"
-_FREEZE = "stop or freeze what runs there"
-_MOVED_AWAY = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}  # found otherwise before
+FREEZE = "stop or freeze what runs there"
+MOVED_AWAY = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}  # found otherwise before
 _WINDOW = 64  # folders of one path kept open at a time
 _EVER = 1 << 62
 # Where the times of file systems end (s_time_min and s_time_max of ext4, xfs), and what is past that.
@@ -237,7 +235,9 @@ class _Walk:
             redirect = overlay_xattr(xattrs, b"redirect", self._marks)
             lower = base if redirect is None else self._redirected(folder, redirect)
             if lower is None or not stat.S_ISREG(lower.mode):
-                raise FailedPrecondition(_WHAT, f"/{_text(path)} has its bytes in a layer that is not there")
+                raise FailedPrecondition(
+                    _WHAT, f"/{text_of(path)} has its bytes in a layer that is not there"
+                )
         same = orig is not None and self._same_file(member, orig, about, where, lower)
         change = Change(member=member, lower=lower)
         if about.st_nlink > 1:
@@ -298,7 +298,7 @@ class _Walk:
             self._found.append(Change(member=member))
 
     def _leave_out(self, path: bytes, what: str) -> None:
-        self._call.observer.warning(f"/{_text(path)} is left out: {what}")
+        self._call.observer.warning(f"/{text_of(path)} is left out: {what}")
 
     def _gone(self, path: bytes, orig: LowerEntry | None) -> None:
         if orig is not None:
@@ -369,76 +369,9 @@ def changes(
     try:
         return _Walk(view, devices, kind, call).run(upper)
     except OSError as exc:
-        if exc.errno in _MOVED_AWAY:
-            raise FailedPrecondition(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=_FREEZE) from exc
+        if exc.errno in MOVED_AWAY:
+            raise FailedPrecondition(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=FREEZE) from exc
         raise from_oserror(_WHAT, exc) from exc
-
-
-def write_layer(
-    found: Sequence[Change],
-    upper: int,
-    out: int,
-    view: ChainView,
-    devices: Sequence[Sequence[Path]],
-    *,
-    call: Call,
-) -> WrittenTar:
-    """Write changes as a layer's tar; returns its diff ID and its index.
-
-    A file that changes while it is read is an error that names it (`FailedPrecondition`).
-    """
-    writer = TarWriter(out)
-    lower = LowerReader(view, devices)
-    for change in found:
-        call.check("write layer")
-        member = change.member
-        if change.whiteout:
-            folder, slash, name = member.path.rpartition(b"/")
-            writer.add(Member(path=folder + slash + b".wh." + name, mode=stat.S_IFREG))
-        elif member.hard or not stat.S_ISREG(member.mode) or not member.size:
-            writer.add(member)
-        elif change.lower is not None:
-            chunks = lower.chunks(change.lower)
-            writer.add(member, lambda chunks=chunks: next(chunks, b""))  # type: ignore[misc]  # bound now
-        else:
-            _write_file(writer, member, upper)
-    return writer.finish()
-
-
-def _write_file(writer: TarWriter, member: Member, upper: int) -> None:
-    """One file of the upper, by its path, no link followed on the way."""
-    try:
-        fd = open_below(upper, member.path)
-    except OSError as exc:
-        if exc.errno in _MOVED_AWAY:
-            raise _changed(member.path) from exc
-        raise
-    try:
-        left = member.size
-
-        def read() -> bytes:
-            nonlocal left
-            chunk = os.read(fd, min(CHUNK, left))
-            left -= len(chunk)
-            return chunk
-
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_size != member.size:
-            raise _changed(member.path)
-        writer.add(member, read)
-        after = os.fstat(fd)
-        if (after.st_size, after.st_mtime_ns) != (about.st_size, about.st_mtime_ns):
-            raise _changed(member.path)
-    except Error as exc:
-        if isinstance(exc, FailedPrecondition):
-            raise
-        raise _changed(member.path) from exc
-    finally:
-        os.close(fd)
-
-
-def _changed(path: bytes) -> FailedPrecondition:
-    return FailedPrecondition("commit", f"/{_text(path)} changed while it was read", hint=_FREEZE)
 
 
 def _moment(about: os.stat_result, orig: LowerEntry | None) -> tuple[int, int]:
@@ -512,8 +445,9 @@ def _reopen(parent: _Folder, child: _Folder) -> None:
     parent.fd = os.open("..", OPEN_FOLDER, dir_fd=child.fd)
     about = os.fstat(parent.fd)
     if (about.st_dev, about.st_ino) != parent.identity:
-        raise FailedPrecondition(_WHAT, f"/{_text(child.path)} was moved while it was read", hint=_FREEZE)
+        raise FailedPrecondition(_WHAT, f"/{text_of(child.path)} was moved while it was read", hint=FREEZE)
 
 
-def _text(path: bytes) -> str:
+def text_of(path: bytes) -> str:
+    """A path for people."""
     return path.decode(errors="backslashreplace")
