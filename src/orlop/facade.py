@@ -18,8 +18,9 @@ from orlop.observe import Call
 
 if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy, Settings
-    from orlop.images.api import Collected, ExtraMount, IdMap, PushResult, Removed, StoreInfo
+    from orlop.images.api import ExtraMount, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
+    from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
 
 __all__ = ["DEFAULT_ROOT", "DEFAULT_RUN", "DEFAULT_SOCKET", "Prepared", "Store", "connect", "open"]
 
@@ -159,9 +160,57 @@ class Store:
         """The handle of a root that was prepared before, perhaps by another process."""
         return Prepared(self.verbs, self.verbs.mounts(os.fspath(path)))
 
-    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
-        """Delete what no image and no prepared root needs."""
-        return self.verbs.collect(dry_run=dry_run, call=call or Call())
+    def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
+        """Set labels of a name, and take those away whose value is None; policies ask for them."""
+        return self.verbs.label(name, changes)
+
+    def collect(
+        self, *, dry_run: bool = False, keep: Keep | None = None, call: Call | None = None
+    ) -> Collected:
+        """Delete what no image, prepared root, lease or pin needs; with ``keep``, images beyond it too."""
+        return self.verbs.collect(dry_run=dry_run, keep=keep, call=call or Call())
+
+    def usage(self, *, call: Call | None = None) -> Usage:
+        """What the store takes on disk, and how it divides among images."""
+        return self.verbs.usage(call=call or Call())
+
+    def explain(self, thing: str, *, call: Call | None = None) -> Explanation:
+        """Why a thing is kept, what it shares, and what its removal would free.
+
+        A thing is an image, a layer (its diff ID), ``blob sha256:…``, ``chain …``, the path of a prepared
+        root, ``lease …`` or ``pin …``.
+        """
+        return self.verbs.explain(thing, call=call or Call())
+
+    def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
+        """Keep a thing whatever happens to its names; until ``expires``, seconds since 1970, if given."""
+        return self.verbs.pin(thing, name, expires=expires)
+
+    def unpin(self, name: str) -> None:
+        """Take a pin back."""
+        self.verbs.unpin(name)
+
+    def pins(self) -> list[Pin]:
+        """All pins that have not expired, by name."""
+        return self.verbs.pins()
+
+    def check(
+        self,
+        *things: str,
+        full: bool = False,
+        repair: bool = False,
+        pace: int | None = None,
+        call: Call | None = None,
+    ) -> Checked:
+        """Compare what the metadata promise with what is on disk; all of it, or some things.
+
+        ``full`` reads and hashes everything, ``pace`` bytes a second at most; ``repair`` mends what can be.
+        """
+        return self.verbs.check(full=full, repair=repair, things=things, pace=pace, call=call or Call())
+
+    def backup(self, destination: StrPath, *, content: bool = False, call: Call | None = None) -> BackedUp:
+        """Write the metadata, and with ``content`` the layers, to a new file; consistent while in use."""
+        return self.verbs.backup(os.path.abspath(destination), content=content, call=call or Call())
 
     def info(self) -> StoreInfo:
         """The store and what serves it."""

@@ -10,6 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -25,7 +27,8 @@ from orlop.cli.exits import EXIT_CODES, exit_code, one_line
 from orlop.cli.interrupts import Interrupts
 from orlop.cli.output import ago, size_text
 from orlop.cli.progress import JsonLines, Lines, Live, Silent, choose
-from orlop.cli.rootargs import extra_of, id_map_of, id_maps_of, image_volume_of, size_of, tmpfs_of
+from orlop.cli.quantities import size_of
+from orlop.cli.rootargs import extra_of, id_map_of, id_maps_of, image_volume_of, tmpfs_of
 from orlop.cli.session import needs_extra
 from orlop.facade import Store
 from orlop.images.api import (
@@ -42,6 +45,7 @@ from orlop.images.api import (
     Removed,
     StoreInfo,
 )
+from orlop.images.upkeep import Keep, Pin
 from orlop.observe import Call, Progress
 
 ID = "sha256:" + "3f" * 32
@@ -188,7 +192,21 @@ class FakeVerbs:
         del self.roots[path]
         self._unmount(path)
 
-    def collect(self, *, dry_run=False, call):
+    def label(self, name, changes):
+        return replace(self._get(name, "label"), labels={k: v for k, v in changes.items() if v is not None})
+
+    def pin(self, thing, name=None, *, expires=None):
+        return Pin(name=name or "pin-1", kind="image", ref=ID, created=0.0, expires=expires)
+
+    def unpin(self, name):
+        if name != "base":
+            raise errors.NotFound(f"unpin {name}", "there is no such pin")
+
+    def pins(self):
+        return [Pin(name="base", kind="image", ref=ID, created=0.0, expires=1e9)]
+
+    def collect(self, *, dry_run=False, keep=None, call):
+        self.options = {"keep": keep}
         return Collected(items=(("layer sha256:aa", 1_500), ("blob sha256:bb", 500)))
 
     def info(self):
@@ -367,7 +385,8 @@ def test_mounts_as_json_have_exactly_the_documented_fields(orlop_run):
 
 def test_lists_as_json_have_the_fields_of_the_api(orlop_run):
     (image,) = json.loads(orlop_run("images", "--json")[1])
-    assert set(image) == {"name", "id", "digest", "platform", "created", "size", "layers"}
+    fields = {"name", "id", "digest", "platform", "created", "size", "layers", "used", "labels"}
+    assert set(image) == fields
     orlop_run("prepare", "--label", "k=v", "alpine", "/a")
     (root,) = json.loads(orlop_run("ps", "--format", "json")[1])
     assert root["labels"] == {"k": "v"}
@@ -381,6 +400,48 @@ def test_inspect_tells_images_from_paths(orlop_run):
     assert image["manifest"] is None
     assert image["layers"][0]["diff_id"] == ID
     assert root["path"] == "/a"
+
+
+def test_gc_hands_its_limits_on(orlop_run, verbs):
+    assert orlop_run("gc")[0] == 0
+    assert verbs.options["keep"] is None
+    argv = ("--keep-age", "1d12h", "--keep-count", "0", "--keep-size", "0", "--keep-free", "2G")
+    assert orlop_run("gc", *argv, "--keep-label", "a=b", "--keep-label", "c")[0] == 0
+    expected = Keep(age=129_600.0, count=0, size=0, free=2 << 30, labels=("a=b", "c"))
+    assert verbs.options["keep"] == expected
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--keep-age", "soon"),
+        ("--keep-age", "5"),
+        ("--keep-free", "0"),
+        ("--keep-label", "a"),
+        ("--keep-size", "-1"),
+    ],
+)
+def test_gc_refuses_a_limit_that_is_none(orlop_run, argv):
+    assert orlop_run("gc", *argv)[0] == 2
+
+
+def test_a_pin_lasts_as_long_as_asked(orlop_run):
+    before = time.time()
+    pin = json.loads(orlop_run("pin", "alpine", "--name", "base", "--for", "2h", "--json")[1])
+    assert before + 7_200 <= pin["expires"] <= time.time() + 7_200
+    assert json.loads(orlop_run("pin", "alpine", "--json")[1])["expires"] is None
+
+
+def test_pins_are_listed_with_their_end(orlop_run):
+    assert orlop_run("pins")[1].splitlines()[1].split() == ["base", "image", ID, "2001-09-09T01:46:40+00:00"]
+    assert orlop_run("pins", "--format", "name")[1] == "base\n"
+    assert orlop_run("unpin", "base")[0] == 0
+    assert orlop_run("unpin", "other")[0] == 3
+
+
+def test_labels_are_set_and_shown(orlop_run):
+    assert orlop_run("label", "alpine", "b=1=2", "a", "gone-")[1] == "a=\nb=1=2\n"
+    assert orlop_run("label", "alpine", "=x")[0] == 2
 
 
 def test_gc_as_json_has_the_sum(orlop_run):

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import orlop.proto
 from orlop import errors
-from orlop.client import wire
+from orlop.client import wire, wirestore
 from orlop.client.address import SUN_PATH_MAX, Address
 from orlop.client.status import DETAIL_KEY, error_of, status_of
 from orlop.config import DRIVERS
-from orlop.images import api
+from orlop.images import api, upkeep
 from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2
 from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
@@ -173,7 +173,11 @@ IMAGES = st.builds(
     created=TEXT,
     size=SIZE,
     layers=st.integers(0, 2**31 - 1),
+    used=TEXT,
+    labels=LABELS,
 )
+TIME = st.floats(0, allow_infinity=False, allow_nan=False)
+TEXTS = st.lists(TEXT, max_size=3).map(tuple)
 BLOBS = st.builds(
     api.Blob,
     diff_id=TEXT,
@@ -198,7 +202,14 @@ ROOTS = st.builds(
     quota=QUOTA,
     uid_map=ID_MAPS,
     gid_map=ID_MAPS,
+    missing=st.booleans(),
 )
+
+
+def some(value, /, **fields):
+    return st.lists(st.builds(value, **fields), max_size=3).map(tuple)
+
+
 VALUES = [
     (MOUNTS, wire.mount_to, wire.mount_from),
     (IMAGES, wire.image_to, wire.image_from),
@@ -254,9 +265,82 @@ VALUES = [
         wire.removed_from,
     ),
     (
-        st.builds(api.Collected, items=st.lists(st.tuples(TEXT, SIZE), max_size=3).map(tuple)),
-        wire.collected_to,
-        wire.collected_from,
+        st.builds(
+            upkeep.Keep,
+            age=st.none() | TIME,
+            count=st.none() | SIZE,
+            size=st.none() | SIZE,
+            free=st.none() | SIZE,
+            labels=TEXTS,
+        ),
+        wirestore.keep_to,
+        wirestore.keep_from,
+    ),
+    (
+        st.builds(
+            upkeep.Collected, items=st.lists(st.tuples(TEXT, SIZE), max_size=3).map(tuple), names=TEXTS
+        ),
+        wirestore.collected_to,
+        wirestore.collected_from,
+    ),
+    (
+        st.builds(
+            upkeep.Usage,
+            parts=some(upkeep.UsagePart, kind=TEXT, count=SIZE, size=SIZE, reclaimable=SIZE),
+            images=some(upkeep.ImageUsage, id=TEXT, names=TEXTS, unique=SIZE, shared=SIZE),
+            free=SIZE,
+            capacity=SIZE,
+        ),
+        wirestore.usage_to,
+        wirestore.usage_from,
+    ),
+    (
+        st.builds(
+            upkeep.Explanation,
+            kind=TEXT,
+            name=TEXT,
+            size=SIZE,
+            kept_by=some(upkeep.Reason, kind=TEXT, name=TEXT, note=TEXT),
+            parts=some(upkeep.Part, kind=TEXT, name=TEXT, size=SIZE, shared_with=TEXTS),
+            frees=SIZE,
+        ),
+        wirestore.explanation_to,
+        wirestore.explanation_from,
+    ),
+    (
+        st.builds(upkeep.Pin, name=TEXT, kind=TEXT, ref=TEXT, created=TIME, expires=st.none() | TIME),
+        wirestore.pin_to,
+        wirestore.pin_from,
+    ),
+    (
+        st.builds(
+            upkeep.Checked,
+            findings=some(
+                upkeep.Finding,
+                kind=st.sampled_from(["damage", "leftover", "warning"]),
+                problem=TEXT,
+                thing=TEXT,
+                detail=TEXT,
+                affects=TEXTS,
+                action=TEXT,
+            ),
+            full=st.booleans(),
+            images=SIZE,
+            layers=SIZE,
+            chains=SIZE,
+            blobs=SIZE,
+            roots=SIZE,
+            bytes=SIZE,
+        ),
+        wirestore.checked_to,
+        wirestore.checked_from,
+    ),
+    (
+        st.builds(
+            upkeep.BackedUp, path=TEXT, size=SIZE, images=SIZE, layers=SIZE, content=st.booleans(), roots=SIZE
+        ),
+        wirestore.backed_up_to,
+        wirestore.backed_up_from,
     ),
     (
         st.builds(
@@ -274,8 +358,8 @@ VALUES = [
             privilege=TEXT,
             features=LABELS,
         ),
-        wire.info_to,
-        wire.info_from,
+        wirestore.info_to,
+        wirestore.info_from,
     ),
 ]
 NAMES = [to.__name__.removesuffix("_to") for _, to, _ in VALUES]
@@ -294,7 +378,15 @@ def test_a_value_comes_back_whole(values, to, back):
 def test_every_value_of_the_verbs_is_tried():
     tried = {"Mount", "ImageInfo", "PreparedInfo", "ImageDetails", "Blob", "PrepareOptions", "CommitOptions"}
     tried |= {"PushResult", "Removed", "Collected", "StoreInfo", "DriverInfo", "ExtraMount", "IdMap"}
-    assert {name for name, kind in vars(api).items() if dataclasses.is_dataclass(kind)} - {"Call"} == tried
+    tried |= {"Keep", "Usage", "UsagePart", "ImageUsage", "Explanation", "Reason", "Part", "Pin"}
+    tried |= {"Checked", "Finding", "BackedUp"}
+    values = {**vars(api), **vars(upkeep)}
+    assert {name for name, kind in values.items() if dataclasses.is_dataclass(kind)} - {"Call"} == tried
+
+
+def test_a_finding_of_a_kind_unknown_here_is_an_error():
+    with pytest.raises(errors.Internal, match="its kind is unknown: 'odd'"):
+        wirestore.checked_from(store_pb2.Checked(findings=[store_pb2.Finding(kind="odd")]))
 
 
 def test_names_that_are_not_unicode_are_shown_escaped():

@@ -38,6 +38,7 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "images": ("images", "List images."),
         "inspect": ("images", "Show all there is to know of an image or a prepared root."),
         "tag": ("images", "Give an image a further name."),
+        "label": ("pins", "Set labels of an image's name, or take them away (KEY-)."),
         "rmi": ("images", "Remove images, and the disk that nothing else needs."),
     },
     "Root file systems": {
@@ -53,7 +54,10 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Service": {
         "daemon": ("daemon", "Serve the store on a unix socket."),
-        "gc": ("upkeep", "Delete what no image and no prepared root needs."),
+        "gc": ("upkeep", "Delete what no image, prepared root, lease or pin needs."),
+        "pin": ("pins", "Keep an image, a layer, a chain or a blob, whatever happens to its names."),
+        "unpin": ("pins", "Take pins back; what nothing else needs goes with the next collection."),
+        "pins": ("pins", "List pins."),
         "info": ("upkeep", "Show the store and what serves it."),
         "version": ("upkeep", "Show versions."),
     },

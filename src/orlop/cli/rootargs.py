@@ -15,27 +15,9 @@ from orlop.errors import InvalidArgument
 if TYPE_CHECKING:
     from orlop.images.api import ExtraMount, IdMap
 
-__all__ = ["bind_of", "extra_of", "id_map_of", "id_maps_of", "image_volume_of", "size_of", "tmpfs_of"]
+__all__ = ["bind_of", "extra_of", "id_map_of", "id_maps_of", "image_volume_of", "tmpfs_of"]
 
-_SIZE = re.compile(r"([0-9]{1,19})([KMGTkmgt]?)")
-_POWERS = ("", "K", "M", "G", "T")
-_MAX_SIZE = 2**63 - 1  # what SQLite and protobuf hold
 _ID_MAP = re.compile(r"([0-9]{1,10}):([0-9]{1,10}):([0-9]{1,10})")
-
-
-def size_of(text: str) -> int:
-    """Bytes out of ``512M``: K, M, G and T are powers of 1024.
-
-    >>> size_of("1k"), size_of("3G")
-    (1024, 3221225472)
-    """
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) << (10 * _POWERS.index(match[2].upper())) if match else 0
-    if not 0 < size <= _MAX_SIZE:
-        raise InvalidArgument(
-            f"use size {text!r}", "not a size", hint="write bytes, or with K, M, G or T, as in 512M"
-        )
-    return size
 
 
 def id_map_of(text: str) -> IdMap:

@@ -15,7 +15,8 @@ import click
 
 from orlop.cli import output
 from orlop.cli.environment import source_date_epoch
-from orlop.cli.rootargs import extra_of, id_maps_of, size_of
+from orlop.cli.quantities import size_of
+from orlop.cli.rootargs import extra_of, id_maps_of
 from orlop.cli.session import (
     DRIVER,
     Session,

@@ -6,16 +6,15 @@ the daemon reports of a long call reaches the call's observer in the calling thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Literal, Protocol, Self, TypeVar
 
-from orlop.client import wire
+from orlop.client import wire, wirestore
 from orlop.client.address import Address
 from orlop.client.link import Link, unicode_only
 from orlop.errors import Internal, InvalidArgument
 from orlop.images.api import (
-    Collected,
     CommitOptions,
     ImageDetails,
     ImageInfo,
@@ -23,7 +22,16 @@ from orlop.images.api import (
     PrepareOptions,
     PushResult,
     Removed,
+)
+from orlop.images.upkeep import (
+    BackedUp,
+    Checked,
+    Collected,
+    Explanation,
+    Keep,
+    Pin,
     StoreInfo,
+    Usage,
 )
 from orlop.observe import NULL_OBSERVER, Call, Observer
 from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
@@ -122,6 +130,18 @@ class RemoteStore:
             request = images_pb2.TagRequest(name=name, new_name=new_name)
         return wire.image_from(self._link.unary(lambda s: s.images.Tag, request, attempted).image)
 
+    def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
+        """See `orlop.images.api.Images.label`."""
+        attempted = f"label {name}"
+        unset = [key for key, value in changes.items() if value is None]
+        with unicode_only(attempted):
+            request = images_pb2.LabelRequest(
+                name=name,
+                set={key: value for key, value in changes.items() if value is not None},
+                unset=unset,
+            )
+        return wire.image_from(self._link.unary(lambda s: s.images.Label, request, attempted).image)
+
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         attempted = f"remove {name}"
@@ -204,16 +224,79 @@ class RemoteStore:
 
     # ------------------------------------------------------------------ the store
 
-    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
-        """See `orlop.images.api.Upkeep.collect`."""
+    def collect(
+        self, *, dry_run: bool = False, keep: Keep | None = None, call: Call | None = None
+    ) -> Collected:
+        """See `orlop.images.upkeep.Keeping.collect`."""
         attempted, call = "collect", call or Call()
-        request = store_pb2.CollectRequest(dry_run=dry_run)
+        with _in_range(attempted), unicode_only(attempted):
+            request = store_pb2.CollectRequest(
+                dry_run=dry_run, keep=wirestore.keep_to(keep) if keep is not None else None
+            )
         with closing(self._link.stream(lambda s: s.store.Collect, request, attempted, call=call)) as events:
-            return wire.collected_from(_follow(events, "collected", call.observer, attempted).collected)
+            return wirestore.collected_from(_follow(events, "collected", call.observer, attempted).collected)
+
+    def usage(self, *, call: Call | None = None) -> Usage:
+        """See `orlop.images.upkeep.Keeping.usage`."""
+        request = store_pb2.UsageRequest()
+        answer = self._link.unary(lambda s: s.store.Usage, request, "measure the store", call=call or Call())
+        return wirestore.usage_from(answer)
+
+    def explain(self, thing: str, *, call: Call | None = None) -> Explanation:
+        """See `orlop.images.upkeep.Keeping.explain`."""
+        attempted = f"explain {thing}"
+        with unicode_only(attempted):
+            request = store_pb2.ExplainRequest(thing=thing)
+        answer = self._link.unary(lambda s: s.store.Explain, request, attempted, call=call or Call())
+        return wirestore.explanation_from(answer)
+
+    def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
+        """See `orlop.images.upkeep.Keeping.pin`."""
+        attempted = f"pin {thing}"
+        with unicode_only(attempted):
+            request = store_pb2.PinRequest(thing=thing, name=name, expires=expires)
+        return wirestore.pin_from(self._link.unary(lambda s: s.store.Pin, request, attempted).pin)
+
+    def unpin(self, name: str) -> None:
+        """See `orlop.images.upkeep.Keeping.unpin`."""
+        attempted = f"unpin {name}"
+        with unicode_only(attempted):
+            request = store_pb2.UnpinRequest(name=name)
+        self._link.unary(lambda s: s.store.Unpin, request, attempted)
+
+    def pins(self) -> list[Pin]:
+        """See `orlop.images.upkeep.Keeping.pins`."""
+        answer = self._link.unary(lambda s: s.store.ListPins, store_pb2.ListPinsRequest(), "list pins")
+        return [wirestore.pin_from(pin) for pin in answer.pins]
+
+    def check(
+        self,
+        *,
+        full: bool = False,
+        repair: bool = False,
+        things: tuple[str, ...] = (),
+        pace: int | None = None,
+        call: Call | None = None,
+    ) -> Checked:
+        """See `orlop.images.upkeep.Upkeep.check`."""
+        attempted, call = "check", call or Call()
+        with _in_range(attempted), unicode_only(attempted):
+            request = store_pb2.CheckRequest(full=full, repair=repair, things=things, pace=pace)
+        with closing(self._link.stream(lambda s: s.store.Check, request, attempted, call=call)) as events:
+            return wirestore.checked_from(_follow(events, "checked", call.observer, attempted).checked)
+
+    def backup(self, destination: str, *, content: bool = False, call: Call | None = None) -> BackedUp:
+        """See `orlop.images.upkeep.Upkeep.backup`; the file is made where the daemon runs."""
+        attempted, call = f"back up to {destination}", call or Call()
+        with unicode_only(attempted):
+            request = store_pb2.BackupRequest(destination=destination, content=content)
+        with closing(self._link.stream(lambda s: s.store.Backup, request, attempted, call=call)) as events:
+            return wirestore.backed_up_from(_follow(events, "backed_up", call.observer, attempted).backed_up)
 
     def info(self) -> StoreInfo:
-        """See `orlop.images.api.Upkeep.info`."""
-        return wire.info_from(self._link.unary(lambda s: s.store.Info, store_pb2.InfoRequest(), "get info"))
+        """See `orlop.images.upkeep.Upkeep.info`."""
+        answer = self._link.unary(lambda s: s.store.Info, store_pb2.InfoRequest(), "get info")
+        return wirestore.info_from(answer)
 
     def close(self) -> None:
         """Close the connection; the daemon goes on.  Idempotent."""

@@ -1,5 +1,7 @@
 """The values of `orlop.images.api` as messages of orlop.v1 and back: field by field, both ways.
 
+Those about the store itself are in `orlop.client.wirestore`.
+
 No I/O and no rule of the store.  Invariant: ``from(to(value)) == value`` for every value whose strings
 are Unicode; stray bytes in one are shown escaped, since a protobuf string cannot hold them.
 """
@@ -14,9 +16,7 @@ from orlop.config import DRIVERS, Driver, PullPolicy
 from orlop.errors import Internal, InvalidArgument
 from orlop.images.api import (
     Blob,
-    Collected,
     CommitOptions,
-    DriverInfo,
     ExtraMount,
     IdMap,
     ImageDetails,
@@ -26,22 +26,17 @@ from orlop.images.api import (
     PrepareOptions,
     PushResult,
     Removed,
-    StoreInfo,
 )
 from orlop.observe import Progress
-from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.proto.orlop.v1 import images_pb2, transfer_pb2, types_pb2
 
 __all__ = [
-    "collected_from",
-    "collected_to",
     "commit_options_from",
     "commit_options_to",
     "details_from",
     "details_to",
     "image_from",
     "image_to",
-    "info_from",
-    "info_to",
     "mount_from",
     "mount_to",
     "prepare_options_from",
@@ -83,6 +78,8 @@ def image_to(value: ImageInfo) -> types_pb2.Image:
         created=text(value.created),
         size=value.size,
         layers=value.layers,
+        used=value.used,
+        labels={text(key): text(label) for key, label in value.labels.items()},
     )
 
 
@@ -96,6 +93,8 @@ def image_from(message: types_pb2.Image) -> ImageInfo:
         created=message.created,
         size=message.size,
         layers=message.layers,
+        used=message.used,
+        labels=dict(message.labels),
     )
 
 
@@ -131,6 +130,7 @@ def root_to(value: PreparedInfo) -> types_pb2.Root:
         quota=value.quota,
         uid_map=_maps_to(value.uid_map),
         gid_map=_maps_to(value.gid_map),
+        missing=value.missing,
     )
 
 
@@ -152,6 +152,7 @@ def root_from(message: types_pb2.Root) -> PreparedInfo:
         quota=message.quota if message.HasField("quota") else None,
         uid_map=_maps_from(message.uid_map),
         gid_map=_maps_from(message.gid_map),
+        missing=message.missing,
     )
 
 
@@ -325,55 +326,6 @@ def removed_to(value: Removed) -> images_pb2.RemoveResponse:
 def removed_from(message: images_pb2.RemoveResponse) -> Removed:
     """The inverse of `removed_to`."""
     return Removed(names=tuple(message.names), freed=message.freed)
-
-
-def collected_to(value: Collected) -> store_pb2.Collected:
-    """What a collection took."""
-    items = (store_pb2.CollectedItem(name=text(name), size=size) for name, size in value.items)
-    return store_pb2.Collected(items=items)
-
-
-def collected_from(message: store_pb2.Collected) -> Collected:
-    """The inverse of `collected_to`."""
-    return Collected(items=tuple((item.name, item.size) for item in message.items))
-
-
-def info_to(value: StoreInfo) -> store_pb2.InfoResponse:
-    """The store and what serves it."""
-    return store_pb2.InfoResponse(
-        version=value.version,
-        root=text(value.root),
-        run=text(value.run),
-        driver=value.driver,
-        format=value.format,
-        images=value.images,
-        prepared=value.prepared,
-        drivers=[
-            store_pb2.DriverInfo(name=driver.name, available=driver.available, reason=text(driver.reason))
-            for driver in value.drivers
-        ],
-        privilege=value.privilege,
-        features={text(name): text(found) for name, found in value.features.items()},
-    )
-
-
-def info_from(message: store_pb2.InfoResponse) -> StoreInfo:
-    """The inverse of `info_to`."""
-    return StoreInfo(
-        version=message.version,
-        root=message.root,
-        run=message.run,
-        driver=message.driver,
-        format=message.format,
-        images=message.images,
-        prepared=message.prepared,
-        drivers=tuple(
-            DriverInfo(name=driver.name, available=driver.available, reason=driver.reason)
-            for driver in message.drivers
-        ),
-        privilege=message.privilege,
-        features=dict(message.features),
-    )
 
 
 def _texts(values: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from orlop.config import Driver, PullPolicy
+from orlop.images.upkeep import Collected, DriverInfo, Keeping, StoreInfo, Upkeep
 from orlop.observe import Call
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ImageDetails",
     "ImageInfo",
     "Images",
+    "Keeping",
     "Mount",
     "PrepareOptions",
     "PreparedInfo",
@@ -59,7 +61,8 @@ class ImageInfo:
 
     ``id`` is the digest of its config; ``digest`` that of its manifest, or None while it has none
     (an image made by commit has a manifest only once it was pushed or exported).  ``size`` counts the
-    bytes of its layers' tars.  ``created`` is RFC 3339, from the config.
+    bytes of its layers' tars.  ``created`` is RFC 3339, from the config;
+    ``used`` when it was last pulled, prepared or committed.  ``labels`` are the store's own, of this name.
     """
 
     name: str
@@ -69,6 +72,8 @@ class ImageInfo:
     created: str = ""
     size: int = 0
     layers: int = 0
+    used: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +163,8 @@ class PreparedInfo:
 
     ``kind`` is ``active`` (has an upper) or ``view``; ``mounted`` whether orlop mounted it itself.
     ``image`` is the name it was prepared under, ``image_id`` what that name meant then.
-    ``created`` is RFC 3339.
+    ``created`` is RFC 3339.  ``missing`` says that the path's parent folder is gone, so nothing can be
+    mounted there before it is back.
     """
 
     path: str
@@ -173,6 +179,7 @@ class PreparedInfo:
     quota: int | None = None
     uid_map: tuple[IdMap, ...] = ()
     gid_map: tuple[IdMap, ...] = ()
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,49 +211,6 @@ class Removed:
 
     names: tuple[str, ...]
     freed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """What a collection took, or would take: pairs of a thing (``layer sha256:…``) and its bytes."""
-
-    items: tuple[tuple[str, int], ...]
-
-    @property
-    def freed(self) -> int:
-        """The bytes in all."""
-        return sum(size for _, size in self.items)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriverInfo:
-    """A driver, and whether it works here; ``reason`` says why not, or what it was found to do."""
-
-    name: str
-    available: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreInfo:
-    """A store and what serves it.
-
-    ``driver`` is the one that new roots get; ``drivers`` all of them with the reason.  ``privilege``
-    is ``root``, ``user-namespace`` (with many ids), ``single-id`` (root of a namespace with one id),
-    ``container`` (root that may give files away, and not mount)
-    or ``none``.  ``features`` says of each kernel feature that orlop can use what was found.
-    """
-
-    version: str
-    root: str
-    run: str
-    driver: str
-    format: int
-    images: int
-    prepared: int
-    drivers: tuple[DriverInfo, ...] = ()
-    privilege: str = ""
-    features: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
 
 
 class Images(Protocol):
@@ -286,6 +250,13 @@ class Images(Protocol):
 
         An ID takes all its names, but only with ``force`` if they are several.  Prepared roots keep
         what they stand on.
+        """
+        ...
+
+    def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
+        """Set labels of a name (an empty value is one), and take those away whose value is None.
+
+        They are the store's, not the image's: policies ask for them; a name that moves keeps them.
         """
         ...
 
@@ -346,21 +317,5 @@ class Roots(Protocol):
         ...
 
 
-class Upkeep(Protocol):
-    """The store itself."""
-
-    def collect(self, *, dry_run: bool = False, call: Call = ...) -> Collected:
-        """Delete what no image and no prepared root needs."""
-        ...
-
-    def info(self) -> StoreInfo:
-        """The store and what serves it."""
-        ...
-
-    def close(self) -> None:
-        """Let go of files and processes.  Prepared roots stay.  Idempotent."""
-        ...
-
-
-class Store(Images, Roots, Upkeep, Protocol):
+class Store(Images, Roots, Keeping, Upkeep, Protocol):
     """All of it."""

@@ -1,3 +1,3 @@
 """Generated stubs.  Never edited: `make proto` writes them."""
 
-SOURCES = "03dd7ac5b922c4ae35af97be9dfb713c0eb5d082909731be7315f7ab2ec08d19"  # of the files under proto/, so that a test sees stale stubs without protoc
+SOURCES = "941f39b058ae8a9fb43a3468fd2c910dde4bf305b3ff083cbc31fa6888f7c445"  # of the files under proto/, so that a test sees stale stubs without protoc

@@ -30,7 +30,7 @@ from orlop.service.gate import Gate, pools_by_method
 from orlop.service.images import ContainerkitImages, Images
 from orlop.service.listener import Owner, claim_root, claim_socket
 from orlop.service.pools import DEFAULT_LIMITS, Pools, ServiceLimits
-from orlop.service.transfer import Store as StoreService
+from orlop.service.store import Store as StoreService
 from orlop.service.transfer import Transfer
 
 __all__ = ["GRACE", "SERVICES", "Daemon", "serve"]

@@ -46,10 +46,13 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
         ),
     }
     quick = {
-        "orlop.v1.Images": ("Mounts", "ListPrepared", "List", "Inspect", "Tag"),
-        "orlop.v1.Store": ("Info",),
+        "orlop.v1.Images": ("Mounts", "ListPrepared", "List", "Inspect", "Tag", "Label"),
+        "orlop.v1.Store": ("Info", "Pin", "Unpin", "ListPins"),
     }
-    transfers = {"orlop.v1.Transfer": ("Pull", "Push", "Load"), "orlop.v1.Store": ("Collect",)}
+    transfers = {
+        "orlop.v1.Transfer": ("Pull", "Push", "Load"),
+        "orlop.v1.Store": ("Collect", "Usage", "Explain", "Check", "Backup"),
+    }
     chosen = dict.fromkeys(_REFLECTION, pools.idle)
     for pool, services in ((pools.roots, roots), (pools.quick, quick), (pools.transfers, transfers)):
         chosen.update({f"/{name}/{method}": pool for name in services for method in services[name]})

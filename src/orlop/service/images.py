@@ -131,6 +131,12 @@ class Images(images_pb2_grpc.ImagesServicer):
         """A further name."""
         return pb.TagResponse(image=wire.image_to(self._store.tag(request.name, request.new_name)))
 
+    def Label(self, request: pb.LabelRequest, context: _Context) -> pb.LabelResponse:
+        """Labels of a name."""
+        changes: dict[str, str | None] = dict.fromkeys(request.unset)
+        changes.update(request.set)
+        return pb.LabelResponse(image=wire.image_to(self._store.label(request.name, changes)))
+
     def Remove(self, request: pb.RemoveRequest, context: _Context) -> pb.RemoveResponse:
         """A name less."""
         return wire.removed_to(self._store.remove(request.name, force=request.force))

@@ -1,4 +1,4 @@
-"""orlop.v1.Transfer and orlop.v1.Store: translation only."""
+"""orlop.v1.Transfer: translation only."""
 
 # ruff: noqa: N802 - gRPC names the methods
 
@@ -13,11 +13,11 @@ from orlop.client import wire
 from orlop.errors import InvalidArgument
 from orlop.images import api
 from orlop.observe import Progress
-from orlop.proto.orlop.v1 import store_pb2, store_pb2_grpc, transfer_pb2_grpc
 from orlop.proto.orlop.v1 import transfer_pb2 as pb
+from orlop.proto.orlop.v1 import transfer_pb2_grpc
 from orlop.service.calls import watched
 
-__all__ = ["Store", "Transfer"]
+__all__ = ["Transfer"]
 
 _Context = grpc.ServicerContext
 
@@ -70,26 +70,3 @@ class Transfer(transfer_pb2_grpc.TransferServicer):
             else:
                 images = [wire.image_to(image) for image in event[0]]
                 yield pb.LoadResponse(loaded=pb.Loaded(images=images))
-
-
-class Store(store_pb2_grpc.StoreServicer):
-    """The store itself."""
-
-    def __init__(self, store: api.Store) -> None:
-        self._store = store
-
-    def Info(self, request: store_pb2.InfoRequest, context: _Context) -> store_pb2.InfoResponse:
-        """The store and what serves it."""
-        return wire.info_to(self._store.info())
-
-    def Collect(
-        self, request: store_pb2.CollectRequest, context: _Context
-    ) -> Iterator[store_pb2.CollectResponse]:
-        """Delete what nothing needs."""
-        for event in watched(context, lambda call: self._store.collect(dry_run=request.dry_run, call=call)):
-            if isinstance(event, Progress):
-                yield store_pb2.CollectResponse(progress=wire.progress_to(event))
-            elif isinstance(event, str):
-                yield store_pb2.CollectResponse(warning=wire.warning_to(event))
-            else:
-                yield store_pb2.CollectResponse(collected=wire.collected_to(event[0]))

@@ -14,18 +14,13 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import (
-    Blob,
-    Collected,
     CommitOptions,
-    DriverInfo,
     ImageDetails,
     ImageInfo,
     Mount,
@@ -33,90 +28,25 @@ from orlop.images.api import (
     PrepareOptions,
     PushResult,
     Removed,
-    StoreInfo,
 )
 from orlop.observe import Call, Progress
 from orlop.spec.digest import Digest
-from orlop.spec.documents import OCI_LAYER
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
+from orlop.testing.fake_base import FakeImage, Held, make_image, make_layer
+from orlop.testing.fake_upkeep import FakeUpkeep
 
 __all__ = ["FakeStore", "Held"]
 
-_ENTRIES = 10  # of every layer
-_SHORTEST_ID = 12
 _PREPARE = PrepareOptions()
 _COMMIT = CommitOptions()
 
 
-@dataclass(slots=True)
-class Held:
-    """A verb that waits.  ``calls`` are those that have come, ``entered`` is set by each."""
-
-    entered: threading.Event = field(default_factory=threading.Event)
-    calls: list[Call] = field(default_factory=list)
-    _released: threading.Event = field(default_factory=threading.Event)
-
-    def release(self) -> None:
-        """Let all go on, also those to come."""
-        self._released.set()
-
-    def wait(self, call: Call, attempted: str) -> None:
-        """Block until released; raises as `Call.check` does."""
-        self.calls.append(call)
-        self.entered.set()
-        while not self._released.wait(0.005):
-            call.check(attempted)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
-    """An image's documents and layers; its ID is the digest of its config."""
-
-    config: bytes
-    layers: tuple[Blob, ...]
-    platform: str
-    created: str
-    manifest: bytes | None = None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        return Digest.of(self.config)
-
-    def info(self, name: str) -> ImageInfo:
-        return ImageInfo(
-            name=name,
-            id=self.id,
-            digest=None if self.manifest is None else Digest.of(self.manifest),
-            platform=self.platform,
-            created=self.created,
-            size=sum(layer.size for layer in self.layers),
-            layers=len(self.layers),
-        )
-
-
-class FakeStore:
+class FakeStore(FakeUpkeep):
     """Satisfies `orlop.images.api.Store`.  Thread-safe.
 
     ``root`` and ``run`` are only told.  ``now`` is the time of everything, RFC 3339.
     """
-
-    def __init__(
-        self, root: str = "/fake/root", run: str = "/fake/run", *, now: str = "2026-01-02T03:04:05Z"
-    ) -> None:
-        self.root, self.run, self.now = root, run, now
-        self.registry: dict[str, _Image] = {}
-        self.archives: dict[str, list[str]] = {}  # what `load` finds: path -> published names
-        self.litter: dict[str, int] = {}  # what `collect` finds
-        self.closed = False
-        self._lock = threading.RLock()  # guards all below
-        self._images: dict[str, _Image] = {}
-        self._roots: dict[str, PreparedInfo] = {}
-        self._bases: dict[str, _Image] = {}  # path -> what a root stands on
-        self._written: dict[str, str] = {}
-        self._fail: dict[str, Exception] = {}
-        self._held: dict[str, Held] = {}
 
     # ------------------------------------------------------------------ what a test arranges
 
@@ -130,8 +60,8 @@ class FakeStore:
     ) -> str:
         """Put an image with layers of these sizes into the registry; the digest of its manifest."""
         full = str(Reference.parse(name))
-        blobs = tuple(_layer(f"{full} {number}", size) for number, size in enumerate(layers))
-        image = _image(blobs, platform, self.now, manifest=True, warnings=warnings)
+        blobs = tuple(make_layer(f"{full} {number}", size) for number, size in enumerate(layers))
+        image = make_image(blobs, platform, self.now, manifest=True, warnings=warnings)
         self.registry[full] = image
         return Digest.of(image.manifest or b"")
 
@@ -140,20 +70,6 @@ class FakeStore:
         with self._lock:
             self._root(path, "write")
             self._written[path] = content
-
-    def fail(self, verb: str, error: Exception) -> None:
-        """Make the next call of a verb raise."""
-        self._fail[verb] = error
-
-    @contextmanager
-    def hold(self, verb: str) -> Iterator[Held]:
-        """Make calls of a verb wait within the block."""
-        held = self._held[verb] = Held()
-        try:
-            yield held
-        finally:
-            del self._held[verb]
-            held.release()
 
     # ------------------------------------------------------------------ images
 
@@ -196,7 +112,7 @@ class FakeStore:
             full, image = self._find(name, "push")
             target = str(Reference.parse(destination or full))
             if image.manifest is None or recompress:
-                made = _image(
+                made = make_image(
                     image.layers, image.platform, image.created, manifest=True, salt=str(recompress)
                 )
                 image = replace(image, manifest=made.manifest)
@@ -212,16 +128,16 @@ class FakeStore:
         """All images, by name."""
         self._begin("images", "")
         with self._lock:
-            return [self._images[name].info(name) for name in sorted(self._images)]
+            return [self._info(name, self._images[name]) for name in sorted(self._images)]
 
     def inspect(self, name: str) -> ImageDetails:
         """One image, whole."""
         self._begin("inspect", name)
         with self._lock:
             full, image = self._find(name, "inspect")
-            names = tuple(sorted(known for known, other in self._images.items() if other.id == image.id))
+            names = self._names(image)
         return ImageDetails(
-            info=image.info(full),
+            info=self._info(full, image),
             names=names,
             config=image.config,
             manifest=image.manifest,
@@ -235,7 +151,7 @@ class FakeStore:
         with self._lock:
             _, image = self._find(name, "tag")
             self._images[new] = image
-            return image.info(new)
+            return self._info(new, image)
 
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """A name less; an ID takes all its names."""
@@ -244,7 +160,7 @@ class FakeStore:
             full, image = self._find(name, "remove")
             names = [full]
             if full not in (name, _full_or_none(name)):
-                names = sorted(known for known, other in self._images.items() if other.id == image.id)
+                names = list(self._names(image))
                 if len(names) > 1 and not force:
                     raise FailedPrecondition(
                         f"remove {name}",
@@ -253,6 +169,7 @@ class FakeStore:
                     )
             for known in names:
                 del self._images[known]
+                self._labels.pop(known, None)
             kept = {layer.diff_id for other in self._in_use() for layer in other.layers}
             freed = sum(layer.size for layer in image.layers if layer.diff_id not in kept)
         return Removed(names=tuple(names), freed=freed)
@@ -344,10 +261,10 @@ class FakeStore:
             if root.kind == "view":
                 raise FailedPrecondition(f"commit {path}", "it is a view: nothing can be written to it")
             content = self._written.get(path, "")
-            layer = replace(_layer(content, len(content)), blob=None, blob_size=0, blob_present=False)
+            layer = replace(make_layer(content, len(content)), blob=None, blob_size=0, blob_present=False)
             salt = json.dumps([options.author, options.message, options.changes, options.created])
             base = self._bases[path]
-            image = _image((*base.layers, layer), base.platform, self.now, salt=salt)
+            image = make_image((*base.layers, layer), base.platform, self.now, salt=salt)
             full = str(Reference.parse(name or f"localhost/commit-{Digest(image.id).hex[:12]}"))
             self._images[full] = image
         call.observer.progress(Progress(item=layer.diff_id, phase="reading", done=layer.size))
@@ -361,64 +278,7 @@ class FakeStore:
             for table in (self._roots, self._bases, self._written):
                 table.pop(path, None)
 
-    # ------------------------------------------------------------------ the store
-
-    def collect(self, *, dry_run: bool = False, call: Call | None = None) -> Collected:
-        """Take the `litter`."""
-        call = self._begin("collect", "", call)
-        items = tuple(sorted(self.litter.items()))
-        for name, size in items:
-            call.observer.progress(Progress(item=name, phase="done", done=size))
-        if not dry_run:
-            self.litter.clear()
-        return Collected(items=items)
-
-    def info(self) -> StoreInfo:
-        """Where it pretends to be."""
-        self._begin("info", "")
-        return StoreInfo(
-            version="fake",
-            root=self.root,
-            run=self.run,
-            driver="fake",
-            format=1,
-            images=len(self._images),
-            prepared=len(self._roots),
-            drivers=tuple(
-                DriverInfo(name=name, available=True, reason="in memory, where nothing is mounted")
-                for name in DRIVERS
-            ),
-            privilege="none",
-            features={"kernel": "none", "user namespaces": "no"},
-        )
-
-    def close(self) -> None:
-        """Note that it is closed."""
-        self.closed = True
-
     # ------------------------------------------------------------------ inside
-
-    def _begin(self, verb: str, thing: str, call: Call | None = None) -> Call:
-        call = call or Call()
-        error = self._fail.pop(verb, None)
-        if error is not None:
-            raise error
-        held = self._held.get(verb)
-        if held is not None:
-            held.wait(call, f"{verb} {thing}".strip())
-        return call
-
-    def _find(self, name: str, verb: str) -> tuple[str, _Image]:
-        with self._lock:
-            digits = name.removeprefix("sha256:")
-            if len(digits) >= _SHORTEST_ID and set(digits) <= set("0123456789abcdef"):
-                for known, image in sorted(self._images.items()):
-                    if image.id.removeprefix("sha256:").startswith(digits):
-                        return known, image
-            full = str(Reference.parse(name))
-            if full not in self._images:
-                raise NotFound(f"{verb} {full}", "the store has no such image", hint=f"orlop pull {name}")
-            return full, self._images[full]
 
     def _root(self, path: str, verb: str) -> PreparedInfo:
         with self._lock:
@@ -431,7 +291,7 @@ class FakeStore:
             self._roots[path] = replace(self._root(path, verb), mounted=mounted)
             return self._roots[path]
 
-    def _wanted(self, name: str, options: PrepareOptions, call: Call) -> tuple[str, _Image]:
+    def _wanted(self, name: str, options: PrepareOptions, call: Call) -> tuple[str, FakeImage]:
         if options.pull == "always":
             self.pull(name, platform=options.platform, call=call)
         try:
@@ -452,10 +312,10 @@ class FakeStore:
             flags = ("bind", "ro") if extra.type == "image" else extra.options
             yield Mount(type=kind, source=source, target=path + extra.target, options=flags)
 
-    def _lower(self, image: _Image) -> str:
+    def _lower(self, image: FakeImage) -> str:
         return f"{self.run}/chains/{Digest(image.id).hex[:12]}/root"
 
-    def _mounts(self, path: str, image: _Image, options: PrepareOptions) -> tuple[Mount, ...]:
+    def _mounts(self, path: str, image: FakeImage, options: PrepareOptions) -> tuple[Mount, ...]:
         lower = self._lower(image)
         if options.view:
             return (Mount(type="bind", source=lower, target=path, options=("bind", "ro")),)
@@ -467,9 +327,6 @@ class FakeStore:
         if options.self_contained:
             return (Mount(type="erofs", source=f"{lower}.erofs", target=path, options=("ro",)), *mounts)
         return mounts
-
-    def _in_use(self) -> list[_Image]:
-        return [*self._images.values(), *self._bases.values()]
 
 
 def _driver(options: PrepareOptions) -> str:
@@ -494,36 +351,3 @@ def _full_or_none(name: str) -> str | None:
         return str(Reference.parse(name))
     except InvalidArgument:
         return None
-
-
-def _layer(content: str, size: int) -> Blob:
-    return Blob(
-        diff_id=Digest.of(content.encode()),
-        size=size,
-        entries=_ENTRIES,
-        blob=Digest.of(b"gzip " + content.encode()),
-        blob_size=size // 2,
-        media_type=f"{OCI_LAYER}+gzip",
-    )
-
-
-def _image(
-    layers: tuple[Blob, ...],
-    platform: str,
-    created: str,
-    *,
-    manifest: bool = False,
-    warnings: tuple[str, ...] = (),
-    salt: str = "",
-) -> _Image:
-    document = {"diff_ids": [layer.diff_id for layer in layers], "platform": platform, "salt": salt}
-    config = json.dumps(document, sort_keys=True).encode()
-    text = json.dumps({"config": Digest.of(config), "blobs": [layer.blob for layer in layers]}).encode()
-    return _Image(
-        config=config,
-        layers=layers,
-        platform=platform,
-        created=created,
-        manifest=text if manifest else None,
-        warnings=warnings,
-    )

@@ -623,6 +623,62 @@ class TagResponse(google.protobuf.message.Message):
 Global___TagResponse: typing_extensions.TypeAlias = TagResponse
 
 @typing.final
+class LabelRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class SetEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NAME_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    UNSET_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def set(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def unset(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        set: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        unset: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "set", b"set", "unset", b"unset"]) -> None: ...
+
+Global___LabelRequest: typing_extensions.TypeAlias = LabelRequest
+
+@typing.final
+class LabelResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: builtins.int
+    @property
+    def image(self) -> orlop.proto.orlop.v1.types_pb2.Image: ...
+    def __init__(
+        self,
+        *,
+        image: orlop.proto.orlop.v1.types_pb2.Image | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["image", b"image"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["image", b"image"]) -> None: ...
+
+Global___LabelResponse: typing_extensions.TypeAlias = LabelResponse
+
+@typing.final
 class RemoveRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

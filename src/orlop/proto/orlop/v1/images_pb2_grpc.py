@@ -93,6 +93,11 @@ class ImagesStub(object):
                 request_serializer=orlop_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
                 response_deserializer=orlop_dot_v1_dot_images__pb2.TagResponse.FromString,
                 _registered_method=True)
+        self.Label = channel.unary_unary(
+                '/orlop.v1.Images/Label',
+                request_serializer=orlop_dot_v1_dot_images__pb2.LabelRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_images__pb2.LabelResponse.FromString,
+                _registered_method=True)
         self.Remove = channel.unary_unary(
                 '/orlop.v1.Images/Remove',
                 request_serializer=orlop_dot_v1_dot_images__pb2.RemoveRequest.SerializeToString,
@@ -186,6 +191,13 @@ class ImagesServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Label(self, request, context):
+        """Label sets and takes away labels of a name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Remove(self, request, context):
         """Remove takes a name away, and with the last one what nothing else needs.
         """
@@ -250,6 +262,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Tag,
                     request_deserializer=orlop_dot_v1_dot_images__pb2.TagRequest.FromString,
                     response_serializer=orlop_dot_v1_dot_images__pb2.TagResponse.SerializeToString,
+            ),
+            'Label': grpc.unary_unary_rpc_method_handler(
+                    servicer.Label,
+                    request_deserializer=orlop_dot_v1_dot_images__pb2.LabelRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_images__pb2.LabelResponse.SerializeToString,
             ),
             'Remove': grpc.unary_unary_rpc_method_handler(
                     servicer.Remove,
@@ -558,6 +575,33 @@ class Images(object):
             '/orlop.v1.Images/Tag',
             orlop_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
             orlop_dot_v1_dot_images__pb2.TagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Label(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Images/Label',
+            orlop_dot_v1_dot_images__pb2.LabelRequest.SerializeToString,
+            orlop_dot_v1_dot_images__pb2.LabelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -201,6 +201,22 @@ _ImagesTagType = typing_extensions.TypeVar(
     ],
 )
 
+_ImagesLabelType = typing_extensions.TypeVar(
+    '_ImagesLabelType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.images_pb2.LabelRequest,
+        orlop.proto.orlop.v1.images_pb2.LabelResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.images_pb2.LabelRequest,
+        orlop.proto.orlop.v1.images_pb2.LabelResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.images_pb2.LabelRequest,
+        orlop.proto.orlop.v1.images_pb2.LabelResponse,
+    ],
+)
+
 _ImagesRemoveType = typing_extensions.TypeVar(
     '_ImagesRemoveType',
     grpc.UnaryUnaryMultiCallable[
@@ -217,7 +233,7 @@ _ImagesRemoveType = typing_extensions.TypeVar(
     ],
 )
 
-class ImagesStub(typing.Generic[_ImagesPrepareRootType, _ImagesWatchPrepareRootType, _ImagesMountsType, _ImagesMountType, _ImagesUnmountType, _ImagesListPreparedType, _ImagesCommitType, _ImagesCleanupType, _ImagesListType, _ImagesInspectType, _ImagesTagType, _ImagesRemoveType]):
+class ImagesStub(typing.Generic[_ImagesPrepareRootType, _ImagesWatchPrepareRootType, _ImagesMountsType, _ImagesMountType, _ImagesUnmountType, _ImagesListPreparedType, _ImagesCommitType, _ImagesCleanupType, _ImagesListType, _ImagesInspectType, _ImagesTagType, _ImagesLabelType, _ImagesRemoveType]):
     """Images holds images by name and prepares roots of them.
 
     Errors everywhere: NOT_FOUND for an image or a path that the store does not have, INVALID_ARGUMENT
@@ -269,6 +285,10 @@ class ImagesStub(typing.Generic[_ImagesPrepareRootType, _ImagesWatchPrepareRootT
         grpc.UnaryUnaryMultiCallable[
             orlop.proto.orlop.v1.images_pb2.TagRequest,
             orlop.proto.orlop.v1.images_pb2.TagResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.images_pb2.LabelRequest,
+            orlop.proto.orlop.v1.images_pb2.LabelResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             orlop.proto.orlop.v1.images_pb2.RemoveRequest,
@@ -323,6 +343,10 @@ class ImagesStub(typing.Generic[_ImagesPrepareRootType, _ImagesWatchPrepareRootT
             orlop.proto.orlop.v1.images_pb2.TagResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.images_pb2.LabelRequest,
+            orlop.proto.orlop.v1.images_pb2.LabelResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             orlop.proto.orlop.v1.images_pb2.RemoveRequest,
             orlop.proto.orlop.v1.images_pb2.RemoveResponse,
         ],
@@ -364,6 +388,9 @@ class ImagesStub(typing.Generic[_ImagesPrepareRootType, _ImagesWatchPrepareRootT
 
     Tag: _ImagesTagType
     """Tag gives an image a further name; a name that meant another image moves."""
+
+    Label: _ImagesLabelType
+    """Label sets and takes away labels of a name."""
 
     Remove: _ImagesRemoveType
     """Remove takes a name away, and with the last one what nothing else needs."""
@@ -412,6 +439,10 @@ ImagesAsyncStub: typing_extensions.TypeAlias = ImagesStub[
     grpc.aio.UnaryUnaryMultiCallable[
         orlop.proto.orlop.v1.images_pb2.TagRequest,
         orlop.proto.orlop.v1.images_pb2.TagResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.images_pb2.LabelRequest,
+        orlop.proto.orlop.v1.images_pb2.LabelResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         orlop.proto.orlop.v1.images_pb2.RemoveRequest,
@@ -517,6 +548,14 @@ class ImagesServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orlop.proto.orlop.v1.images_pb2.TagResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.images_pb2.TagResponse]]:
         """Tag gives an image a further name; a name that meant another image moves."""
+
+    @abc.abstractmethod
+    def Label(
+        self,
+        request: orlop.proto.orlop.v1.images_pb2.LabelRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.images_pb2.LabelResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.images_pb2.LabelResponse]]:
+        """Label sets and takes away labels of a name."""
 
     @abc.abstractmethod
     def Remove(

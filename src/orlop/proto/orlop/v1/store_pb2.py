@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/store.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\r\n\x0bInfoRequest\"=\n\nDriverInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9f\x02\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\x05\x12\x0e\n\x06images\x18\x06 \x01(\x03\x12\x10\n\x08prepared\x18\x07 \x01(\x03\x12%\n\x07\x64rivers\x18\x08 \x03(\x0b\x32\x14.orlop.v1.DriverInfo\x12\x11\n\tprivilege\x18\t \x01(\t\x12\x36\n\x08\x66\x65\x61tures\x18\n \x03(\x0b\x32$.orlop.v1.InfoResponse.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"!\n\x0e\x43ollectRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\"+\n\rCollectedItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"3\n\tCollected\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.orlop.v1.CollectedItem\"\x92\x01\n\x0f\x43ollectResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12(\n\tcollected\x18\x03 \x01(\x0b\x32\x13.orlop.v1.CollectedH\x00\x42\x07\n\x05\x65vent2\x80\x01\n\x05Store\x12\x35\n\x04Info\x12\x15.orlop.v1.InfoRequest\x1a\x16.orlop.v1.InfoResponse\x12@\n\x07\x43ollect\x12\x18.orlop.v1.CollectRequest\x1a\x19.orlop.v1.CollectResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/store.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\r\n\x0bInfoRequest\"=\n\nDriverInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x9f\x02\n\x0cInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06\x64river\x18\x04 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x05 \x01(\x05\x12\x0e\n\x06images\x18\x06 \x01(\x03\x12\x10\n\x08prepared\x18\x07 \x01(\x03\x12%\n\x07\x64rivers\x18\x08 \x03(\x0b\x32\x14.orlop.v1.DriverInfo\x12\x11\n\tprivilege\x18\t \x01(\t\x12\x36\n\x08\x66\x65\x61tures\x18\n \x03(\x0b\x32$.orlop.v1.InfoResponse.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x01\n\x04Keep\x12\x10\n\x03\x61ge\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x11\n\x04size\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04\x66ree\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x0e\n\x06labels\x18\x05 \x03(\tB\x06\n\x04_ageB\x08\n\x06_countB\x07\n\x05_sizeB\x07\n\x05_free\"M\n\x0e\x43ollectRequest\x12\x0f\n\x07\x64ry_run\x18\x01 \x01(\x08\x12!\n\x04keep\x18\x02 \x01(\x0b\x32\x0e.orlop.v1.KeepH\x00\x88\x01\x01\x42\x07\n\x05_keep\"+\n\rCollectedItem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"B\n\tCollected\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.orlop.v1.CollectedItem\x12\r\n\x05names\x18\x02 \x03(\t\"\x92\x01\n\x0f\x43ollectResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12(\n\tcollected\x18\x03 \x01(\x0b\x32\x13.orlop.v1.CollectedH\x00\x42\x07\n\x05\x65vent\"\x0e\n\x0cUsageRequest\"K\n\tUsagePart\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x13\n\x0breclaimable\x18\x04 \x01(\x03\"G\n\nImageUsage\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06unique\x18\x03 \x01(\x03\x12\x0e\n\x06shared\x18\x04 \x01(\x03\"y\n\rUsageResponse\x12\"\n\x05parts\x18\x01 \x03(\x0b\x32\x13.orlop.v1.UsagePart\x12$\n\x06images\x18\x02 \x03(\x0b\x32\x14.orlop.v1.ImageUsage\x12\x0c\n\x04\x66ree\x18\x03 \x01(\x03\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\"\x1f\n\x0e\x45xplainRequest\x12\r\n\x05thing\x18\x01 \x01(\t\"2\n\x06Reason\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"E\n\x04Part\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x13\n\x0bshared_with\x18\x04 \x03(\t\"\x8c\x01\n\x0f\x45xplainResponse\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12!\n\x07kept_by\x18\x04 \x03(\x0b\x32\x10.orlop.v1.Reason\x12\x1d\n\x05parts\x18\x05 \x03(\x0b\x32\x0e.orlop.v1.Part\x12\r\n\x05\x66rees\x18\x06 \x01(\x03\"e\n\x07PinInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03ref\x18\x03 \x01(\t\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x01\x12\x14\n\x07\x65xpires\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\n\n\x08_expires\"Y\n\nPinRequest\x12\r\n\x05thing\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07\x65xpires\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_nameB\n\n\x08_expires\"-\n\x0bPinResponse\x12\x1e\n\x03pin\x18\x01 \x01(\x0b\x32\x11.orlop.v1.PinInfo\"\x1c\n\x0cUnpinRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x0f\n\rUnpinResponse\"\x11\n\x0fListPinsRequest\"3\n\x10ListPinsResponse\x12\x1f\n\x04pins\x18\x01 \x03(\x0b\x32\x11.orlop.v1.PinInfo\"X\n\x0c\x43heckRequest\x12\x0c\n\x04\x66ull\x18\x01 \x01(\x08\x12\x0e\n\x06repair\x18\x02 \x01(\x08\x12\x0e\n\x06things\x18\x03 \x03(\t\x12\x11\n\x04pace\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_pace\"h\n\x07\x46inding\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\r\n\x05thing\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x66\x66\x65\x63ts\x18\x05 \x03(\t\x12\x0e\n\x06\x61\x63tion\x18\x06 \x01(\t\"\x99\x01\n\x07\x43hecked\x12#\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Finding\x12\x0c\n\x04\x66ull\x18\x02 \x01(\x08\x12\x0e\n\x06images\x18\x03 \x01(\x03\x12\x0e\n\x06layers\x18\x04 \x01(\x03\x12\x0e\n\x06\x63hains\x18\x05 \x01(\x03\x12\r\n\x05\x62lobs\x18\x06 \x01(\x03\x12\r\n\x05roots\x18\x07 \x01(\x03\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\"\x8c\x01\n\rCheckResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12$\n\x07\x63hecked\x18\x03 \x01(\x0b\x32\x11.orlop.v1.CheckedH\x00\x42\x07\n\x05\x65vent\"5\n\rBackupRequest\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x08\"f\n\x08\x42\x61\x63kedUp\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06images\x18\x03 \x01(\x03\x12\x0e\n\x06layers\x18\x04 \x01(\x03\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x08\x12\r\n\x05roots\x18\x06 \x01(\x03\"\x90\x01\n\x0e\x42\x61\x63kupResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\'\n\tbacked_up\x18\x03 \x01(\x0b\x32\x12.orlop.v1.BackedUpH\x00\x42\x07\n\x05\x65vent2\xa6\x04\n\x05Store\x12\x35\n\x04Info\x12\x15.orlop.v1.InfoRequest\x1a\x16.orlop.v1.InfoResponse\x12@\n\x07\x43ollect\x12\x18.orlop.v1.CollectRequest\x1a\x19.orlop.v1.CollectResponse0\x01\x12\x38\n\x05Usage\x12\x16.orlop.v1.UsageRequest\x1a\x17.orlop.v1.UsageResponse\x12>\n\x07\x45xplain\x12\x18.orlop.v1.ExplainRequest\x1a\x19.orlop.v1.ExplainResponse\x12\x32\n\x03Pin\x12\x14.orlop.v1.PinRequest\x1a\x15.orlop.v1.PinResponse\x12\x38\n\x05Unpin\x12\x16.orlop.v1.UnpinRequest\x1a\x17.orlop.v1.UnpinResponse\x12\x41\n\x08ListPins\x12\x19.orlop.v1.ListPinsRequest\x1a\x1a.orlop.v1.ListPinsResponse\x12:\n\x05\x43heck\x12\x16.orlop.v1.CheckRequest\x1a\x17.orlop.v1.CheckResponse0\x01\x12=\n\x06\x42\x61\x63kup\x12\x17.orlop.v1.BackupRequest\x1a\x18.orlop.v1.BackupResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,14 +42,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFORESPONSE']._serialized_end=422
   _globals['_INFORESPONSE_FEATURESENTRY']._serialized_start=375
   _globals['_INFORESPONSE_FEATURESENTRY']._serialized_end=422
-  _globals['_COLLECTREQUEST']._serialized_start=424
-  _globals['_COLLECTREQUEST']._serialized_end=457
-  _globals['_COLLECTEDITEM']._serialized_start=459
-  _globals['_COLLECTEDITEM']._serialized_end=502
-  _globals['_COLLECTED']._serialized_start=504
-  _globals['_COLLECTED']._serialized_end=555
-  _globals['_COLLECTRESPONSE']._serialized_start=558
-  _globals['_COLLECTRESPONSE']._serialized_end=704
-  _globals['_STORE']._serialized_start=707
-  _globals['_STORE']._serialized_end=835
+  _globals['_KEEP']._serialized_start=425
+  _globals['_KEEP']._serialized_end=559
+  _globals['_COLLECTREQUEST']._serialized_start=561
+  _globals['_COLLECTREQUEST']._serialized_end=638
+  _globals['_COLLECTEDITEM']._serialized_start=640
+  _globals['_COLLECTEDITEM']._serialized_end=683
+  _globals['_COLLECTED']._serialized_start=685
+  _globals['_COLLECTED']._serialized_end=751
+  _globals['_COLLECTRESPONSE']._serialized_start=754
+  _globals['_COLLECTRESPONSE']._serialized_end=900
+  _globals['_USAGEREQUEST']._serialized_start=902
+  _globals['_USAGEREQUEST']._serialized_end=916
+  _globals['_USAGEPART']._serialized_start=918
+  _globals['_USAGEPART']._serialized_end=993
+  _globals['_IMAGEUSAGE']._serialized_start=995
+  _globals['_IMAGEUSAGE']._serialized_end=1066
+  _globals['_USAGERESPONSE']._serialized_start=1068
+  _globals['_USAGERESPONSE']._serialized_end=1189
+  _globals['_EXPLAINREQUEST']._serialized_start=1191
+  _globals['_EXPLAINREQUEST']._serialized_end=1222
+  _globals['_REASON']._serialized_start=1224
+  _globals['_REASON']._serialized_end=1274
+  _globals['_PART']._serialized_start=1276
+  _globals['_PART']._serialized_end=1345
+  _globals['_EXPLAINRESPONSE']._serialized_start=1348
+  _globals['_EXPLAINRESPONSE']._serialized_end=1488
+  _globals['_PININFO']._serialized_start=1490
+  _globals['_PININFO']._serialized_end=1591
+  _globals['_PINREQUEST']._serialized_start=1593
+  _globals['_PINREQUEST']._serialized_end=1682
+  _globals['_PINRESPONSE']._serialized_start=1684
+  _globals['_PINRESPONSE']._serialized_end=1729
+  _globals['_UNPINREQUEST']._serialized_start=1731
+  _globals['_UNPINREQUEST']._serialized_end=1759
+  _globals['_UNPINRESPONSE']._serialized_start=1761
+  _globals['_UNPINRESPONSE']._serialized_end=1776
+  _globals['_LISTPINSREQUEST']._serialized_start=1778
+  _globals['_LISTPINSREQUEST']._serialized_end=1795
+  _globals['_LISTPINSRESPONSE']._serialized_start=1797
+  _globals['_LISTPINSRESPONSE']._serialized_end=1848
+  _globals['_CHECKREQUEST']._serialized_start=1850
+  _globals['_CHECKREQUEST']._serialized_end=1938
+  _globals['_FINDING']._serialized_start=1940
+  _globals['_FINDING']._serialized_end=2044
+  _globals['_CHECKED']._serialized_start=2047
+  _globals['_CHECKED']._serialized_end=2200
+  _globals['_CHECKRESPONSE']._serialized_start=2203
+  _globals['_CHECKRESPONSE']._serialized_end=2343
+  _globals['_BACKUPREQUEST']._serialized_start=2345
+  _globals['_BACKUPREQUEST']._serialized_end=2398
+  _globals['_BACKEDUP']._serialized_start=2400
+  _globals['_BACKEDUP']._serialized_end=2502
+  _globals['_BACKUPRESPONSE']._serialized_start=2505
+  _globals['_BACKUPRESPONSE']._serialized_end=2649
+  _globals['_STORE']._serialized_start=2652
+  _globals['_STORE']._serialized_end=3202
 # @@protoc_insertion_point(module_scope)

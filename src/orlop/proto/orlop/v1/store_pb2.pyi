@@ -124,18 +124,73 @@ class InfoResponse(google.protobuf.message.Message):
 Global___InfoResponse: typing_extensions.TypeAlias = InfoResponse
 
 @typing.final
+class Keep(google.protobuf.message.Message):
+    """Keep says which images a collection keeps; all others lose their names.  Each limit that is set takes
+    images away, those used longest ago first; never one with a prepared root, a pin, or a label of `labels`.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    FREE_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    age: builtins.float
+    """Seconds since an image was used."""
+    count: builtins.int
+    """Names."""
+    size: builtins.int
+    """Bytes of the layers' tars."""
+    free: builtins.int
+    """Bytes of the disk that are to be free."""
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """"key" or "key=value"."""
+
+    def __init__(
+        self,
+        *,
+        age: builtins.float | None = ...,
+        count: builtins.int | None = ...,
+        size: builtins.int | None = ...,
+        free: builtins.int | None = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_age", b"_age", "_count", b"_count", "_free", b"_free", "_size", b"_size", "age", b"age", "count", b"count", "free", b"free", "size", b"size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_age", b"_age", "_count", b"_count", "_free", b"_free", "_size", b"_size", "age", b"age", "count", b"count", "free", b"free", "labels", b"labels", "size", b"size"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_age", b"_age"]) -> typing.Literal["age"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_count", b"_count"]) -> typing.Literal["count"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_free", b"_free"]) -> typing.Literal["free"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_size", b"_size"]) -> typing.Literal["size"] | None: ...
+
+Global___Keep: typing_extensions.TypeAlias = Keep
+
+@typing.final
 class CollectRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     DRY_RUN_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
     dry_run: builtins.bool
     """Say what would go, and delete nothing."""
+    @property
+    def keep(self) -> Global___Keep:
+        """Absent: names stay."""
+
     def __init__(
         self,
         *,
         dry_run: builtins.bool = ...,
+        keep: Global___Keep | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["dry_run", b"dry_run"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_keep", b"_keep", "keep", b"keep"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_keep", b"_keep", "dry_run", b"dry_run", "keep", b"keep"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_keep", b"_keep"]) -> typing.Literal["keep"] | None: ...
 
 Global___CollectRequest: typing_extensions.TypeAlias = CollectRequest
 
@@ -163,14 +218,20 @@ class Collected(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ITEMS_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___CollectedItem]: ...
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The images that a policy took the names of."""
+
     def __init__(
         self,
         *,
         items: collections.abc.Iterable[Global___CollectedItem] | None = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "names", b"names"]) -> None: ...
 
 Global___Collected: typing_extensions.TypeAlias = Collected
 
@@ -199,3 +260,543 @@ class CollectResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "collected"] | None: ...
 
 Global___CollectResponse: typing_extensions.TypeAlias = CollectResponse
+
+@typing.final
+class UsageRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UsageRequest: typing_extensions.TypeAlias = UsageRequest
+
+@typing.final
+class UsagePart(google.protobuf.message.Message):
+    """UsagePart is the disk that one kind of thing takes: layers, chains, folders, blobs, ingests, roots, trash,
+    metadata, other.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    RECLAIMABLE_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    count: builtins.int
+    size: builtins.int
+    reclaimable: builtins.int
+    """Bytes that a collection would free."""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        count: builtins.int = ...,
+        size: builtins.int = ...,
+        reclaimable: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "kind", b"kind", "reclaimable", b"reclaimable", "size", b"size"]) -> None: ...
+
+Global___UsagePart: typing_extensions.TypeAlias = UsagePart
+
+@typing.final
+class ImageUsage(google.protobuf.message.Message):
+    """ImageUsage is the disk that an image takes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    UNIQUE_FIELD_NUMBER: builtins.int
+    SHARED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The digest of its config."""
+    unique: builtins.int
+    """What would go with it, and what others need too."""
+    shared: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        unique: builtins.int = ...,
+        shared: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "names", b"names", "shared", b"shared", "unique", b"unique"]) -> None: ...
+
+Global___ImageUsage: typing_extensions.TypeAlias = ImageUsage
+
+@typing.final
+class UsageResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    FREE_FIELD_NUMBER: builtins.int
+    CAPACITY_FIELD_NUMBER: builtins.int
+    free: builtins.int
+    """Of the file system that holds the store."""
+    capacity: builtins.int
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsagePart]:
+        """Together they are what du says of the store's folder."""
+
+    @property
+    def images(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ImageUsage]: ...
+    def __init__(
+        self,
+        *,
+        parts: collections.abc.Iterable[Global___UsagePart] | None = ...,
+        images: collections.abc.Iterable[Global___ImageUsage] | None = ...,
+        free: builtins.int = ...,
+        capacity: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity", b"capacity", "free", b"free", "images", b"images", "parts", b"parts"]) -> None: ...
+
+Global___UsageResponse: typing_extensions.TypeAlias = UsageResponse
+
+@typing.final
+class ExplainRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    THING_FIELD_NUMBER: builtins.int
+    thing: builtins.str
+    def __init__(
+        self,
+        *,
+        thing: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["thing", b"thing"]) -> None: ...
+
+Global___ExplainRequest: typing_extensions.TypeAlias = ExplainRequest
+
+@typing.final
+class Reason(google.protobuf.message.Message):
+    """Reason is one of those that keep a thing."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """"image", "root", "lease", "pin", "chain" or "folder"."""
+    name: builtins.str
+    note: builtins.str
+    """How: "its layer 3 of 5"."""
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        name: builtins.str = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name", "note", b"note"]) -> None: ...
+
+Global___Reason: typing_extensions.TypeAlias = Reason
+
+@typing.final
+class Part(google.protobuf.message.Message):
+    """Part is something that a thing needs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    SHARED_WITH_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    name: builtins.str
+    size: builtins.int
+    @property
+    def shared_with(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        name: builtins.str = ...,
+        size: builtins.int = ...,
+        shared_with: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name", "shared_with", b"shared_with", "size", b"size"]) -> None: ...
+
+Global___Part: typing_extensions.TypeAlias = Part
+
+@typing.final
+class ExplainResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    KEPT_BY_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
+    FREES_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    name: builtins.str
+    size: builtins.int
+    frees: builtins.int
+    """What its removal would free."""
+    @property
+    def kept_by(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Reason]:
+        """None for what the next collection takes."""
+
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Part]: ...
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        name: builtins.str = ...,
+        size: builtins.int = ...,
+        kept_by: collections.abc.Iterable[Global___Reason] | None = ...,
+        parts: collections.abc.Iterable[Global___Part] | None = ...,
+        frees: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["frees", b"frees", "kept_by", b"kept_by", "kind", b"kind", "name", b"name", "parts", b"parts", "size", b"size"]) -> None: ...
+
+Global___ExplainResponse: typing_extensions.TypeAlias = ExplainResponse
+
+@typing.final
+class PinInfo(google.protobuf.message.Message):
+    """PinInfo is what a caller keeps from collection."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    REF_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    EXPIRES_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    kind: builtins.str
+    """"image", "layer", "chain" or "blob"."""
+    ref: builtins.str
+    created: builtins.float
+    expires: builtins.float
+    """Absent: it stays until it is taken back."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        kind: builtins.str = ...,
+        ref: builtins.str = ...,
+        created: builtins.float = ...,
+        expires: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expires", b"_expires", "expires", b"expires"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expires", b"_expires", "created", b"created", "expires", b"expires", "kind", b"kind", "name", b"name", "ref", b"ref"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_expires", b"_expires"]) -> typing.Literal["expires"] | None: ...
+
+Global___PinInfo: typing_extensions.TypeAlias = PinInfo
+
+@typing.final
+class PinRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    THING_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    EXPIRES_FIELD_NUMBER: builtins.int
+    thing: builtins.str
+    name: builtins.str
+    """Absent: one is made."""
+    expires: builtins.float
+    def __init__(
+        self,
+        *,
+        thing: builtins.str = ...,
+        name: builtins.str | None = ...,
+        expires: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_expires", b"_expires", "_name", b"_name", "expires", b"expires", "name", b"name"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_expires", b"_expires", "_name", b"_name", "expires", b"expires", "name", b"name", "thing", b"thing"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_expires", b"_expires"]) -> typing.Literal["expires"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+
+Global___PinRequest: typing_extensions.TypeAlias = PinRequest
+
+@typing.final
+class PinResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PIN_FIELD_NUMBER: builtins.int
+    @property
+    def pin(self) -> Global___PinInfo: ...
+    def __init__(
+        self,
+        *,
+        pin: Global___PinInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["pin", b"pin"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["pin", b"pin"]) -> None: ...
+
+Global___PinResponse: typing_extensions.TypeAlias = PinResponse
+
+@typing.final
+class UnpinRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+
+Global___UnpinRequest: typing_extensions.TypeAlias = UnpinRequest
+
+@typing.final
+class UnpinResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UnpinResponse: typing_extensions.TypeAlias = UnpinResponse
+
+@typing.final
+class ListPinsRequest(google.protobuf.message.Message):
+    """Kept for filters and pages."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListPinsRequest: typing_extensions.TypeAlias = ListPinsRequest
+
+@typing.final
+class ListPinsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PINS_FIELD_NUMBER: builtins.int
+    @property
+    def pins(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PinInfo]: ...
+    def __init__(
+        self,
+        *,
+        pins: collections.abc.Iterable[Global___PinInfo] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["pins", b"pins"]) -> None: ...
+
+Global___ListPinsResponse: typing_extensions.TypeAlias = ListPinsResponse
+
+@typing.final
+class CheckRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FULL_FIELD_NUMBER: builtins.int
+    REPAIR_FIELD_NUMBER: builtins.int
+    THINGS_FIELD_NUMBER: builtins.int
+    PACE_FIELD_NUMBER: builtins.int
+    full: builtins.bool
+    """Also read and hash everything."""
+    repair: builtins.bool
+    """Rebuild, fetch again, quarantine."""
+    pace: builtins.int
+    """Bytes a second to read at most."""
+    @property
+    def things(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """None: the whole store."""
+
+    def __init__(
+        self,
+        *,
+        full: builtins.bool = ...,
+        repair: builtins.bool = ...,
+        things: collections.abc.Iterable[builtins.str] | None = ...,
+        pace: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_pace", b"_pace", "pace", b"pace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_pace", b"_pace", "full", b"full", "pace", b"pace", "repair", b"repair", "things", b"things"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_pace", b"_pace"]) -> typing.Literal["pace"] | None: ...
+
+Global___CheckRequest: typing_extensions.TypeAlias = CheckRequest
+
+@typing.final
+class Finding(google.protobuf.message.Message):
+    """Finding is something that a check found."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    THING_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    AFFECTS_FIELD_NUMBER: builtins.int
+    ACTION_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """"damage", "leftover" or "warning"."""
+    problem: builtins.str
+    """A stable word: "missing", "wrong-digest"."""
+    thing: builtins.str
+    detail: builtins.str
+    action: builtins.str
+    """What a repair did: "rebuilt", "fetched", "quarantined", "forgotten", "fixed", "failed", or nothing."""
+    @property
+    def affects(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Images and roots that suffer."""
+
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        problem: builtins.str = ...,
+        thing: builtins.str = ...,
+        detail: builtins.str = ...,
+        affects: collections.abc.Iterable[builtins.str] | None = ...,
+        action: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "affects", b"affects", "detail", b"detail", "kind", b"kind", "problem", b"problem", "thing", b"thing"]) -> None: ...
+
+Global___Finding: typing_extensions.TypeAlias = Finding
+
+@typing.final
+class Checked(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: builtins.int
+    FULL_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    LAYERS_FIELD_NUMBER: builtins.int
+    CHAINS_FIELD_NUMBER: builtins.int
+    BLOBS_FIELD_NUMBER: builtins.int
+    ROOTS_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    full: builtins.bool
+    images: builtins.int
+    layers: builtins.int
+    chains: builtins.int
+    blobs: builtins.int
+    roots: builtins.int
+    bytes: builtins.int
+    """Read and hashed."""
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Finding]: ...
+    def __init__(
+        self,
+        *,
+        findings: collections.abc.Iterable[Global___Finding] | None = ...,
+        full: builtins.bool = ...,
+        images: builtins.int = ...,
+        layers: builtins.int = ...,
+        chains: builtins.int = ...,
+        blobs: builtins.int = ...,
+        roots: builtins.int = ...,
+        bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["blobs", b"blobs", "bytes", b"bytes", "chains", b"chains", "findings", b"findings", "full", b"full", "images", b"images", "layers", b"layers", "roots", b"roots"]) -> None: ...
+
+Global___Checked: typing_extensions.TypeAlias = Checked
+
+@typing.final
+class CheckResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
+    CHECKED_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> orlop.proto.orlop.v1.types_pb2.Progress: ...
+    @property
+    def warning(self) -> orlop.proto.orlop.v1.types_pb2.Warning: ...
+    @property
+    def checked(self) -> Global___Checked: ...
+    def __init__(
+        self,
+        *,
+        progress: orlop.proto.orlop.v1.types_pb2.Progress | None = ...,
+        warning: orlop.proto.orlop.v1.types_pb2.Warning | None = ...,
+        checked: Global___Checked | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["checked", b"checked", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["checked", b"checked", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "checked"] | None: ...
+
+Global___CheckResponse: typing_extensions.TypeAlias = CheckResponse
+
+@typing.final
+class BackupRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DESTINATION_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    destination: builtins.str
+    """An absolute path that does not exist."""
+    content: builtins.bool
+    """Also the layers."""
+    def __init__(
+        self,
+        *,
+        destination: builtins.str = ...,
+        content: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "destination", b"destination"]) -> None: ...
+
+Global___BackupRequest: typing_extensions.TypeAlias = BackupRequest
+
+@typing.final
+class BackedUp(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
+    LAYERS_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    ROOTS_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    size: builtins.int
+    images: builtins.int
+    layers: builtins.int
+    content: builtins.bool
+    roots: builtins.int
+    """Prepared roots, which a backup leaves out."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        size: builtins.int = ...,
+        images: builtins.int = ...,
+        layers: builtins.int = ...,
+        content: builtins.bool = ...,
+        roots: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content", b"content", "images", b"images", "layers", b"layers", "path", b"path", "roots", b"roots", "size", b"size"]) -> None: ...
+
+Global___BackedUp: typing_extensions.TypeAlias = BackedUp
+
+@typing.final
+class BackupResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
+    BACKED_UP_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> orlop.proto.orlop.v1.types_pb2.Progress: ...
+    @property
+    def warning(self) -> orlop.proto.orlop.v1.types_pb2.Warning: ...
+    @property
+    def backed_up(self) -> Global___BackedUp: ...
+    def __init__(
+        self,
+        *,
+        progress: orlop.proto.orlop.v1.types_pb2.Progress | None = ...,
+        warning: orlop.proto.orlop.v1.types_pb2.Warning | None = ...,
+        backed_up: Global___BackedUp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["backed_up", b"backed_up", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backed_up", b"backed_up", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "backed_up"] | None: ...
+
+Global___BackupResponse: typing_extensions.TypeAlias = BackupResponse

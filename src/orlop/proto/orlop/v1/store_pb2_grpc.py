@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class StoreStub(object):
-    """Missing associated documentation comment in .proto file."""
+    """Errors: NOT_FOUND for a thing that the store does not have, INVALID_ARGUMENT for what is not the name of
+    one, or could be several.  A thing is an image, "layer sha256:…", "blob sha256:…", "chain …", the path
+    of a prepared root, "lease …" or "pin …".  Times are seconds since 1970, sizes are bytes of disk.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -44,10 +47,48 @@ class StoreStub(object):
                 request_serializer=orlop_dot_v1_dot_store__pb2.CollectRequest.SerializeToString,
                 response_deserializer=orlop_dot_v1_dot_store__pb2.CollectResponse.FromString,
                 _registered_method=True)
+        self.Usage = channel.unary_unary(
+                '/orlop.v1.Store/Usage',
+                request_serializer=orlop_dot_v1_dot_store__pb2.UsageRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.UsageResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/orlop.v1.Store/Explain',
+                request_serializer=orlop_dot_v1_dot_store__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/orlop.v1.Store/Pin',
+                request_serializer=orlop_dot_v1_dot_store__pb2.PinRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.PinResponse.FromString,
+                _registered_method=True)
+        self.Unpin = channel.unary_unary(
+                '/orlop.v1.Store/Unpin',
+                request_serializer=orlop_dot_v1_dot_store__pb2.UnpinRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.UnpinResponse.FromString,
+                _registered_method=True)
+        self.ListPins = channel.unary_unary(
+                '/orlop.v1.Store/ListPins',
+                request_serializer=orlop_dot_v1_dot_store__pb2.ListPinsRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.ListPinsResponse.FromString,
+                _registered_method=True)
+        self.Check = channel.unary_stream(
+                '/orlop.v1.Store/Check',
+                request_serializer=orlop_dot_v1_dot_store__pb2.CheckRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.CheckResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/orlop.v1.Store/Backup',
+                request_serializer=orlop_dot_v1_dot_store__pb2.BackupRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_store__pb2.BackupResponse.FromString,
+                _registered_method=True)
 
 
 class StoreServicer(object):
-    """Missing associated documentation comment in .proto file."""
+    """Errors: NOT_FOUND for a thing that the store does not have, INVALID_ARGUMENT for what is not the name of
+    one, or could be several.  A thing is an image, "layer sha256:…", "blob sha256:…", "chain …", the path
+    of a prepared root, "lease …" or "pin …".  Times are seconds since 1970, sizes are bytes of disk.
+    """
 
     def Info(self, request, context):
         """Info tells of the store and what serves it.
@@ -57,7 +98,56 @@ class StoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Collect(self, request, context):
-        """Collect deletes what no image and no prepared root needs; a stream as in Transfer.
+        """Collect deletes what no image, prepared root, lease or pin needs; a stream as in Transfer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Usage(self, request, context):
+        """Usage says what the store takes on disk, and how it divides among images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Explain says why a thing is kept, what it shares, and what its removal would free.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Pin keeps a thing whatever happens to its names.  A pin's name that is taken moves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unpin(self, request, context):
+        """Unpin takes a pin back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPins(self, request, context):
+        """ListPins gives all pins that have not expired, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Check(self, request, context):
+        """Check compares what the metadata promise with what is on disk; a stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """Backup writes the metadata to a new file where the service runs; a stream.  ALREADY_EXISTS if it exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,6 +166,41 @@ def add_StoreServicer_to_server(servicer, server):
                     request_deserializer=orlop_dot_v1_dot_store__pb2.CollectRequest.FromString,
                     response_serializer=orlop_dot_v1_dot_store__pb2.CollectResponse.SerializeToString,
             ),
+            'Usage': grpc.unary_unary_rpc_method_handler(
+                    servicer.Usage,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.UsageRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.UsageResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.ExplainRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.PinRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.PinResponse.SerializeToString,
+            ),
+            'Unpin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unpin,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.UnpinRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.UnpinResponse.SerializeToString,
+            ),
+            'ListPins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPins,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.ListPinsRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.ListPinsResponse.SerializeToString,
+            ),
+            'Check': grpc.unary_stream_rpc_method_handler(
+                    servicer.Check,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.CheckRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.CheckResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=orlop_dot_v1_dot_store__pb2.BackupRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_store__pb2.BackupResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'orlop.v1.Store', rpc_method_handlers)
@@ -85,7 +210,10 @@ def add_StoreServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Store(object):
-    """Missing associated documentation comment in .proto file."""
+    """Errors: NOT_FOUND for a thing that the store does not have, INVALID_ARGUMENT for what is not the name of
+    one, or could be several.  A thing is an image, "layer sha256:…", "blob sha256:…", "chain …", the path
+    of a prepared root, "lease …" or "pin …".  Times are seconds since 1970, sizes are bytes of disk.
+    """
 
     @staticmethod
     def Info(request,
@@ -131,6 +259,195 @@ class Store(object):
             '/orlop.v1.Store/Collect',
             orlop_dot_v1_dot_store__pb2.CollectRequest.SerializeToString,
             orlop_dot_v1_dot_store__pb2.CollectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Usage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Store/Usage',
+            orlop_dot_v1_dot_store__pb2.UsageRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.UsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Store/Explain',
+            orlop_dot_v1_dot_store__pb2.ExplainRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Store/Pin',
+            orlop_dot_v1_dot_store__pb2.PinRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.PinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unpin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Store/Unpin',
+            orlop_dot_v1_dot_store__pb2.UnpinRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orlop.v1.Store/ListPins',
+            orlop_dot_v1_dot_store__pb2.ListPinsRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.ListPinsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Check(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/orlop.v1.Store/Check',
+            orlop_dot_v1_dot_store__pb2.CheckRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/orlop.v1.Store/Backup',
+            orlop_dot_v1_dot_store__pb2.BackupRequest.SerializeToString,
+            orlop_dot_v1_dot_store__pb2.BackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

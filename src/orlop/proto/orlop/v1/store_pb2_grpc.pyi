@@ -57,7 +57,124 @@ _StoreCollectType = typing_extensions.TypeVar(
     ],
 )
 
-class StoreStub(typing.Generic[_StoreInfoType, _StoreCollectType]):
+_StoreUsageType = typing_extensions.TypeVar(
+    '_StoreUsageType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UsageRequest,
+        orlop.proto.orlop.v1.store_pb2.UsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UsageRequest,
+        orlop.proto.orlop.v1.store_pb2.UsageResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UsageRequest,
+        orlop.proto.orlop.v1.store_pb2.UsageResponse,
+    ],
+)
+
+_StoreExplainType = typing_extensions.TypeVar(
+    '_StoreExplainType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+        orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+        orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+        orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+    ],
+)
+
+_StorePinType = typing_extensions.TypeVar(
+    '_StorePinType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.PinRequest,
+        orlop.proto.orlop.v1.store_pb2.PinResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.PinRequest,
+        orlop.proto.orlop.v1.store_pb2.PinResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.PinRequest,
+        orlop.proto.orlop.v1.store_pb2.PinResponse,
+    ],
+)
+
+_StoreUnpinType = typing_extensions.TypeVar(
+    '_StoreUnpinType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+        orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+        orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+        orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+    ],
+)
+
+_StoreListPinsType = typing_extensions.TypeVar(
+    '_StoreListPinsType',
+    grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+        orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+        orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+        orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+    ],
+)
+
+_StoreCheckType = typing_extensions.TypeVar(
+    '_StoreCheckType',
+    grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.CheckRequest,
+        orlop.proto.orlop.v1.store_pb2.CheckResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.CheckRequest,
+        orlop.proto.orlop.v1.store_pb2.CheckResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.CheckRequest,
+        orlop.proto.orlop.v1.store_pb2.CheckResponse,
+    ],
+)
+
+_StoreBackupType = typing_extensions.TypeVar(
+    '_StoreBackupType',
+    grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.BackupRequest,
+        orlop.proto.orlop.v1.store_pb2.BackupResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.BackupRequest,
+        orlop.proto.orlop.v1.store_pb2.BackupResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.BackupRequest,
+        orlop.proto.orlop.v1.store_pb2.BackupResponse,
+    ],
+)
+
+class StoreStub(typing.Generic[_StoreInfoType, _StoreCollectType, _StoreUsageType, _StoreExplainType, _StorePinType, _StoreUnpinType, _StoreListPinsType, _StoreCheckType, _StoreBackupType]):
+    """Errors: NOT_FOUND for a thing that the store does not have, INVALID_ARGUMENT for what is not the name of
+    one, or could be several.  A thing is an image, "layer sha256:…", "blob sha256:…", "chain …", the path
+    of a prepared root, "lease …" or "pin …".  Times are seconds since 1970, sizes are bytes of disk.
+    """
+
     @typing.overload
     def __init__(self: StoreStub[
         grpc.UnaryUnaryMultiCallable[
@@ -67,6 +184,34 @@ class StoreStub(typing.Generic[_StoreInfoType, _StoreCollectType]):
         grpc.UnaryStreamMultiCallable[
             orlop.proto.orlop.v1.store_pb2.CollectRequest,
             orlop.proto.orlop.v1.store_pb2.CollectResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.UsageRequest,
+            orlop.proto.orlop.v1.store_pb2.UsageResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+            orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.PinRequest,
+            orlop.proto.orlop.v1.store_pb2.PinResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+            orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+            orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.CheckRequest,
+            orlop.proto.orlop.v1.store_pb2.CheckResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.BackupRequest,
+            orlop.proto.orlop.v1.store_pb2.BackupResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -80,13 +225,62 @@ class StoreStub(typing.Generic[_StoreInfoType, _StoreCollectType]):
             orlop.proto.orlop.v1.store_pb2.CollectRequest,
             orlop.proto.orlop.v1.store_pb2.CollectResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.UsageRequest,
+            orlop.proto.orlop.v1.store_pb2.UsageResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+            orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.PinRequest,
+            orlop.proto.orlop.v1.store_pb2.PinResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+            orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+            orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.CheckRequest,
+            orlop.proto.orlop.v1.store_pb2.CheckResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.store_pb2.BackupRequest,
+            orlop.proto.orlop.v1.store_pb2.BackupResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Info: _StoreInfoType
     """Info tells of the store and what serves it."""
 
     Collect: _StoreCollectType
-    """Collect deletes what no image and no prepared root needs; a stream as in Transfer."""
+    """Collect deletes what no image, prepared root, lease or pin needs; a stream as in Transfer."""
+
+    Usage: _StoreUsageType
+    """Usage says what the store takes on disk, and how it divides among images."""
+
+    Explain: _StoreExplainType
+    """Explain says why a thing is kept, what it shares, and what its removal would free."""
+
+    Pin: _StorePinType
+    """Pin keeps a thing whatever happens to its names.  A pin's name that is taken moves."""
+
+    Unpin: _StoreUnpinType
+    """Unpin takes a pin back."""
+
+    ListPins: _StoreListPinsType
+    """ListPins gives all pins that have not expired, by name."""
+
+    Check: _StoreCheckType
+    """Check compares what the metadata promise with what is on disk; a stream."""
+
+    Backup: _StoreBackupType
+    """Backup writes the metadata to a new file where the service runs; a stream.  ALREADY_EXISTS if it exists."""
 
 StoreAsyncStub: typing_extensions.TypeAlias = StoreStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -97,9 +291,42 @@ StoreAsyncStub: typing_extensions.TypeAlias = StoreStub[
         orlop.proto.orlop.v1.store_pb2.CollectRequest,
         orlop.proto.orlop.v1.store_pb2.CollectResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UsageRequest,
+        orlop.proto.orlop.v1.store_pb2.UsageResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+        orlop.proto.orlop.v1.store_pb2.ExplainResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.PinRequest,
+        orlop.proto.orlop.v1.store_pb2.PinResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+        orlop.proto.orlop.v1.store_pb2.UnpinResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+        orlop.proto.orlop.v1.store_pb2.ListPinsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.CheckRequest,
+        orlop.proto.orlop.v1.store_pb2.CheckResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.store_pb2.BackupRequest,
+        orlop.proto.orlop.v1.store_pb2.BackupResponse,
+    ],
 ]
 
 class StoreServicer(metaclass=abc.ABCMeta):
+    """Errors: NOT_FOUND for a thing that the store does not have, INVALID_ARGUMENT for what is not the name of
+    one, or could be several.  A thing is an image, "layer sha256:…", "blob sha256:…", "chain …", the path
+    of a prepared root, "lease …" or "pin …".  Times are seconds since 1970, sizes are bytes of disk.
+    """
+
     @abc.abstractmethod
     def Info(
         self,
@@ -114,6 +341,62 @@ class StoreServicer(metaclass=abc.ABCMeta):
         request: orlop.proto.orlop.v1.store_pb2.CollectRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.store_pb2.CollectResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.store_pb2.CollectResponse]]:
-        """Collect deletes what no image and no prepared root needs; a stream as in Transfer."""
+        """Collect deletes what no image, prepared root, lease or pin needs; a stream as in Transfer."""
+
+    @abc.abstractmethod
+    def Usage(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.UsageRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.store_pb2.UsageResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.store_pb2.UsageResponse]]:
+        """Usage says what the store takes on disk, and how it divides among images."""
+
+    @abc.abstractmethod
+    def Explain(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.store_pb2.ExplainResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.store_pb2.ExplainResponse]]:
+        """Explain says why a thing is kept, what it shares, and what its removal would free."""
+
+    @abc.abstractmethod
+    def Pin(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.PinRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.store_pb2.PinResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.store_pb2.PinResponse]]:
+        """Pin keeps a thing whatever happens to its names.  A pin's name that is taken moves."""
+
+    @abc.abstractmethod
+    def Unpin(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.UnpinRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.store_pb2.UnpinResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.store_pb2.UnpinResponse]]:
+        """Unpin takes a pin back."""
+
+    @abc.abstractmethod
+    def ListPins(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.ListPinsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orlop.proto.orlop.v1.store_pb2.ListPinsResponse, collections.abc.Awaitable[orlop.proto.orlop.v1.store_pb2.ListPinsResponse]]:
+        """ListPins gives all pins that have not expired, by name."""
+
+    @abc.abstractmethod
+    def Check(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.CheckRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.store_pb2.CheckResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.store_pb2.CheckResponse]]:
+        """Check compares what the metadata promise with what is on disk; a stream."""
+
+    @abc.abstractmethod
+    def Backup(
+        self,
+        request: orlop.proto.orlop.v1.store_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.store_pb2.BackupResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.store_pb2.BackupResponse]]:
+        """Backup writes the metadata to a new file where the service runs; a stream.  ALREADY_EXISTS if it exists."""
 
 def add_StoreServicer_to_server(servicer: StoreServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

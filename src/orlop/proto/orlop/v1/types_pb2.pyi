@@ -100,6 +100,22 @@ class Image(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     NAME_FIELD_NUMBER: builtins.int
     ID_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
@@ -107,6 +123,8 @@ class Image(google.protobuf.message.Message):
     CREATED_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
     LAYERS_FIELD_NUMBER: builtins.int
+    USED_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """In full: "docker.io/library/alpine:latest"."""
     id: builtins.str
@@ -120,6 +138,12 @@ class Image(google.protobuf.message.Message):
     size: builtins.int
     """Bytes of its layers' tars."""
     layers: builtins.int
+    used: builtins.str
+    """RFC 3339: when it was last pulled, prepared or committed."""
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """The store's own, of this name."""
+
     def __init__(
         self,
         *,
@@ -130,9 +154,11 @@ class Image(google.protobuf.message.Message):
         created: builtins.str = ...,
         size: builtins.int = ...,
         layers: builtins.int = ...,
+        used: builtins.str = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_digest", b"_digest", "digest", b"digest"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_digest", b"_digest", "created", b"created", "digest", b"digest", "id", b"id", "layers", b"layers", "name", b"name", "platform", b"platform", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_digest", b"_digest", "created", b"created", "digest", b"digest", "id", b"id", "labels", b"labels", "layers", b"layers", "name", b"name", "platform", b"platform", "size", b"size", "used", b"used"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_digest", b"_digest"]) -> typing.Literal["digest"] | None: ...
 
 Global___Image: typing_extensions.TypeAlias = Image
@@ -194,6 +220,7 @@ class Root(google.protobuf.message.Message):
     QUOTA_FIELD_NUMBER: builtins.int
     UID_MAP_FIELD_NUMBER: builtins.int
     GID_MAP_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
     path: builtins.str
     image: builtins.str
     """The name it was prepared under, in full."""
@@ -208,6 +235,8 @@ class Root(google.protobuf.message.Message):
     """RFC 3339."""
     quota: builtins.int
     """Bytes that may be written to it; absent: no limit."""
+    missing: builtins.bool
+    """The path's parent folder is gone: nothing can be mounted there before it is back."""
     @property
     def mounts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Mount]:
         """In the order in which they are to be performed; empty in lists."""
@@ -235,9 +264,10 @@ class Root(google.protobuf.message.Message):
         quota: builtins.int | None = ...,
         uid_map: collections.abc.Iterable[Global___IdMap] | None = ...,
         gid_map: collections.abc.Iterable[Global___IdMap] | None = ...,
+        missing: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_quota", b"_quota", "quota", b"quota"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_quota", b"_quota", "created", b"created", "driver", b"driver", "gid_map", b"gid_map", "image", b"image", "image_id", b"image_id", "kind", b"kind", "labels", b"labels", "mounted", b"mounted", "mounts", b"mounts", "path", b"path", "quota", b"quota", "uid_map", b"uid_map"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_quota", b"_quota", "created", b"created", "driver", b"driver", "gid_map", b"gid_map", "image", b"image", "image_id", b"image_id", "kind", b"kind", "labels", b"labels", "missing", b"missing", "mounted", b"mounted", "mounts", b"mounts", "path", b"path", "quota", b"quota", "uid_map", b"uid_map"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_quota", b"_quota"]) -> typing.Literal["quota"] | None: ...
 
 Global___Root: typing_extensions.TypeAlias = Root
