@@ -1,0 +1,73 @@
+"""The end of a restore: rows that give a backup's images and pins their names.
+
+Each function is a part of one transaction; all that the rows name is durable already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orlop.errors import FailedPrecondition
+from orlop.images.backupimages import Image
+from orlop.images.core import NAMESPACE
+from orlop.metadata import images, labels, layers, pins
+from orlop.metadata.copies import SavedImage, SavedPin
+from orlop.metadata.db import Transaction
+from orlop.spec.digest import DiffID, Digest
+
+__all__ = ["MissingImage", "check_whole", "put_name", "put_pin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingImage:
+    """An image of a backup that was not restored, or a pin (``pin NAME``), and why.
+
+    ``digest`` is that of the image's manifest, if it has one.
+    """
+
+    name: str
+    digest: str | None
+    reason: str
+
+
+def check_whole(tx: Transaction, image: Image) -> None:
+    """Refuse to name what is not all there.  Raises `FailedPrecondition`."""
+    documents = (image.config, *((image.manifest.digest,) if image.manifest else ()))
+    there = all(layers.get_layer(tx, diff_id) for diff_id in image.diff_ids)
+    if not there or not all(layers.has_blob(tx, digest) for digest in documents):
+        raise FailedPrecondition(f"restore image {image}", "a part of it is gone", hint="try again")
+
+
+def put_name(tx: Transaction, image: Image, row: SavedImage) -> None:
+    """Make a name mean its image, with those of its labels that the name does not have."""
+    known = images.get_image(tx, NAMESPACE, row.name)
+    if known is None or known.config != image.config or image.manifest is not None:
+        images.put_image(  # else it may have got a manifest since
+            tx,
+            NAMESPACE,
+            row.name,
+            config=image.config,
+            manifest=image.manifest.digest if image.manifest else None,
+            platform=str(image.about.platform()),
+            created=image.about.created or "",
+        )
+    there = labels.image_labels(tx, NAMESPACE, row.name)
+    labels.change_image_labels(
+        tx, NAMESPACE, row.name, {key: value for key, value in row.labels.items() if key not in there}
+    )
+
+
+def put_pin(tx: Transaction, pin: SavedPin) -> str:
+    """Pin a thing again; returns why not."""
+    if pin.kind == "layer":
+        there = layers.get_layer(tx, DiffID(pin.ref)) is not None
+    else:
+        there = layers.has_blob(tx, Digest(pin.ref))
+    if not there:
+        return f"{pin.kind} {pin.ref} is not in the backup"
+    known = pins.get_pin(tx, NAMESPACE, pin.name)
+    if known is not None and (known.kind, known.ref) != (pin.kind, pin.ref):
+        return f"the name is that of a pin of {known.kind} {known.ref} here"
+    if known is None:
+        pins.put_pin(tx, NAMESPACE, pin.name, kind=pin.kind, ref=pin.ref, expires=pin.expires)
+    return ""
