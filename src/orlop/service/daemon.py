@@ -27,6 +27,7 @@ from orlop.images.api import Store
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
 from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
 from orlop.service.gate import Gate, pools_by_method
+from orlop.service.housekeeping import IDLE_EVERY, CollectsIdle, Housekeeping
 from orlop.service.images import ContainerkitImages, Images
 from orlop.service.listener import Owner, claim_root, claim_socket
 from orlop.service.pools import DEFAULT_LIMITS, Pools, ServiceLimits
@@ -55,14 +56,24 @@ class Daemon:
     """A server for one store, which stays the caller's to close.  `start` once; a context manager."""
 
     def __init__(
-        self, store: Store, listen: str, *, group: str | None = None, limits: ServiceLimits = DEFAULT_LIMITS
+        self,
+        store: Store,
+        listen: str,
+        *,
+        group: str | None = None,
+        limits: ServiceLimits = DEFAULT_LIMITS,
+        idle_every: float = IDLE_EVERY,
     ) -> None:
-        """Check the address and the group; raises `InvalidArgument`."""
+        """Check the address and the group; raises `InvalidArgument`.
+
+        ``idle_every`` is how many seconds pass between two collections of what ended by itself.
+        """
         self.address = Address.parse(listen, f"listen on {listen}")
         self._attempted = f"listen on {self.address}"
         self._owner = Owner(group, self._attempted)
         self._store = store
         self._limits = limits
+        self._idle_every = idle_every
         self._undo = ExitStack()
         self._stopping = threading.Lock()  # one `stop` at a time
         self._grace = GRACE
@@ -88,6 +99,10 @@ class Daemon:
             )
             server.start()
             undo.callback(self._end_calls, server, pools, health)
+            if isinstance(self._store, CollectsIdle):
+                idle = Housekeeping(self._store, busy=lambda: pools.busy, every=self._idle_every)
+                idle.start()
+                undo.callback(idle.stop)
             self._undo = undo.pop_all()
         _log.info("serving %s on %s", root, self.address)
         return self

@@ -1,0 +1,110 @@
+"""What a list shows of images: from their rows, without reading a document for each.
+
+A row knows what its config says, from when it was named; rows of an older orlop do not, and then the config
+is read, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from orlop.errors import DataLoss, Error, NotFound
+from orlop.images.api import ImageInfo
+from orlop.images.core import NAMESPACE, Core
+from orlop.metadata import images, uses
+from orlop.metadata.db import Transaction
+from orlop.metadata.images import ImageRow, ListedImage
+from orlop.metadata.uses import ImageUse
+from orlop.observe import Call
+from orlop.spec.digest import Digest
+from orlop.spec.documents import parse_config
+
+__all__ = ["describe", "info_of", "list_images", "noted"]
+
+_log = logging.getLogger(__name__)
+_KEEP_SECONDS = 1.0  # how long a list may wait to write down what it has learnt
+
+
+def describe(core: Core, row: ImageRow, size: int, layers: int) -> ImageInfo:
+    """An image and what its config says.  Raises `NotFound` or `DataLoss` where that cannot be read."""
+    platform, created = row.platform, row.created
+    if platform is None:
+        config = parse_config(core.blobs.read(row.config), f"read image {row.name}")
+        platform, created = str(config.platform()), config.created
+    return _info(row, size, layers, platform=platform, created=created or "")
+
+
+def info_of(tx: Transaction, name: str) -> ImageInfo:
+    """The image that a name means in a transaction that has just said so, config and all.
+
+    Read there, for afterwards another process may have taken it away.
+    """
+    row = images.get_image(tx, NAMESPACE, name)
+    assert row is not None
+    size, layers = images.config_size(tx, row.config)
+    info = _info(row, size, layers, platform=row.platform or "", created=row.created or "")
+    return noted(info, uses.image_use(tx, NAMESPACE, name))
+
+
+def list_images(core: Core) -> list[ImageInfo]:
+    """All images, by name."""
+    found, used = core.db.read(
+        lambda tx: (images.list_with_sizes(tx, NAMESPACE), uses.image_uses(tx, NAMESPACE))
+    )
+    notes = {use.name: use for use in used}
+    infos = [(one.row, info) for one in found if (info := _line(core, one)) is not None]
+    learnt = {row.config: info for row, info in infos if row.platform is None and info.platform}
+    if learnt:
+        _keep(core, learnt)
+    return [noted(info, notes.get(info.name)) for _, info in infos]
+
+
+def noted(info: ImageInfo, use: ImageUse | None) -> ImageInfo:
+    """The same with the store's own notes: its labels, and when it was last used."""
+    if use is None:
+        return info
+    used = datetime.fromtimestamp(use.used, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return replace(info, used=used, labels=dict(use.labels))
+
+
+def _line(core: Core, image: ListedImage) -> ImageInfo | None:
+    """A line of the list; None for an image that was removed at this moment.
+
+    An image whose config is lost or bad keeps its line, with what the metadata know: `inspect` says what is
+    wrong with it.
+    """
+    row = image.row
+    try:
+        return describe(core, row, image.size, image.layers)
+    except (NotFound, DataLoss):
+        if core.db.read(lambda tx: images.get_image(tx, NAMESPACE, row.name)) is None:
+            return None
+        return _info(row, image.size, image.layers)
+
+
+def _keep(core: Core, learnt: dict[Digest, ImageInfo]) -> None:
+    """Write down what configs say, so that the next list reads none."""
+
+    def body(tx: Transaction) -> None:
+        for config, info in learnt.items():
+            images.describe_config(tx, config, platform=info.platform, created=info.created)
+
+    try:
+        core.db.write(body, call=Call(deadline=time.monotonic() + _KEEP_SECONDS))
+    except Error as exc:  # a full disk, say: a list does not fail for that
+        _log.debug("what configs say is not kept: %s", exc)
+
+
+def _info(row: ImageRow, size: int, layers: int, *, platform: str = "", created: str = "") -> ImageInfo:
+    return ImageInfo(
+        name=row.name,
+        id=row.config,
+        digest=row.manifest,
+        platform=platform,
+        created=created,
+        size=size,
+        layers=layers,
+    )
