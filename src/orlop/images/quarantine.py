@@ -1,0 +1,85 @@
+"""``ROOT/quarantine``: what a repair took out of the store because it is not what it should be.
+
+::
+
+    quarantine/<time>-<what>-<random>/<name>   the thing itself, moved
+    quarantine/<time>-<what>-<random>/why      what was found, a line of text
+
+Nothing in there is used again, or deleted, by orlop: it is the owner's to look at and to throw away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from orlop.errors import from_oserror
+from orlop.images.core import Core
+from orlop.linux.files import write_durably
+from orlop.observe import reached
+
+__all__ = ["Quarantine"]
+
+_NAME = "quarantine"
+_ODD = re.compile(r"[^0-9A-Za-z._-]+")
+
+
+class Quarantine:
+    """The folder of one store; made when it is first needed.  Thread-safe; locking is the caller's."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.folder = core.layout.root / _NAME
+
+    def move(self, path: Path, what: str, why: str) -> Path | None:
+        """Take a file or folder out of its place; where it is now, or None if it was not there.
+
+        A symlink is moved, not what it leads to.  Durable on return.
+        """
+        try:
+            if not os.path.lexists(path):
+                return None
+            target = self._cell(what, why) / path.name
+            os.rename(path, target)
+            reached("quarantine.moved")
+            for folder in (target.parent, path.parent):
+                self._core.sync.folder(folder)
+        except OSError as exc:
+            raise from_oserror(f"put {path} into quarantine", exc) from exc
+        return target
+
+    def keep(self, path: Path, what: str, why: str) -> Path | None:
+        """Give a file a second name there: it is about to be replaced in its place, in one step."""
+        try:
+            target = self._cell(what, why) / path.name
+            try:
+                os.link(path, target, follow_symlinks=False)
+            except FileNotFoundError:
+                (target.parent / "why").unlink()
+                target.parent.rmdir()
+                return None
+            self._core.sync.folder(target.parent)
+        except OSError as exc:
+            raise from_oserror(f"put {path} into quarantine", exc) from exc
+        return target
+
+    def cells(self) -> list[Path]:
+        """What is in there."""
+        try:
+            return sorted(self.folder.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _cell(self, what: str, why: str) -> Path:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        if not self.folder.is_dir():
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            self._core.sync.folder(self.folder.parent)
+        cell = self.folder / f"{stamp}-{_ODD.sub('-', what)[:80]}-{secrets.token_hex(3)}"
+        cell.mkdir(mode=0o700)
+        write_durably(cell / "why", f"{why}\n".encode(errors="replace"), sync=self._core.sync)
+        self._core.sync.folder(self.folder)
+        return cell
