@@ -1,6 +1,8 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [pull|drivers] [IMAGE ...]    QUICK=1: two images, two rounds; ROUNDS=N: how often
+    python bench/run.py [pull|drivers|scale|durable] [IMAGE ...]
+
+QUICK=1: two images, two rounds; ROUNDS=N: how often.
 
 Absolute times mean nothing outside one run: read the ratios.
 """
@@ -16,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import drivers, lab, pull
+from bench import drivers, durable, lab, pull, scale
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -71,7 +73,20 @@ def bench_drivers(disk: Path, images: list[str], rounds: int) -> tuple[str, dict
     return text, {"lives": steps, "unpacking": {name: asdict(t) for name, t in times.items()}}
 
 
-PARTS = {"pull": bench_pull, "drivers": bench_drivers}
+def bench_scale(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    steps = scale.compare(disk, rounds, say)
+    return "# A store with very much in it\n\n" + scale.table(steps), {
+        "steps": [asdict(step) for step in steps]
+    }
+
+
+def bench_durable(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    found = durable.compare(disk, rounds, say)
+    values = {name: {step: asdict(t) for step, t in steps.items()} for name, steps in found.items()}
+    return "# What durability costs\n\n" + durable.table(found), {"steps": values}
+
+
+PARTS = {"pull": bench_pull, "drivers": bench_drivers, "scale": bench_scale, "durable": bench_durable}
 
 
 if __name__ == "__main__":

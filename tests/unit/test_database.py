@@ -24,12 +24,13 @@ from orlop.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from orlop.linux.flock import TurnLock
 from orlop.metadata import folders, garbage, images, layers, roots
 from orlop.metadata.db import Database, Transaction, _mapped
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.metadata.roots import ChainRow, RootRow
-from orlop.observe import Call, CancelToken
+from orlop.observe import Call, CancelToken, watch_points
 from orlop.spec.digest import DiffID, Digest
 
 
@@ -146,6 +147,359 @@ def _cancelled() -> CancelToken:
     return token
 
 
+# ------------------------------------------------------------------ many writers
+
+
+class Crowd:
+    """Threads that all wait to write, behind a turn that the test holds."""
+
+    def __init__(self, db: Database, folder: Path) -> None:
+        self._db = db
+        self._turn = TurnLock(folder / "write")
+        self._turn.acquire(call=Call(), attempted="hold everybody up")
+        self._threads: list[threading.Thread] = []
+        self.errors: dict[str, BaseException] = {}
+        self.commits = 0
+
+    def add(self, name: str, body=None, *, call: Call | None = None) -> None:
+        """One more, in the queue when this returns."""
+        waiting = len(self._db._writers._waiting)
+        thread = threading.Thread(target=self._write, args=(name, body or add_blob(name), call))
+        thread.start()
+        self._threads.append(thread)
+        while len(self._db._writers._waiting) == waiting and thread.is_alive():
+            thread.join(0.001)
+
+    def _write(self, name: str, body, call: Call | None) -> None:
+        try:
+            self._db.write(body, call=call)
+        except BaseException as exc:  # noqa: BLE001 - a KeyboardInterrupt among them
+            self.errors[name] = exc
+
+    def join(self, number: int) -> None:
+        self._threads[number].join(60)
+        assert not self._threads[number].is_alive()
+
+    def go(self) -> None:
+        """Let them write, to the end."""
+
+        def count(point: str) -> None:
+            self.commits += point == "db.committed"
+
+        with watch_points(count):
+            self._turn.release()
+            for number in range(len(self._threads)):
+                self.join(number)
+
+
+def there(db: Database, names: str) -> str:
+    return "".join(name for name in names if db.read(has_blob(name)))
+
+
+def test_writers_that_wait_share_a_commit(db: Database, tmp_path: Path) -> None:
+    crowd = Crowd(db, tmp_path)
+    for name in "abcdefgh":
+        crowd.add(name)
+    assert there(db, "abcdefgh") == ""  # and readers do not wait
+    crowd.go()
+    assert crowd.errors == {}
+    assert there(db, "abcdefgh") == "abcdefgh"
+    assert crowd.commits == 1
+
+
+def test_an_error_is_its_callers_own(db: Database, tmp_path: Path) -> None:
+    def fails(tx: Transaction) -> None:
+        layers.add_blob(tx, digest("x"), 1)
+        raise ZeroDivisionError
+
+    def breaks_a_rule(tx: Transaction) -> None:
+        layers.add_blob(tx, digest("y"), 1)
+        tx.execute("INSERT INTO blobs VALUES (?, 1, 1)", (digest("y"),))
+
+    crowd = Crowd(db, tmp_path)
+    for name, body in (("a", None), ("x", fails), ("b", None), ("y", breaks_a_rule), ("c", None)):
+        crowd.add(name, body)
+    crowd.go()
+    assert {name: type(error) for name, error in crowd.errors.items()} == {
+        "x": ZeroDivisionError,
+        "y": Internal,
+    }
+    assert there(db, "axbyc") == "abc"
+    assert crowd.commits == 1
+
+
+def test_bodies_see_what_those_before_them_wrote(db: Database, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def body(tx: Transaction) -> None:
+        seen.append(tx.execute("SELECT COUNT(*) FROM blobs").fetchone()[0])
+        layers.add_blob(tx, digest(str(seen)), 1)
+
+    crowd = Crowd(db, tmp_path)
+    for name in "abc":
+        crowd.add(name, body)
+    crowd.go()
+    assert seen == [0, 1, 2]
+
+
+def test_where_sqlite_undoes_a_whole_transaction_each_body_has_one_of_its_own(
+    db: Database, tmp_path: Path
+) -> None:
+    def as_on_a_full_disk(tx: Transaction) -> None:
+        tx.execute("ROLLBACK")
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorname = "SQLITE_FULL"
+        raise error
+
+    crowd = Crowd(db, tmp_path)
+    for name, body in (("a", None), ("x", as_on_a_full_disk), ("b", None)):
+        crowd.add(name, body)
+    crowd.go()
+    assert [type(error) for error in crowd.errors.values()] == [ResourceExhausted]
+    assert there(db, "axb") == "ab"
+    assert crowd.commits == 2
+
+
+def test_an_interrupt_of_one_writer_is_no_other_ones(db: Database, tmp_path: Path) -> None:
+    interrupted: list[bool] = []
+
+    def body(tx: Transaction) -> None:
+        layers.add_blob(tx, digest("x"), 1)
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+
+    crowd = Crowd(db, tmp_path)
+    crowd.add("a")
+    crowd.add("x", body)  # it is run by a, where the interrupt comes
+    crowd.add("b")
+    crowd.go()
+    assert {name: type(error) for name, error in crowd.errors.items()} == {"a": KeyboardInterrupt}
+    assert there(db, "axb") == "xb"
+    db.write(add_blob("c"))
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["leads", "follows"])
+@pytest.mark.parametrize("why", ["cancel", "deadline"])
+def test_whoever_gives_up_waiting_leaves_nothing_and_holds_nobody_up(
+    db: Database, tmp_path: Path, number: int, why: str
+) -> None:
+    token = CancelToken()
+    call = Call(cancel=token) if why == "cancel" else Call(deadline=time.monotonic() + 0.3)
+    crowd = Crowd(db, tmp_path)
+    for position, name in enumerate("abc"):
+        crowd.add(name, call=call if position == number else None)
+    token.cancel()
+    crowd.join(number)
+    assert db._writers._turn.queued  # who leads now has the place of who led
+    crowd.go()
+    gone = "abc"[number]
+    assert [*crowd.errors] == [gone]
+    assert type(crowd.errors[gone]) is (Cancelled if why == "cancel" else DeadlineExceeded)
+    assert there(db, "abc") == "abc".replace(gone, "")
+    assert not db._writers._turn.queued
+
+
+class Careful(TurnLock):
+    """A turn that notices when two threads use it at once: whoever gives it back takes a moment for that."""
+
+    used = 0
+    overlaps = 0
+
+    def acquire(self, *, call: Call, attempted: str) -> None:
+        with self.alone():
+            super().acquire(call=call, attempted=attempted)
+
+    def release(self) -> None:
+        with self.alone():
+            threading.Event().wait(0.02)
+            super().release()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        self.used += 1
+        self.overlaps += self.used > 1
+        yield
+        self.used -= 1
+
+
+def test_who_leads_next_takes_the_turn_after_it_was_given_back(db: Database, tmp_path: Path) -> None:
+    db._writers._turn = turn = Careful(tmp_path / "write")
+    inside, leave = threading.Event(), threading.Event()
+
+    def body(tx: Transaction) -> None:
+        inside.set()
+        leave.wait(30)
+
+    first = threading.Thread(target=db.write, args=(body,))
+    first.start()
+    inside.wait(30)
+    second = threading.Thread(target=db.write, args=(add_blob("a"),))
+    second.start()
+    while not db._writers._waiting:
+        second.join(0.001)
+    leave.set()
+    first.join(30)
+    second.join(30)
+    assert there(db, "a") == "a"
+    assert turn.overlaps == 0
+
+
+def test_a_writer_in_another_process_that_is_killed_leaves_nothing(db: Database, tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from orlop.metadata.db import Database\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "def body(tx):\n"
+        "    tx.execute('INSERT INTO trash VALUES (1)'); print('inside', flush=True); sys.stdin.read()\n"
+        "Database.open(folder / 'meta.db', folder / 'write').write(body)\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"inside\n"
+        with pytest.raises(DeadlineExceeded):
+            db.write(add_blob("a"), call=Call(deadline=time.monotonic() + 0.05))
+        assert not db.read(has_blob("a"))
+        child.kill()
+    db.write(add_blob("a"), call=Call(deadline=time.monotonic() + 60))
+    assert db.read(garbage.trash_list) == []
+
+
+def test_a_body_that_writes_is_told_so_instead_of_waiting_for_itself(db: Database) -> None:
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        db.write(lambda tx: db.write(add_blob("a")))
+    db.write(lambda tx: db.read(has_blob("a")))
+    db.write(add_blob("b"))
+    assert there(db, "ab") == "b"
+
+
+def test_waiting_for_a_strangers_lock_ends_with_the_call(db: Database, tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "meta.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DeadlineExceeded):
+            db.write(add_blob("a"), call=Call(deadline=time.monotonic() + 0.05))
+        writer = threading.Thread(target=db.write, args=(add_blob("b"),))
+        writer.start()
+        stranger.execute("ROLLBACK")
+        writer.join(60)
+    assert there(db, "ab") == "b"
+
+
+HASTY = """if True:
+    import pathlib, random, sys, threading, time
+    from orlop.errors import Cancelled, DeadlineExceeded
+    from orlop.metadata.db import Database
+    from orlop.observe import Call
+    folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+    db = Database.open(folder / "meta.db", folder / "write")
+
+    def work(number):
+        dice = random.Random(f"{name} {number}")
+        for turn in range(20):
+            key = f"{name}-{number}-{turn}"
+            patience = dice.choice([0.001, 0.01, 60])
+            try:
+                call = Call(deadline=time.monotonic() + patience)
+                db.write(lambda tx: tx.execute("INSERT INTO trash VALUES (?)", (key,)), call=call)
+            except DeadlineExceeded:
+                said.append(f"gave up {key}")
+            else:
+                said.append(f"wrote {key}")
+
+    said = []
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    db.close()
+    print(*said, sep="\\n")
+"""
+
+
+def test_what_was_answered_is_there_and_what_was_given_up_is_not(db: Database, tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen([sys.executable, "-c", HASTY, tmp_path, name], stdout=pipe, stderr=pipe, text=True)
+        for name in "abcd"
+    ]
+    try:
+        outputs = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * 4, outputs
+    lines = [line for out, _ in outputs for line in out.splitlines()]
+    assert len(lines) == 4 * 4 * 20
+    wrote = sorted(line.removeprefix("wrote ") for line in lines if line.startswith("wrote "))
+    assert db.read(garbage.trash_list) == wrote
+
+
+FORK = """if True:
+    import os, pathlib, sys, threading
+    from orlop.errors import FailedPrecondition
+    from orlop.linux.flock import TurnLock
+    from orlop.metadata.db import Database
+    from orlop.observe import Call
+    folder, busy = pathlib.Path(sys.argv[1]), sys.argv[2] == "busy"
+    db = Database.open(folder / "meta.db", folder / "write")
+    turn, leave = TurnLock(folder / "write"), threading.Event()
+    if not busy:
+        turn.acquire(call=Call(), attempted="hold the others up")
+    inside = threading.Event()
+
+    def add(name):
+        def body(tx):
+            inside.set()
+            leave.wait(60)
+            tx.execute("INSERT INTO trash VALUES (?)", (name,))
+        db.write(body)
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in ("one", "two")]
+    threads[0].start()
+    if busy:
+        inside.wait(60)
+    threads[1].start()
+    while len(db._writers._waiting) != 2 - busy:
+        threads[1].join(0.001)
+    child = os.fork()
+    leave.set()
+    if child == 0:
+        try:
+            if busy:
+                for use in (lambda: add("child"), lambda: Database.open(folder / "meta.db", folder / "write")):
+                    try:
+                        use()
+                    except FailedPrecondition as exc:
+                        assert "forked" in str(exc)
+                    else:
+                        os._exit(2)
+            else:
+                add("child")
+                db.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    turn.release()
+    for thread in threads:
+        thread.join(60)
+    assert os.waitpid(child, 0)[1] == 0
+    add("three")
+    db.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["busy", "waiting"])
+def test_a_forked_child_has_writers_of_its_own_or_is_refused(tmp_path: Path, how: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK, tmp_path, how]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    db = opened(tmp_path)
+    expected = ["one", "three", "two"] if how == "busy" else ["child", "one", "three", "two"]
+    assert db.read(garbage.trash_list) == expected
+    db.close()
+
+
 # ------------------------------------------------------------------ opening and closing
 
 
@@ -234,7 +588,7 @@ def test_a_store_of_the_first_schema_keeps_its_roots(tmp_path: Path) -> None:
         )
         assert (root.form, root.quota, root.uid_map, root.gid_map) == ("real", None, "", "")
         assert database.read(lambda tx: folders.get_folder(tx, "x")) is None
-        database.write(garbage.forget)
+        database.write(collect)
         database.write(lambda tx: roots.delete_root(tx, "id1"))
     finally:
         database.close()
@@ -274,7 +628,8 @@ def test_a_folder_that_is_gone_is_one_of_our_errors(tmp_path: Path) -> None:
     ("name", "expected"),
     [
         ("SQLITE_FULL", ResourceExhausted),
-        ("SQLITE_IOERR_WRITE", ResourceExhausted),
+        ("SQLITE_IOERR_SHMSIZE", ResourceExhausted),
+        ("SQLITE_IOERR_WRITE", DataLoss),
         ("SQLITE_IOERR_READ", DataLoss),
         ("SQLITE_CORRUPT", DataLoss),
         ("SQLITE_BUSY", Unavailable),
@@ -329,8 +684,14 @@ def add_root(tx: Transaction, path: str, image: str, chain: str) -> None:
     roots.add_root(tx, "default", root, {"k": "v"})
 
 
+def collect(tx: Transaction, *dead: str) -> list[garbage.Forgotten]:
+    for lease in dead:
+        garbage.lease_end(tx, lease)
+    return garbage.forget(tx, garbage.everything(tx))
+
+
 def forgotten(db: Database, *dead: str) -> set[tuple[str, str]]:
-    return {(item.kind, item.name) for item in db.write(lambda tx: garbage.forget(tx, dead))}
+    return {(item.kind, item.name) for item in db.write(lambda tx: collect(tx, *dead))}
 
 
 def test_what_images_share_stays_while_one_of_them_does(db: Database) -> None:
@@ -405,13 +766,8 @@ def test_seeing_what_would_be_forgotten_forgets_nothing(db: Database) -> None:
     db.write(lambda tx: add_image(tx, "one", "base"))
     db.write(lambda tx: images.delete_image(tx, "default", "one"))
 
-    def body(tx: Transaction) -> None:
-        assert garbage.forget(tx)
-        raise ZeroDivisionError
-
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
-            db.write(body)
+        assert len(db.read(lambda tx: garbage.find(tx, garbage.everything(tx)))) == 3
     assert len(forgotten(db)) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orlop.errors import Cancelled, DeadlineExceeded
-from orlop.linux.flock import FileLock, hold
+from orlop.linux.flock import FileLock, TurnLock, hold
 from orlop.observe import Call, CancelToken
 
 COUNTER = """
@@ -33,6 +34,26 @@ lock = FileLock(sys.argv[1])
 lock.acquire(call=Call(), attempted="hold", exclusive=sys.argv[2] == "1")
 print("held", flush=True)
 sys.stdin.read()
+"""
+
+
+QUEUER = """
+import sys, threading
+from orlop.linux.flock import TurnLock
+from orlop.observe import Call
+lock = TurnLock(sys.argv[1])
+asking = threading.Thread(target=lambda: lock.acquire(call=Call(), attempted="queue"))
+asking.start()
+while not lock.queued:
+    asking.join(0.001)
+print("queued", flush=True)
+asking.join()
+with open(sys.argv[2], "a") as log:
+    log.write(sys.argv[3])
+print("inside", flush=True)
+sys.stdin.read()
+lock.release()
+print("out", flush=True)
 """
 
 
@@ -182,3 +203,154 @@ def test_release_frees_the_lock_though_a_child_has_the_descriptor(tmp_path: Path
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False):
         lock.release()
         assert attempt(path)
+
+
+# ------------------------------------------------------------------ turns
+
+
+def soon() -> Call:
+    return Call(deadline=time.monotonic() + 60)
+
+
+def asked(lock: TurnLock) -> threading.Thread:
+    """A thread that has asked for a lock and is in the queue."""
+    thread = threading.Thread(target=lambda: lock.acquire(call=soon(), attempted="ask"))
+    thread.start()
+    while not lock.queued:
+        thread.join(0.001)
+    return thread
+
+
+def queue(path: Path, log: Path, name: str) -> subprocess.Popen[bytes]:
+    """A process that is in the queue, writes its name once it is inside, and leaves when its input ends."""
+    child = start(QUEUER, str(path), str(log), name)
+    assert said(child) == "queued"
+    return child
+
+
+def said(child: subprocess.Popen[bytes]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().decode().strip()
+
+
+def leave(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin is not None
+    child.stdin.close()
+    assert said(child) == "out"
+    assert child.wait(30) == 0
+
+
+def test_turns_come_in_the_order_of_asking(tmp_path: Path) -> None:
+    path, log = tmp_path / "write", tmp_path / "log"
+    mine = TurnLock(path)
+    mine.acquire(call=soon(), attempted="x")
+    children = [queue(path, log, name) for name in "abc"]
+    mine.release()
+    greedy = asked(mine)  # whoever asks again at once stands behind those who wait
+    for child in children:
+        assert said(child) == "inside"
+        assert not mine.held
+        leave(child)
+    greedy.join(60)
+    assert mine.held
+    assert log.read_text() == "abc"
+    mine.release()
+
+
+@pytest.mark.parametrize("place", ["inside", "first", "second"])
+def test_a_process_that_is_killed_holds_nobody_up(tmp_path: Path, place: str) -> None:
+    path, log = tmp_path / "write", tmp_path / "log"
+    first, mine = TurnLock(path), TurnLock(path)
+    if place != "inside":
+        first.acquire(call=soon(), attempted="x")
+    if place == "second":
+        other = TurnLock(path)
+        waiting = asked(other)
+    with queue(path, log, "a") as child:
+        if place == "inside":
+            assert said(child) == "inside"
+        behind = asked(mine)
+        child.kill()
+        child.wait()
+        first.release()
+        if place == "second":
+            waiting.join(60)
+            assert other.held
+            other.release()
+        behind.join(60)
+    assert mine.held
+    mine.release()
+
+
+def test_a_process_that_is_stopped_in_the_queue_is_passed_by(tmp_path: Path) -> None:
+    path, log = tmp_path / "write", tmp_path / "log"
+    first, mine = TurnLock(path), TurnLock(path)
+    first.acquire(call=soon(), attempted="x")
+    with queue(path, log, "a") as child:
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        behind = asked(mine)
+        first.release()
+        behind.join(60)
+        assert mine.held
+        child.send_signal(signal.SIGCONT)
+        mine.release()
+        assert said(child) == "inside"
+        leave(child)
+
+
+@pytest.mark.parametrize("why", ["cancel", "deadline"])
+def test_waiting_for_a_turn_ends_with_the_call_and_keeps_the_place(tmp_path: Path, why: str) -> None:
+    path, token = tmp_path / "write", CancelToken()
+    first, second, third = TurnLock(path), TurnLock(path), TurnLock(path)
+    first.acquire(call=soon(), attempted="x")
+    if why == "cancel":
+        threading.Timer(0.02, token.cancel).start()
+        call, expected = Call(cancel=token), Cancelled
+    else:
+        call, expected = Call(deadline=time.monotonic() + 0.02), DeadlineExceeded
+    with pytest.raises(expected, match="tag a"):
+        second.acquire(call=call, attempted="tag a")
+    assert second.queued
+    assert not second.held
+    behind = asked(third)
+    first.release()
+    second.acquire(call=soon(), attempted="again")
+    assert not third.held
+    second.release()
+    behind.join(60)
+    assert third.held
+    third.release()
+
+
+def test_whoever_gives_up_leaves_the_queue(tmp_path: Path) -> None:
+    path = tmp_path / "write"
+    first, second, third = TurnLock(path), TurnLock(path), TurnLock(path)
+    before = os.listdir("/proc/self/fd")
+    first.acquire(call=soon(), attempted="x")
+    with pytest.raises(DeadlineExceeded):
+        second.acquire(call=Call(deadline=time.monotonic()), attempted="y")
+    second.release()
+    second.release()
+    first.release()
+    third.acquire(call=soon(), attempted="z")
+    third.release()
+    assert os.listdir("/proc/self/fd") == before
+    assert (tmp_path / "write.queue").stat().st_size == 0
+
+
+def test_a_turn_can_be_taken_though_nobody_can_join_the_queue(tmp_path: Path) -> None:
+    path = tmp_path / "write"
+    script = (
+        "import fcntl, struct, sys; file = open(sys.argv[1], 'w')\n"
+        "gate = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 1, 0)\n"
+        "fcntl.fcntl(file, fcntl.F_OFD_SETLK, gate); print('held', flush=True); sys.stdin.read()\n"
+    )
+    with start(script, f"{path}.queue") as child:
+        assert said(child) == "held"
+        lock = TurnLock(path)
+        lock.acquire(call=soon(), attempted="x")
+        assert lock.held
+        assert not lock.queued
+        lock.release()
+        child.kill()

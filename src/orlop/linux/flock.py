@@ -9,6 +9,8 @@ lock makes sure that the file it holds is still the one at the path.
 
 flock(2) belongs to the open file: a process forked while a lock is held shares it.  `release` frees
 it all the same; but should the holder be killed, it lasts until the child's copy is closed.
+
+A `FileLock` goes to whoever looks at the right moment; a `TurnLock` to whoever asked first.
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orlop.linux._syscall import Path
 from orlop.observe import Call
 
-__all__ = ["FileLock", "hold"]
+__all__ = ["FileLock", "TurnLock", "hold"]
 
 _FIRST_PAUSE = 0.001  # seconds between looks; doubled up to the last
 _LAST_PAUSE = 0.025
+_PATIENCE = 1.0  # seconds that a queue may stand still while nobody is inside
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_GATE = 0  # the byte whose holder may join the queue; places are numbered from 1
 
 
 class FileLock:
@@ -70,13 +77,14 @@ class FileLock:
                     os.close(fd)
 
     def release(self) -> None:
-        """Let go.  Idempotent."""
+        """Let go.  Idempotent.  A file that cannot be removed stays: it is in nobody's way."""
         fd, self._fd = self._fd, None
         if fd is None:
             return
         try:
             if self._unlink and (self._exclusive or _try_lock(fd, fcntl.LOCK_EX)) and self._is_at_path(fd):
-                os.unlink(self.path)
+                with suppress(OSError):  # what was done under the lock is done
+                    os.unlink(self.path)
         finally:
             # Unlocked by name, not just closed: a forked child may hold a copy of the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
@@ -112,3 +120,118 @@ def hold(
         yield lock
     finally:
         lock.release()
+
+
+class TurnLock:
+    """An exclusive lock on a path that processes get in the order of asking.  Held by one thread at a time.
+
+    Places in the queue are bytes of ``<path>.queue``, each locked by whoever stands there (fcntl(2), open
+    file description locks): the kernel frees the place of the dead, nothing is written, so it works on a
+    full disk, and an empty queue begins at 1 again.  The first in the queue takes the flock on ``path``.
+
+    The queue is for order only; that one at a time is inside is the flock's work.  So a process that was
+    stopped in the queue holds nobody up for long: if nothing moves for a second and nobody is inside,
+    others pass by.
+
+    Unlike a `FileLock`, one that could not be acquired keeps its place until `release`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+        self._queue = os.fsencode(path) + b".queue"
+        self._fd: int | None = None
+        self._place = 0  # 0: in no queue
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._lock.held
+
+    @property
+    def queued(self) -> bool:
+        """Whether this object has a place in the queue; whoever holds the lock keeps it."""
+        return self._place > 0
+
+    def acquire(self, *, call: Call, attempted: str) -> None:
+        """Queue, unless this object does already, and wait for the turn.
+
+        Raises `Cancelled` or `DeadlineExceeded` while waiting, OSError if a file cannot be made.
+        """
+        if not self._place:
+            self._join(call, attempted)
+        if self._place:
+            self._wait(call, attempted)
+        if not self._lock.held:
+            self._lock.acquire(call=call, attempted=attempted)
+
+    def release(self) -> None:
+        """Let go of the lock, or of the place in the queue.  Idempotent."""
+        self._lock.release()
+        fd, self._fd, self._place = self._fd, None, 0
+        if fd is not None:
+            try:
+                _byte_lock(fd, fcntl.F_UNLCK, 0, 0)  # by name: a forked child may hold a copy
+            finally:
+                os.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: forget what the parent holds, and leave it to the parent."""
+        for fd in (self._fd, self._lock._fd):
+            if fd is not None:
+                os.close(fd)
+        self._fd, self._place = None, 0
+        self._lock = FileLock(self._lock.path)
+
+    def _join(self, call: Call, attempted: str) -> None:
+        """Stand behind the last one in the queue; without a place if there is no getting at it."""
+        if self._fd is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self._queue, flags, 0o600)
+        until = time.monotonic() + _PATIENCE
+        while not _byte_lock(self._fd, fcntl.F_WRLCK, _GATE, 1):
+            if time.monotonic() > until:
+                return  # somebody was stopped between two system calls
+            call.pause(_FIRST_PAUSE / 4, attempted)
+        try:
+            place = 1
+            while (found := _locked_within(self._fd, place, 0)) is not None:
+                place = found[1]
+            _byte_lock(self._fd, fcntl.F_WRLCK, place, 1)
+            self._place = place
+        finally:
+            _byte_lock(self._fd, fcntl.F_UNLCK, _GATE, 1)
+
+    def _wait(self, call: Call, attempted: str) -> None:
+        """Until nobody is before us, or the queue stands still and the lock is ours."""
+        assert self._fd is not None
+        before, since = 0, time.monotonic()
+        while True:
+            call.check(attempted)
+            found = _locked_within(self._fd, 1, self._place - 1) if self._place > 1 else None
+            if found is None:
+                return
+            if found[0] != before:
+                before, since = found[0], time.monotonic()
+            elif time.monotonic() > since + _PATIENCE:
+                if self._lock.acquire(call=call, attempted=attempted, blocking=False):
+                    return
+                since = time.monotonic()  # somebody is inside: the queue is all right
+            call.pause(min(_FIRST_PAUSE / 2 * (self._place - found[0]), _LAST_PAUSE), attempted)
+
+
+def _byte_lock(fd: int, kind: int, start: int, length: int) -> bool:
+    """Lock or free bytes of a file (all that follow for length 0), for this open of it; False if taken."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+    except OSError as exc:
+        if exc.errno in {errno.EAGAIN, errno.EACCES}:
+            return False
+        raise
+    return True
+
+
+def _locked_within(fd: int, start: int, length: int) -> tuple[int, int] | None:
+    """Where a lock of somebody else's lies (start and end) among some bytes, if one does."""
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, _, found, size, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted))
+    return None if kind == fcntl.F_UNLCK else (found, found + size)

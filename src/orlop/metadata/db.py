@@ -1,26 +1,30 @@
 """meta.db: connections, transactions, migrations.
 
-SQLite in WAL mode with ``synchronous=FULL``: when a write returns, a power cut does not undo it.
-Readers never wait.  Writers of one process queue at a fair lock, those of several processes at a flock,
-because SQLite's own busy wait is unfair.
+SQLite in WAL mode with ``synchronous=FULL``: when a write returns, a power cut does not undo it.  Without
+``durable`` it is NORMAL, which may undo the last writes, but leaves a database: OFF might not, and the names
+in it are nowhere else.
+Readers never wait.  Writers do, in the order of asking, among threads (`orlop.metadata.writers`) and among
+processes (`orlop.linux.flock.TurnLock`): SQLite's own busy wait is unfair.  Those that wait in one process
+share a transaction.
 
-Invariant: a transaction's body is short, does no I/O of its own and can run twice.
+Invariant: a transaction's body is short, does no I/O of its own, and can run twice and in any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from orlop.errors import (
+    Cancelled,
     DataLoss,
+    DeadlineExceeded,
     Error,
     FailedPrecondition,
     Internal,
@@ -28,51 +32,20 @@ from orlop.errors import (
     Unavailable,
     from_oserror,
 )
-from orlop.linux.flock import FileLock
-from orlop.observe import Call
+from orlop.linux.flock import TurnLock
+from orlop.metadata.forks import check_not_spoilt, spoil, watch_forks
+from orlop.metadata.writers import ATTEMPTED, Job, Writers, run_together
+from orlop.observe import Call, reached
 
-__all__ = ["SCHEMA_VERSION", "Database", "Transaction"]
+__all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
 MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
 _T = TypeVar("_T")
 
 Transaction = sqlite3.Connection
-
-
-class _FairLock:
-    """A mutex that is handed on in the order of asking.  Guards the one writer of this process."""
-
-    def __init__(self) -> None:
-        self._inner = threading.Lock()  # guards the two fields below
-        self._waiting: deque[threading.Event] = deque()
-        self._held = False
-
-    def acquire(self, call: Call, attempted: str) -> None:
-        with self._inner:
-            if not self._held:
-                self._held = True
-                return
-            turn = threading.Event()
-            self._waiting.append(turn)
-        try:
-            while not turn.wait(0.1):
-                call.check(attempted)
-        except BaseException:
-            with self._inner:
-                if turn in self._waiting:
-                    self._waiting.remove(turn)
-                    raise
-            self.release()  # our turn came at the same moment
-            raise
-
-    def release(self) -> None:
-        with self._inner:
-            if self._waiting:
-                self._waiting.popleft().set()
-            else:
-                self._held = False
 
 
 class Database:
@@ -82,24 +55,31 @@ class Database:
     are bodies running at once, whatever the number of threads that come and go.
     """
 
-    def __init__(self, path: Path, lock: Path) -> None:
+    def __init__(
+        self, path: Path, lock: Path, *, durable: bool = True, relief: Callable[[], bool] | None = None
+    ) -> None:
         self._path = path
-        self._lock_path = lock
-        self._turn = _FairLock()
+        self._relief = relief
+        self._synchronous = "FULL" if durable else "NORMAL"
+        self._turn_path = lock
+        self._writers = Writers(TurnLock(lock), self._run)
         self._guard = threading.Lock()  # guards the fields below
         self._idle: list[sqlite3.Connection] = []
-        self._inherited: list[sqlite3.Connection] = []
-        self._pid = os.getpid()
+        self._in_use = 0
         self._closed = False
+        watch_forks(self)
 
     @classmethod
-    def open(cls, path: Path, lock: Path) -> Database:
+    def open(
+        cls, path: Path, lock: Path, *, durable: bool = True, relief: Callable[[], bool] | None = None
+    ) -> Database:
         """Open meta.db, making or migrating it.
 
-        ``lock`` is the file that writers of all processes queue at.  Raises `FailedPrecondition` for
-        a schema that is newer than this orlop, `DataLoss` for what is no database.
+        ``lock`` is the file that writers of all processes queue at; ``relief`` makes room on a full disk,
+        and says whether it did.  Raises `FailedPrecondition` for a schema that is newer than this orlop,
+        `DataLoss` for what is no database.
         """
-        database = cls(path, lock)
+        database = cls(path, lock, durable=durable, relief=relief)
         try:
             version = database._version()
             if version > SCHEMA_VERSION:
@@ -123,28 +103,44 @@ class Database:
             raise _mapped(f"open {self._path}", exc) from exc
 
     def _migrate(self) -> None:
-        """Run the numbered scripts that are missing, each in a transaction of its own."""
-        with self._exclusive(Call()):
+        """Run the numbered scripts that are missing, in one transaction: all of them, or none.
+
+        What was there is kept beside it first, for a way back: ``meta.db.before-<version>``.
+        """
+        from orlop.metadata.copies import copy_database
+
+        with self._turn():
             version = self._version()  # another process may have been first
+            if version >= SCHEMA_VERSION:
+                return
             try:
                 with self._lent() as connection:
+                    if version:
+                        copy_database(self._path, self._path.with_name(f"{self._path.name}.before-{version}"))
                     # Under the lock, for SQLite does not wait for others when it changes the mode.
                     connection.execute("PRAGMA journal_mode=WAL")
-                    for number in range(version + 1, SCHEMA_VERSION + 1):
-                        script = resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql")
-                        connection.executescript(
-                            f"BEGIN IMMEDIATE; {script.read_text()} PRAGMA user_version = {number}; COMMIT;"
-                        )
+                    reached("db.made")
+                    scripts = "".join(script(number) for number in range(version + 1, SCHEMA_VERSION + 1))
+                    connection.executescript(
+                        f"BEGIN IMMEDIATE; {scripts} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    )
+                    reached("db.migrated")
             except sqlite3.Error as exc:
                 raise _mapped(f"migrate {self._path}", exc) from exc
+            except OSError as exc:
+                raise from_oserror(f"migrate {self._path}", exc) from exc
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, isolation_level=None, timeout=30, check_same_thread=False, cached_statements=256
+            self._path,
+            isolation_level=None,
+            timeout=BUSY_SECONDS,
+            check_same_thread=False,
+            cached_statements=256,
         )
         try:
             connection.executescript(
-                "PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
+                f"PRAGMA synchronous={self._synchronous}; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
                 f"PRAGMA journal_size_limit={WAL_LIMIT}; PRAGMA cache_size=-4096;"
             )
         except BaseException:
@@ -159,23 +155,21 @@ class Database:
         with self._guard:
             if self._closed:
                 raise FailedPrecondition("use store", "the store is closed")
-            if self._pid != os.getpid():
-                # SQLite forbids to use a connection across a fork, and to close it there, too.
-                self._inherited += self._idle
-                self._idle = []
-                self._pid = os.getpid()
+            check_not_spoilt(self._path)
             connection = self._idle.pop() if self._idle else None
-        if connection is None:
-            connection = self._connect()
+            self._in_use += 1
         try:
+            if connection is None:
+                connection = self._connect()
             yield connection
         finally:
             with self._guard:
-                keep = not (self._closed or connection.in_transaction) and len(self._idle) < MAX_IDLE
-                if keep:
-                    self._idle.append(connection)
-            if not keep:
-                connection.close()
+                self._in_use -= 1
+                if connection is not None:
+                    if self._closed or connection.in_transaction or len(self._idle) >= MAX_IDLE:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
 
     def read(self, body: Callable[[Transaction], _T]) -> _T:
         """Run a body that only reads, seeing one moment of the store."""
@@ -191,57 +185,145 @@ class Database:
             raise _mapped("read metadata", exc) from exc
 
     def write(self, body: Callable[[Transaction], _T], *, call: Call | None = None) -> _T:
-        """Run a body in a transaction; durable on return, undone if the body raises."""
-        with self._exclusive(call or Call()):
+        """Run a body in a transaction; durable on return, undone if the body raises.
+
+        ``call`` ends the waiting, which is over when the body runs.
+        """
+        try:
             try:
-                with self._lent() as connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    try:
-                        result = body(connection)
-                        connection.execute("COMMIT")
-                    except BaseException:
-                        if connection.in_transaction:
-                            connection.execute("ROLLBACK")
-                        raise
+                return self._writers.write(body, call or Call())
             except sqlite3.Error as exc:
-                raise _mapped("write metadata", exc) from exc
-            return result
+                if not (_is_full(exc) and self._relief is not None and self._relief()):
+                    raise
+            return self._writers.write(body, call or Call())
+        except sqlite3.Error as exc:
+            raise _mapped(ATTEMPTED, exc) from exc
+
+    def _run(self, jobs: Sequence[Job[object]], call: Call) -> None:
+        """Run the bodies of one turn in one transaction, or each in its own if that one is undone."""
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._lent())
+                _begin(connection, call)
+            except (Cancelled, DeadlineExceeded):
+                raise  # the leader's own: the others have another turn
+            except Exception as exc:  # noqa: BLE001 - each caller raises it
+                _fail(jobs, exc)
+                return
+            try:
+                run_together(connection, jobs, commit=_commit)
+            except Exception as exc:  # noqa: BLE001 - its caller raises it
+                if len(jobs) == 1:
+                    _fail(jobs, exc)
+                    return
+            else:
+                reached("db.committed")
+                return
+        for job in jobs:
+            self._run([job], call)
 
     @contextlib.contextmanager
-    def _exclusive(self, call: Call) -> Iterator[None]:
-        self._turn.acquire(call, "write metadata")
+    def _turn(self) -> Iterator[None]:
+        """The turn of all processes, for what is not done in one transaction."""
+        turn = TurnLock(self._turn_path)
         try:
-            lock = FileLock(self._lock_path)
-            try:
-                lock.acquire(call=call, attempted="write metadata")
-            except OSError as exc:
-                raise from_oserror("write metadata", exc) from exc
-            try:
-                yield
-            finally:
-                lock.release()
+            turn.acquire(call=Call(), attempted=ATTEMPTED)
+            yield
+        except OSError as exc:
+            raise from_oserror(ATTEMPTED, exc) from exc
         finally:
-            self._turn.release()
+            turn.release()
+
+    def before_fork(self) -> None:
+        """See `orlop.metadata.forks`."""
+        self._guard.acquire()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._guard.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew, or never."""
+        if self._in_use:
+            spoil(self._path)
+        self._guard = threading.Lock()
+        self._writers.after_fork()
 
     def close(self) -> None:
         """Close all connections; those in use are closed when their bodies end.  Idempotent."""
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
-        if self._pid == os.getpid():
-            for connection in idle:
-                connection.close()
+        for connection in idle:
+            connection.close()
+
+
+def _begin(connection: sqlite3.Connection, call: Call) -> None:
+    """Begin to write, waiting for strangers (a backup, a shell) as the call allows."""
+    until = time.monotonic() + BUSY_SECONDS
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                if not _is_busy(exc) or time.monotonic() > until:
+                    raise
+                call.pause(0.02, ATTEMPTED)
+            else:
+                break
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:  # while we had it open
+        raise FailedPrecondition(
+            ATTEMPTED,
+            f"another orlop has given the metadata version {version}, this one knows {SCHEMA_VERSION}",
+            hint="end this process, and use the other orlop",
+        )
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    reached("db.written")
+    connection.execute("COMMIT")
+
+
+def _fail(jobs: Sequence[Job[object]], exc: Exception) -> None:
+    for job in jobs:
+        job.error, job.done = exc, True
+
+
+def _is_busy(exc: sqlite3.Error) -> bool:
+    name = getattr(exc, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _is_full(exc: sqlite3.Error) -> bool:
+    """Whether the disk had no room, for the database, its log or the memory that its users share."""
+    name = getattr(exc, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"))
+
+
+def script(number: int) -> str:
+    """The SQL that makes a version of the schema of the one before."""
+    return resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql").read_text()
 
 
 def _mapped(attempted: str, exc: sqlite3.Error) -> Error:
     """The one place that turns SQLite's errors into ours."""
     name = getattr(exc, "sqlite_errorname", "") or ""
     text = str(exc)
-    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_NOMEM")):
-        return ResourceExhausted(attempted, text, hint="the disk that holds the store is full")
+    if _is_full(exc):
+        hint = "the disk that holds the store is full"
+        return ResourceExhausted(attempted, text, hint=hint, details={"errno": "ENOSPC"})
+    if name.startswith(("SQLITE_NOMEM", "SQLITE_IOERR_NOMEM")):
+        return ResourceExhausted(attempted, text, details={"errno": "ENOMEM"})
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR")):
         return DataLoss(attempted, text)
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+    if _is_busy(exc):
         return Unavailable(attempted, text)
     if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
         return FailedPrecondition(attempted, text)

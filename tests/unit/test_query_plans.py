@@ -1,0 +1,165 @@
+"""Looking one thing up reads what it needs and not the store: every statement has an index to go by.
+
+SQLite's planner is asked about each statement that a function of `orlop.metadata` really runs.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orlop.metadata import folders, garbage, images, layers, pins, roots, uses
+from orlop.metadata.db import Database, Transaction
+from orlop.metadata.folders import FolderRow
+from orlop.metadata.garbage import Suspects
+from orlop.metadata.images import ManifestRow
+from orlop.metadata.layers import LayerBlob, LayerRow
+from orlop.metadata.roots import ChainRow, MountRow, RootRow
+from orlop.spec.digest import DiffID, Digest
+
+NS = "default"
+_COMMON = r"(?:namespace|kind|form)=\?"
+_WHOLE = re.compile(rf"(?:SCAN|SEARCH(?=.*\({_COMMON}(?: AND {_COMMON})*\))) (\w+)")
+BLOB = Digest.of(b"a blob")
+LAYER = DiffID(Digest.of(b"a layer"))
+CHAIN = ChainRow(id="c1", parent=None, depth=1, entries=1, size=1, uuid=b"u" * 16, devices=())
+FOLDER = FolderRow(id="f1", kind="layer", of=LAYER, form="real", size=1, entries=1, boot="b")
+MOUNT = MountRow(type="image", source="a", target="/x", options=(), config=BLOB, chain="c1")
+ROOT = RootRow(
+    id="r1",
+    path="/srv/a",
+    image="a",
+    config=BLOB,
+    chain="c1",
+    driver="erofs",
+    kind="active",
+    self_contained=False,
+    mounted=False,
+    made_target=False,
+    created=0.0,
+    uid_map="0:1:1",
+    gid_map="0:1:1",
+)
+MANIFEST = ManifestRow(digest=BLOB, media_type="m", size=1)
+LAYER_ROW = LayerRow(diff_id=LAYER, size=1, data_size=0, index_size=1, entries=1)
+LAYER_BLOB = LayerBlob(diff_id=LAYER, digest=BLOB, size=1, media_type="x")
+
+Body = Callable[[Transaction], object]
+LOOKUPS: dict[str, Body] = {
+    "put an image": lambda tx: images.put_image(tx, NS, "a", config=BLOB, manifest=BLOB),
+    "get an image": lambda tx: images.get_image(tx, NS, "a"),
+    "find images by their ID": lambda tx: images.images_by_id(tx, NS, "sha256:0123"),
+    "find images by their manifest": lambda tx: images.images_by_manifest(tx, NS, BLOB),
+    "touch an image": lambda tx: images.touch_image(tx, NS, "a"),
+    "describe a config": lambda tx: images.describe_config(tx, BLOB, platform="p", created=""),
+    "add a config": lambda tx: images.add_config(tx, BLOB, [LAYER]),
+    "list a config's layers": lambda tx: images.config_layers(tx, BLOB),
+    "sum a config's layers": lambda tx: images.config_size(tx, BLOB),
+    "add a manifest": lambda tx: images.add_manifest(tx, BLOB, MANIFEST),
+    "get a manifest": lambda tx: images.manifest_of(tx, BLOB),
+    "add a layer": lambda tx: layers.add_layer(tx, LAYER_ROW),
+    "get a layer": lambda tx: layers.get_layer(tx, LAYER),
+    "add a layer's blob": lambda tx: layers.add_layer_blob(tx, LAYER_BLOB),
+    "list a layer's blobs": lambda tx: layers.blobs_of_layer(tx, LAYER),
+    "find a blob's layer": lambda tx: layers.layer_of_blob(tx, BLOB),
+    "add a blob": lambda tx: layers.add_blob(tx, BLOB, 1),
+    "find a blob": lambda tx: layers.has_blob(tx, BLOB),
+    "measure blobs": lambda tx: layers.blob_sizes(tx, [BLOB]),
+    "add a source": lambda tx: layers.add_source(tx, BLOB, "r", "a"),
+    "list a blob's sources": lambda tx: layers.sources_of(tx, BLOB),
+    "add a chain": lambda tx: roots.add_chain(tx, CHAIN, [LAYER]),
+    "get a chain": lambda tx: roots.chain_stack(tx, "c1"),
+    "list a chain's layers": lambda tx: roots.chain_layers(tx, "c1"),
+    "find a chain's users": lambda tx: roots.chain_users(tx, "c1"),
+    "add a root": lambda tx: roots.add_root(tx, NS, ROOT, {"k": "v"}, [MOUNT]),
+    "get a root": lambda tx: roots.get_root(tx, "/srv/a"),
+    "find a root": lambda tx: roots.is_root(tx, "r1"),
+    "list a root's labels": lambda tx: roots.labels_of(tx, "r1"),
+    "list a root's mounts": lambda tx: roots.mounts_of(tx, "r1"),
+    "count a mapping's users": lambda tx: roots.mapping_users(tx, "0:1:1", "0:1:1"),
+    "mark a root as mounted": lambda tx: roots.set_mounted(tx, "r1", mounted=True, made_target=True),
+    "add a folder": lambda tx: folders.add_folder(tx, FOLDER, [LAYER]),
+    "get a folder": lambda tx: folders.get_folder(tx, "f1"),
+    "find a folder": lambda tx: folders.find_folder(tx, "layer", LAYER, "real"),
+    "find a folder by a prefix": lambda tx: folders.find_by_prefix(tx, "layer", "sha256:0", "real"),
+    "set a root's folders": lambda tx: folders.set_root_folders(tx, "r1", ["f1"]),
+    "list a root's folders": lambda tx: folders.folders_of_root(tx, "r1"),
+    "ask what a root keeps": lambda tx: garbage.suspects_of_root(tx, "r1"),
+    "ask when an image was used": lambda tx: uses.image_use(tx, NS, "a"),
+    "ask whether it is unused": lambda tx: uses.is_unused_since(tx, NS, "a", BLOB, used=0.0, now=1.0),
+    "put a pin": lambda tx: pins.put_pin(tx, NS, "p", kind="layer", ref=LAYER, expires=None),
+    "take a pin": lambda tx: pins.take_pin(tx, NS, "p"),
+    "add to a lease": lambda tx: garbage.lease_add(tx, "l1", "layer", LAYER),
+    "end a lease": lambda tx: garbage.lease_end(tx, "l1"),
+    "forget a root": lambda tx: roots.delete_root(tx, "r1"),
+    "forget an image": lambda tx: images.delete_image(tx, NS, "a"),
+    "forget what went with them": lambda tx: garbage.forget(
+        tx, Suspects(configs={BLOB}, layers={LAYER}, blobs={BLOB}, chains={"c1"})
+    ),
+    "forget trash": lambda tx: garbage.trash_done(tx, "layers/a"),
+}
+LISTS: dict[str, Body] = {
+    "list images": lambda tx: images.list_with_sizes(tx, NS),
+    "list roots": lambda tx: roots.list_roots(tx, NS),
+}
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    folder: Path = tmp_path_factory.mktemp("plans")
+    database = Database.open(folder / "meta.db", folder / "write")
+    yield database
+    database.close()
+
+
+def statements(tx: sqlite3.Connection, body: Body) -> list[str]:
+    """What a body has SQLite run, with its values in it; those of triggers and foreign keys apart."""
+    seen: list[str] = []
+    tx.set_trace_callback(seen.append)
+    try:
+        body(tx)
+    finally:
+        tx.set_trace_callback(None)
+    return [text for text in seen if not text.startswith("--")]
+
+
+def plan(tx: sqlite3.Connection, statement: str) -> list[str]:
+    return [row[3] for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}")]
+
+
+def read_whole(tx: sqlite3.Connection, statement: str) -> list[str]:
+    """The tables that a statement reads from end to end, or all but: by what all rows have in common."""
+    tables = {row[0] for row in tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    found = [match[1] for step in plan(tx, statement) if (match := _WHOLE.match(step))]
+    return [name for name in found if name in tables]
+
+
+@pytest.mark.parametrize("what", LOOKUPS)
+def test_looking_up_one_thing_reads_no_table_whole(db: Database, what: str) -> None:
+    def body(tx: Transaction) -> dict[str, list[str]]:
+        ran = statements(tx, LOOKUPS[what])
+        assert ran
+        return {text: tables for text in ran if (tables := read_whole(tx, text))}
+
+    assert db.write(body) == {}
+
+
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_reads_its_rows_in_order_and_looks_the_rest_up(db: Database, what: str) -> None:
+    def body(tx: Transaction) -> None:
+        for statement in statements(tx, LISTS[what]):
+            steps = plan(tx, statement)
+            assert sum(step.startswith("SCAN") for step in steps) <= 1, steps
+            assert not any("B-TREE" in step for step in steps if "images" in what), steps
+
+    db.read(body)
+
+
+def test_a_table_that_is_read_whole_is_noticed(db: Database) -> None:
+    for condition in ("created_at = 1", "namespace = 'a' AND created_at = 1"):
+        query = f"SELECT name FROM images WHERE {condition}"
+        assert db.read(lambda tx, query=query: read_whole(tx, query)) == ["images"]
