@@ -40,7 +40,7 @@ from orlop.version import __version__
 
 if TYPE_CHECKING:
     from orlop.config import Limits, Settings
-    from orlop.facade import Prepared, Store, connect, open  # noqa: A004 - the library's verb
+    from orlop.facade import Prepared, Store, connect, open, restore  # noqa: A004 - the library's verb
     from orlop.images.api import (
         CommitOptions,
         ExtraMount,
@@ -111,6 +111,7 @@ __all__ = [
     "connect",
     "errors",
     "open",
+    "restore",
 ]
 
 _LAZY = {
@@ -142,6 +143,7 @@ _LAZY = {
     "Store": "orlop.facade",
     "connect": "orlop.facade",
     "open": "orlop.facade",
+    "restore": "orlop.facade",
 }
 
 

@@ -54,6 +54,7 @@ class Settings:
 
     pull: PullPolicy = "missing"
     driver: Driver = "auto"  # how new roots are assembled; those prepared before keep theirs
+    durable: bool = True  # off: nothing is synced, and a power cut may take or spoil what was written
     keep_blobs: bool = False  # keep layers' compressed blobs once the layer is durable
     downloads: int = 3  # blobs fetched at a time, per call
     timeout: float = 30.0  # seconds without a byte after which a connection counts as dead

@@ -20,9 +20,19 @@ if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy, Settings
     from orlop.images.api import ExtraMount, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
+    from orlop.images.restore import Restored
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
 
-__all__ = ["DEFAULT_ROOT", "DEFAULT_RUN", "DEFAULT_SOCKET", "Prepared", "Store", "connect", "open"]
+__all__ = [
+    "DEFAULT_ROOT",
+    "DEFAULT_RUN",
+    "DEFAULT_SOCKET",
+    "Prepared",
+    "Store",
+    "connect",
+    "open",
+    "restore",
+]
 
 DEFAULT_ROOT = "/var/lib/orlop"
 DEFAULT_RUN = "/run/orlop"
@@ -53,6 +63,26 @@ def connect(address: str = f"unix://{DEFAULT_SOCKET}") -> Store:
     from orlop.client import RemoteStore
 
     return Store(RemoteStore.connect(address))
+
+
+def restore(
+    source: StrPath,
+    root: StrPath = DEFAULT_ROOT,
+    run: StrPath = DEFAULT_RUN,
+    *,
+    settings: Settings | None = None,
+    force: bool = False,
+    pull: bool = False,
+    call: Call | None = None,
+) -> Restored:
+    """Read what `Store.backup` wrote into the store at ``root``, making it if it is not there.
+
+    All images get their names, or none does; what is in the store stays.  ``force`` moves names that mean
+    other images; ``pull`` fetches layers that are not in the backup.  `orlop.images.restore` has the rest.
+    """
+    from orlop.images.restore import restore as read
+
+    return read(source, root, run, settings=settings, force=force, pull=pull, call=call or Call())
 
 
 class Store:

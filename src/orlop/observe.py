@@ -3,17 +3,32 @@
 One hook serves progress bars, logs, metrics and traces; the null implementation does nothing.
 A `Call` is handed down unchanged through the rooms.  Work looks at it once per chunk of bytes or
 per few entries, so that Ctrl-C, a closed RPC and a deadline all stop it soon.
+
+`reached` names the points between two steps whose order matters for what outlasts a crash.  It does nothing
+unless somebody watches; `orlop.testing.crashes` kills the process there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from orlop.errors import Cancelled, DeadlineExceeded
 
-__all__ = ["NULL_OBSERVER", "Call", "CancelToken", "NullObserver", "Observer", "Progress", "Rate"]
+__all__ = [
+    "NULL_OBSERVER",
+    "Call",
+    "CancelToken",
+    "NullObserver",
+    "Observer",
+    "Progress",
+    "Rate",
+    "reached",
+    "watch_points",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,3 +165,30 @@ class Rate:
             return False
         self._last = now
         return True
+
+
+_watcher: Callable[[str], None] | None = None  # set by `watch_points` alone
+
+
+def reached(point: str) -> None:
+    """The work has come to a named point: ``thing.step``, what was done last.
+
+    Always called with a literal, by which the points are found in the source.
+    """
+    watcher = _watcher
+    if watcher is not None:
+        watcher(point)
+
+
+@contextlib.contextmanager
+def watch_points(watcher: Callable[[str], None]) -> Iterator[None]:
+    """Have a function called at every point, in the thread that comes there, for a ``with`` block.
+
+    For the whole process, so for tests.  What it raises goes up through the work.
+    """
+    global _watcher  # noqa: PLW0603 - looked at by every thread, at a cost that nobody notices
+    before, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = before

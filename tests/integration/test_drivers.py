@@ -242,7 +242,9 @@ def test_a_bind_of_a_copy_in_another_mount_namespace_counts_as_use(
     root = store.prepare(image, store_dirs.work / "a", driver="native")
     (store_dirs.work / "b").mkdir()
     script = f"mount --bind {root.folder} {store_dirs.work}/b && echo ready && sleep 60"
-    user = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    user = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "slave", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert user.stdout is not None
         assert user.stdout.readline() == "ready\n"

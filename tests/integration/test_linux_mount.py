@@ -380,7 +380,7 @@ def test_an_overlay_in_another_mount_namespace_is_in_use(room: Path) -> None:
     lower, upper, work, merged = folders(room, "lower", "upper", "work", "merged")
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     script = 'mount -t overlay o -o "$0" "$1" && echo mounted && read line'
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, options, merged]
+    command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, options, merged]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -86,7 +86,7 @@ def test_an_unmounted_upper_has_neither(room: Path) -> None:
 
 def test_another_mount_namespace_is_named_by_its_oldest_process(room: Path) -> None:
     script = 'mount -t overlay o -o "$0" "$1" && echo ready && read line'
-    command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script]
+    command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script]
     command += [",".join(options(room)), str(room / "merged")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None

@@ -41,12 +41,12 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def disk(*, features: str = "") -> Iterator[Path]:
+def disk(*, features: str = "", size: int = SIZE) -> Iterator[Path]:
     """A fresh ext4 with a journal, mounted; ``features`` as for mkfs.ext4's -O."""
     with scratch_folder() as folder:
         image, mounted = folder / "disk.img", folder / "disk"
         with image.open("wb") as file:
-            file.truncate(SIZE)
+            file.truncate(size)
         options = ["-O", features] if features else []
         _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", *options, os.fspath(image))
         mounted.mkdir()

@@ -1064,6 +1064,28 @@ def test_without_a_choice_the_driver_is_what_works(monkeypatch):
     assert target_of().settings().driver == "auto"
 
 
+@pytest.mark.parametrize(
+    ("environment", "argv", "durable"),
+    [
+        (None, (), True),
+        ("0", (), False),
+        ("1", (), True),
+        (None, ("--no-durable",), False),
+        ("0", ("--durable",), True),
+    ],
+)
+def test_a_store_is_durable_unless_told_otherwise(monkeypatch, environment, argv, durable):
+    monkeypatch.delenv("ORLOP_DURABLE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("ORLOP_DURABLE", environment)
+    assert target_of(*argv).settings().durable is durable
+
+
+def test_whether_a_daemon_is_durable_is_its_own_business(capsys):
+    assert main(["--host", "unix:///s", "--no-durable", "images"]) == 2
+    assert "--durable is the daemon's business" in capsys.readouterr().err
+
+
 def test_what_is_not_installed_is_named_with_the_extra_that_has_it():
     with pytest.raises(errors.Unimplemented) as caught, needs_extra("connect", "daemon"):
         raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
@@ -1078,7 +1100,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_has_it():
 def test_orlopd_knows_the_global_options(capsys):
     assert daemon_main(["--root", "/x", "--debug", "--listen", "unix:///s", "--help"]) == 0
     shown = capsys.readouterr().out
-    known = ("--listen", "--group", "--root", "--run", "--driver", "--debug")
+    known = ("--listen", "--group", "--root", "--run", "--driver", "--no-durable", "--debug")
     assert all(option in shown for option in known)
     assert daemon_main(["--host", "unix:///s"]) == 2
     assert capsys.readouterr().err.startswith("orlopd: error: no such option")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from orlop.errors import InvalidArgument
 from orlop.layers.compression import CHUNK, compress, decompress, detect
 from support.images import compress as blob
+from support.layers import Layer
 
 PLAIN = random.Random(0).randbytes(30_000) + bytes(100_000) + b"the end"
 
@@ -169,3 +170,10 @@ def _zstd() -> Any:
     else:
         from backports import zstd
     return zstd
+
+
+@pytest.mark.parametrize("name", [b"BZh91AY", b"\x1f\x8b\x08", b"(\xb5/\xfd", b"\xfd7zXZ", b"P*M\x18"])
+@pytest.mark.parametrize("chunk", [1, 300, 1 << 16])
+def test_a_tar_whose_first_name_looks_like_a_magic_number_is_a_tar(name: bytes, chunk: int) -> None:
+    tar = Layer().file(name, b"x" * 700).tar()
+    assert plain(tar, chunk=chunk) == tar

@@ -56,8 +56,13 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "daemon": ("daemon", "Serve the store on a unix socket."),
         "gc": ("upkeep", "Delete what no image, prepared root, lease or pin needs."),
         "pin": ("pins", "Keep an image, a layer, a chain or a blob, whatever happens to its names."),
-        "unpin": ("pins", "Take pins back; what nothing else needs goes with the next collection."),
+        "unpin": ("pins", "Take pins back; what nothing else needs is deleted."),
         "pins": ("pins", "List pins."),
+        "backup": ("backups", "Write the metadata, and the layers if asked, to a new file."),
+        "restore": ("backups", "Read a backup into the store: its images, all of them or none."),
+        "check": ("check", "Check that all is there that the store promises; mend what is not."),
+        "df": ("diagnose", "Show what the store takes on disk."),
+        "explain": ("diagnose", "Show why something is kept, what it shares, and what its removal frees."),
         "info": ("upkeep", "Show the store and what serves it."),
         "version": ("upkeep", "Show versions."),
     },
@@ -65,7 +70,7 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 # Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
 _IN_NAMESPACE = {
     *("run", "prepare", "mounts", "mount", "unmount", "commit", "cleanup"),
-    *("rmi", "gc", "info", "daemon"),
+    *("rmi", "gc", "info", "daemon", "df", "explain", "check"),
 }
 _MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
 
@@ -165,6 +170,12 @@ def global_options(function: _F) -> _F:
             envvar="ORLOP_DRIVER",
             help="How new roots are assembled.  [default: auto]",
         ),
+        click.option(
+            "--durable/--no-durable",
+            default=None,
+            envvar="ORLOP_DURABLE",
+            help="Whether what is answered for outlasts a power cut.  [default: durable]",
+        ),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
         click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
     )
@@ -195,6 +206,7 @@ def app(
     run: str | None,
     insecure_registries: tuple[str, ...],
     driver: Driver | None,
+    durable: bool | None,
     debug: bool,
 ) -> None:
     """orlop: container images, and root file systems from them.
@@ -210,12 +222,19 @@ def app(
             ("root", "--root"),
             ("insecure_registries", "--insecure-registry"),
             ("driver", "--driver"),
+            ("durable", "--durable"),
         ):
             if name in said:
                 raise Misuse(f"{option} is the daemon's business", f"leave out {option} or --host", ctx=ctx)
     session = ctx.ensure_object(Session)
     session.target = Target(
-        root=root, run=run, host=host, insecure_registries=insecure_registries, driver=driver, debug=debug
+        root=root,
+        run=run,
+        host=host,
+        insecure_registries=insecure_registries,
+        driver=driver,
+        durable=durable,
+        debug=debug,
     )
     if ctx.invoked_subcommand is None:
         output.write(ctx.get_help() + "\n")

@@ -65,12 +65,18 @@ def orlopd(
     run: str | None,
     insecure_registries: tuple[str, ...],
     driver: Driver | None,
+    durable: bool | None,
     debug: bool,
 ) -> None:
     """Serve a store of images on a unix socket; the same as `orlop daemon`."""
     session = ctx.ensure_object(Session)
     session.target = Target(
-        root=root, run=run, insecure_registries=insecure_registries, driver=driver, debug=debug
+        root=root,
+        run=run,
+        insecure_registries=insecure_registries,
+        driver=driver,
+        durable=durable,
+        debug=debug,
     )
     _serve(session, listen, group)
 

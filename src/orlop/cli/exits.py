@@ -43,7 +43,7 @@ EXIT_CODES: tuple[tuple[int, tuple[str, ...], str], ...] = (
     (6, ("UNAVAILABLE",), "a registry or the daemon does not answer; trying again may help"),
     (7, ("PERMISSION_DENIED", "UNAUTHENTICATED"), "not allowed, or credentials are missing"),
     (8, ("RESOURCE_EXHAUSTED",), "a disk is full or a limit was reached"),
-    (9, ("DATA_LOSS",), "bytes are not what their digest says"),
+    (9, ("DATA_LOSS",), "bytes are not what their digest says; orlop check: damage is left"),
     (10, ("UNIMPLEMENTED",), "this build, kernel or driver cannot do it"),
     (11, ("DEADLINE_EXCEEDED",), "out of time"),
     (12, ("ABORTED", "INTERNAL"), "another call won, or a promise of orlop's own was broken"),

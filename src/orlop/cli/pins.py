@@ -50,7 +50,7 @@ def pin_verb(session: Session, thing: str, name: str | None, duration: str | Non
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @pass_session
 def unpin_verb(session: Session, names: tuple[str, ...]) -> None:
-    """Take pins back; what nothing else needs goes with the next collection."""
+    """Take pins back; what nothing else needs is deleted."""
     with session.store() as store:
         for name in names:
             store.unpin(name)

@@ -219,7 +219,7 @@ def ps_verb(session: Session, form: str = "table") -> None:
         ("IMAGE", lambda root: root.image),
         ("KIND", lambda root: root.kind),
         ("DRIVER", lambda root: root.driver),
-        ("MOUNTED", lambda root: output.yes_no(root.mounted)),
+        ("MOUNTED", lambda root: "no, path gone" if root.missing else output.yes_no(root.mounted)),
         ("CREATED", lambda root: output.ago(root.created)),
     ]
     with session.store() as store:

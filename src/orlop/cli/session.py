@@ -56,6 +56,7 @@ class Target:
     host: str | None = None
     insecure_registries: tuple[str, ...] = ()
     driver: Driver | None = None
+    durable: bool | None = None
     debug: bool = False
 
     @property
@@ -79,6 +80,7 @@ class Target:
 
         return Settings(
             driver=self.driver or "auto",
+            durable=self.durable is not False,
             insecure_registries=registries(self.insecure_registries),
             auth_files=auth_files(os.environ, os.geteuid()),
             helper_path=os.environ.get("PATH", os.defpath),

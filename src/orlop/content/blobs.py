@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
-from orlop.linux.files import fsync_dir, remove_tree, write_durably
+from orlop.linux.files import remove_tree, write_durably
+from orlop.linux.sync import DURABLE, Sync
+from orlop.observe import reached
 from orlop.spec.digest import Digest
 
 __all__ = ["BlobStore", "Ingest"]
@@ -30,7 +32,8 @@ MAX_READ = 64 << 20  # bytes of a document; a kept layer is none, whatever a man
 class BlobStore:
     """The folder ``content`` of a store.  Thread-safe; locking by digest is the caller's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync: Sync = DURABLE) -> None:
+        self._sync = sync
         self._blobs = folder / "blobs"
         self._ingests = folder / "ingest"
 
@@ -75,16 +78,16 @@ class BlobStore:
         path = self.path(digest)
         try:
             if path.exists() and path.read_bytes() == data:
-                fsync_dir(path.parent)
+                self._sync.folder(path.parent)
             else:
-                write_durably(path, data)
+                write_durably(path, data, sync=self._sync)
         except OSError as exc:
             raise from_oserror(f"write blob {digest}", exc) from exc
 
     @contextlib.contextmanager
     def ingest(self, digest: Digest) -> Iterator[Ingest]:
         """The download of one blob, new or left by an earlier try.  Needs the digest's lock."""
-        ingest = Ingest(self._ingests / digest.hex, digest, self.path(digest))
+        ingest = Ingest(self._ingests / digest.hex, digest, self.path(digest), self._sync)
         try:
             yield ingest
         finally:
@@ -108,11 +111,13 @@ class Ingest:
     ``size`` is the number of bytes that are there.  One thread writes; others may read ``fd``.
     """
 
-    def __init__(self, folder: Path, digest: Digest, target: Path) -> None:
+    def __init__(self, folder: Path, digest: Digest, target: Path, sync: Sync = DURABLE) -> None:
+        self._sync = sync
         self._folder = folder
         self._digest = digest
         self._target = target
         folder.mkdir(mode=0o700, exist_ok=True)
+        reached("ingest.made")
         self.fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.size = os.fstat(self.fd).st_size
 
@@ -141,9 +146,11 @@ class Ingest:
 
     def publish(self) -> None:
         """Make the verified download a blob; durable on return."""
-        os.fsync(self.fd)
+        self._sync.file(self.fd)
+        reached("ingest.synced")
         os.rename(self._folder / "data", self._target)
-        fsync_dir(self._target.parent)
+        reached("ingest.published")
+        self._sync.folder(self._target.parent)
         self.discard()
 
     def discard(self) -> None:

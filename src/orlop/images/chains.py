@@ -21,6 +21,7 @@ from pathlib import Path
 from orlop.erofs.writer import build
 from orlop.errors import Aborted, DataLoss, NotFound, from_oserror
 from orlop.images.core import Core
+from orlop.images.space import check_room
 from orlop.layers.chainview import ChainView
 from orlop.layers.index import LayerIndex
 from orlop.layers.merge import DataLayout, LowerLinkError, Merger
@@ -30,7 +31,7 @@ from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, reached
 from orlop.snapshots.driver import ChainImage
 from orlop.spec.digest import DiffID, chain_id
 
@@ -158,34 +159,61 @@ class Chains:
             if self.stack(name):
                 return
             call.observer.progress(Progress(item=name[:12], phase="merging"))
-            rows = self._rows(diff_ids)
-            if parent:
-                with self.view(parent) as view:
-                    merger, devices = self._merge(diff_ids[below:], Merger(below=view), indexes, call)
-            else:
-                merger, devices = self._merge(diff_ids, Merger(), indexes, call)
-            for warning in merger.warnings[:20]:
+            row, image, warnings = self._render(name, diff_ids, below, parent, indexes, call)
+            for warning in warnings[:20]:
                 call.observer.warning(warning)
-            sizes = {row.diff_id: row for row in rows}
-            uuid = _uuid(name, parent[0].id if parent else "")
-            image = build(
-                merger.finish(),
-                devices=[
-                    sizes[diff_id].data_size if kind == "data" else sizes[diff_id].size
-                    for diff_id, kind in devices
-                ],
-                uuid=uuid,
-            )
-            row = ChainRow(
-                id=name,
-                parent=parent[0].id if parent else None,
-                depth=(parent[0].depth if parent else 0) + 1,
-                entries=sum(row.entries for row in rows),
-                size=len(image),
-                uuid=uuid,
-                devices=tuple(devices),
-            )
             self._publish(row, diff_ids, image, call)
+
+    def again(self, row: ChainRow, *, call: Call) -> tuple[ChainRow, bytearray]:
+        """What the image of a row is when it is made now of its layers, in the shape that the row remembers.
+
+        Raises `NotFound` or `DataLoss` where a layer, its index or the image below is lost or bad.
+        """
+        parent_id = row.parent
+        parent = self.stack(parent_id) if parent_id is not None else []
+        if parent_id is not None and not parent:
+            raise DataLoss(f"build chain {row.id[:12]}", f"the image below, {parent_id[:12]}, is not there")
+        diff_ids = self._core.db.read(lambda tx: roots.chain_layers(tx, row.id))
+        below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent_id))) if parent_id else 0
+        found, image, _ = self._render(row.id, diff_ids, below, parent, {}, call)
+        return found, image
+
+    def _render(
+        self,
+        name: str,
+        diff_ids: Sequence[DiffID],
+        below: int,
+        parent: Sequence[ChainRow],
+        indexes: Mapping[DiffID, LayerIndex],
+        call: Call,
+    ) -> tuple[ChainRow, bytearray, list[str]]:
+        """An image of a chain, the row that describes it, and warnings: the same for the same layers."""
+        rows = self._rows(diff_ids)
+        if parent:
+            with self.view(parent) as view:
+                merger, devices = self._merge(diff_ids[below:], Merger(below=view), indexes, call)
+        else:
+            merger, devices = self._merge(diff_ids, Merger(), indexes, call)
+        sizes = {row.diff_id: row for row in rows}
+        uuid = _uuid(name, parent[0].id if parent else "")
+        image = build(
+            merger.finish(),
+            devices=[
+                sizes[diff_id].data_size if kind == "data" else sizes[diff_id].size
+                for diff_id, kind in devices
+            ],
+            uuid=uuid,
+        )
+        row = ChainRow(
+            id=name,
+            parent=parent[0].id if parent else None,
+            depth=(parent[0].depth if parent else 0) + 1,
+            entries=sum(row.entries for row in rows),
+            size=len(image),
+            uuid=uuid,
+            devices=tuple(devices),
+        )
+        return row, image, list(merger.warnings)
 
     def _merge(
         self,
@@ -217,9 +245,11 @@ class Chains:
             if not same and self._core.db.read(lambda tx: roots.chain_users(tx, row.id)):
                 raise DataLoss(what, "it is lost, and cannot be rebuilt as the prepared roots on it knew it")
         try:
-            write_durably(self.file(row.id), bytes(image))
+            check_room(self._core.layout.root, len(image), what)
+            write_durably(self.file(row.id), bytes(image), sync=self._core.sync)
         except OSError as exc:
             raise from_oserror(what, exc) from exc
+        reached("chain.written")
 
         def body(tx: Transaction) -> None:
             for diff_id in diff_ids:
@@ -230,6 +260,7 @@ class Chains:
             roots.add_chain(tx, row, diff_ids)
 
         self._core.db.write(body, call=call)
+        reached("chain.named")
 
 
 def _uuid(name: str, parent: str) -> bytes:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
-from orlop.images.api import CommitOptions
+from orlop.images.api import CommitOptions, ImageInfo
 from orlop.images.chains import Chains
 from orlop.images.changes import apply_change, is_text
 from orlop.images.core import Core, Lease
@@ -21,14 +21,15 @@ from orlop.images.ingest import LayerIngest
 from orlop.images.names import new_name
 from orlop.images.pull import name_image
 from orlop.images.roots import RootService
+from orlop.images.space import needing
 from orlop.layers.diff import changes
-from orlop.layers.layerwrite import write_layer
+from orlop.layers.layerwrite import least_size, write_layer
 from orlop.layers.worker.client import Unpacked
-from orlop.metadata import garbage, layers
+from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import RootRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, reached
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import encode, parse_config, parse_json
 
@@ -44,13 +45,13 @@ class Committer:
         self._roots = roots
         self._ingest = ingest
 
-    def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> str:
-        """See `orlop.images.api.Roots.commit`; returns the full name."""
+    def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> ImageInfo:
+        """See `orlop.images.api.Roots.commit`."""
         what = f"commit {path}"
         full = new_name(name, what) if name else f"localhost/commit:{secrets.token_hex(8)}"
         core = self._core
         self._roots.require(path, what)
-        with core.lease() as lease, core.locked("path", path, call=call, attempted=what):
+        with core.lease(what) as lease, core.locked("path", path, call=call, attempted=what):
             root = self._roots.require(path, what)
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
@@ -65,7 +66,7 @@ class Committer:
             digest = Digest.of(config)
             core.write_document(digest, config, lease=lease, call=call)
             diff_ids = old.diff_ids() + ((diff_id,) if diff_id is not None else ())
-            name_image(
+            info = name_image(
                 core,
                 full,
                 config=digest,
@@ -74,7 +75,7 @@ class Committer:
                 call=call,
             )
         call.observer.progress(Progress(item=path, phase="done"))
-        return full
+        return info
 
     def _capture(self, root: RootRow, lease: Lease, call: Call) -> DiffID | None:
         """The upper as a layer that is durable; None if nothing changed."""
@@ -93,8 +94,10 @@ class Committer:
                 found = changes(upper, view, devices, kind=kind, call=call)
                 if not found:
                     return None
-                with core.layers.new() as new:
+                least = least_size(found)
+                with needing(core.layout.root, least, f"commit {root.path}"), core.layers.new() as new:
                     written = write_layer(found, upper, new.tar, view, devices, call=call)
+                    reached("commit.written")
                     unpacked = Unpacked(
                         diff_id=written.diff_id,
                         index=written.index,
@@ -106,6 +109,7 @@ class Committer:
                         if not self._keep(diff_id, lease, call):
                             row = self._ingest.publish(new, unpacked)
                             self._keep(diff_id, lease, call, row)
+                            reached("commit.named")
                     return diff_id
         except OSError as exc:
             raise from_oserror("commit", exc) from exc
@@ -120,7 +124,7 @@ class Committer:
                 layers.add_layer(tx, row)
             if layers.get_layer(tx, diff_id) is None:
                 return False
-            garbage.lease_add(tx, lease.id, "layer", diff_id)
+            lease.add(tx, "layer", diff_id)
             return True
 
         lease.mark_used()

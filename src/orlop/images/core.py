@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import threading
@@ -26,17 +27,27 @@ from typing import TYPE_CHECKING
 from orlop.config import DRIVERS, Settings
 from orlop.config import Driver as DriverName
 from orlop.content.blobs import BlobStore
-from orlop.errors import DeadlineExceeded, FailedPrecondition, from_oserror
+from orlop.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    Error,
+    FailedPrecondition,
+    ResourceExhausted,
+    from_oserror,
+)
 from orlop.images.layout import Layout
+from orlop.images.space import Reserve, is_full
+from orlop.images.sweep import Sweeper
 from orlop.layers.forms import CONTAINER, PLAIN, REAL, SINGLE, Form
 from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
 from orlop.linux import userns
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
+from orlop.linux.sync import Sync
 from orlop.linux.userns import Privilege
-from orlop.metadata import garbage, layers
+from orlop.metadata import boots, garbage, layers
 from orlop.metadata.db import Database, Transaction
-from orlop.observe import Call
+from orlop.observe import Call, reached
 from orlop.snapshots.disks import Disks
 from orlop.snapshots.driver import Driver
 from orlop.snapshots.erofs import ErofsDriver
@@ -52,6 +63,8 @@ if TYPE_CHECKING:
     from orlop.snapshots.probe import Verdict
 
 __all__ = ["NAMESPACE", "Core", "Lease"]
+
+_log = logging.getLogger(__name__)
 
 NAMESPACE = "default"
 FORM_OF: dict[Privilege, Form] = {
@@ -69,26 +82,60 @@ class Core:
     def __init__(self, layout: Layout, settings: Settings) -> None:
         self.layout = layout
         self.settings = settings
-        self.blobs = BlobStore(layout.content)
-        self.erofs = ErofsDriver(layout.run, layout.root, layout.empty)
-        self.overlay = OverlayDriver(layout.empty)
+        self.sync = Sync(settings.durable)
+        self.reserve = Reserve(layout.reserve)
+        self.blobs = BlobStore(layout.content, sync=self.sync)
+        self.erofs = ErofsDriver(layout.run, layout.root, layout.empty, sync=self.sync)
+        self.overlay = OverlayDriver(layout.empty, sync=self.sync)
         self.mappings = Mappings(layout.root, layout.run)
-        self.disks = Disks(layout.root, layout.run)
+        self.disks = Disks(layout.root, layout.run, sync=self.sync)
         self.drivers: dict[str, Driver] = {
-            driver.name: driver for driver in (self.erofs, self.overlay, NativeDriver())
+            driver.name: driver for driver in (self.erofs, self.overlay, NativeDriver(sync=self.sync))
         }
         self._verdicts: dict[DriverName, Verdict] = {}
         self._registry: Registry | None = None
         self._template: Template | None = None
         self._closed = False
         self._guard = threading.Lock()  # guards the lazy parts above, and _closed
-        self.db = Database.open(layout.database, layout.locks / "write")
+        self.db = self._open_database()
+        self.sweeper = Sweeper(self)
 
     @classmethod
     def open(cls, layout: Layout, settings: Settings) -> Core:
         """Open or make the store."""
         layout.create()
-        return cls(layout, settings)
+        core = cls(layout, settings)
+        core.reserve.fill()
+        return core
+
+    def _open_database(self) -> Database:
+        """Open meta.db; a store that does not sync says so in it, durably, before anything else."""
+        path, lock = self.layout.database, self.layout.locks / "write"
+        try:
+            database = Database.open(path, lock, relief=self.reserve.relieve)
+        except ResourceExhausted as exc:  # even reading takes some pages that its users share
+            if not (is_full(exc) and self.reserve.spend()):
+                raise
+            database = Database.open(path, lock, relief=self.reserve.relieve)
+            self.reserve.restore()
+        try:
+            lost = database.read(lambda tx: boots.others(tx, self.boot))
+            if lost:
+                _log.warning(
+                    "%s: what was written there was not synced, and the machine has been started anew since;"
+                    " 'orlop check --full --repair' finds and mends what was lost",
+                    self.layout.root,
+                )
+            if self.sync.durable:
+                return database
+            if not database.read(lambda tx: boots.is_marked(tx, self.boot)):
+                database.write(lambda tx: boots.mark(tx, self.boot))
+                reached("store.marked")
+        except BaseException:
+            database.close()
+            raise
+        database.close()
+        return Database.open(path, lock, durable=False, relief=self.reserve.relieve)
 
     # -- drivers --------------------------------------------------------------------------------
 
@@ -145,7 +192,7 @@ class Core:
         """Layers' tars and indexes."""
         from orlop.layers.store import LayerStore
 
-        return LayerStore(self.layout.layers)
+        return LayerStore(self.layout.layers, sync=self.sync)
 
     @property
     def template(self) -> Template:
@@ -179,6 +226,7 @@ class Core:
 
     def close(self) -> None:
         """Let go of files, processes and connections.  Idempotent."""
+        self.sweeper.close()
         with self._guard:
             self._closed = True
             if self._registry is not None:
@@ -219,13 +267,23 @@ class Core:
     # -- leases, documents and trash ------------------------------------------------------------
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """A lease for one operation; what it keeps is free again at the end."""
-        lease = Lease(self)
+    def lease(self, what: str = "") -> Iterator[Lease]:
+        """A lease for one operation, which is ``what``; what it keeps is free again at the end.
+
+        What an operation that fails has brought stays for the next try until a collection; but room is
+        made at once where room was missing.
+        """
+        lease = Lease(self, what)
         try:
             yield lease
-        finally:
+        except ResourceExhausted:
+            with contextlib.suppress(Error):  # the first failure is the one to report
+                lease.end()
+            raise
+        else:
             lease.end()
+        finally:
+            lease.abandon()
 
     def write_document(self, digest: Digest, data: bytes, *, lease: Lease, call: Call) -> None:
         """Put a manifest or config on disk and name it, on a lease; durable on return.
@@ -236,18 +294,23 @@ class Core:
 
         def body(tx: Transaction) -> None:
             layers.add_blob(tx, digest, len(data))
-            garbage.lease_add(tx, lease.id, "blob", digest)
+            lease.add(tx, "blob", digest)
 
         with self.locked("blob", digest.hex, call=call, attempted=what):
             self.blobs.write(digest, data)
+            reached("document.written")
             lease.mark_used()
             self.db.write(body, call=call)
+            reached("document.named")
 
     def discard(self, path: Path) -> None:
-        """Delete a folder or file for good: out of its place at once, then bit by bit.
+        """Delete a folder or file for good: out of its place at once, then bit by bit."""
+        grave = self.entomb(path)
+        if grave is not None:
+            self.burn(grave)
 
-        A collector may be at the same grave.
-        """
+    def entomb(self, path: Path) -> Path | None:
+        """Take a folder or file out of its place; where it is to be deleted, or None if it is gone."""
         grave = self.layout.trash / secrets.token_hex(8)
         with _system_errors(f"delete {path}"):
             try:
@@ -255,8 +318,15 @@ class Core:
             except FileNotFoundError:
                 if os.path.lexists(path):  # it is the folder ``trash`` that is not there
                     raise
-                return
+                return None
+        reached("trash.moved")
+        return grave
+
+    def burn(self, grave: Path) -> None:
+        """Delete what was taken out of its place.  A collector may be at the same grave."""
+        with _system_errors(f"delete {grave}"):
             remove_tree(grave, missing_ok=True)
+        reached("trash.deleted")
 
 
 @contextlib.contextmanager
@@ -273,40 +343,61 @@ class Lease:
     It holds as long as this object holds its lock, so it ends with the process, and never before.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, what: str = "") -> None:
         self._core = core
+        self._what = what
         self.id = secrets.token_hex(8)
         self._used = False
         self._lock = FileLock(core.lock_path("lease", self.id), unlink_on_release=True)
         with _system_errors("start lease"):
             self._lock.acquire(call=Call(), attempted="start lease")
+        reached("lease.started")
 
     def mark_used(self) -> None:
         """Say that a transaction has written to the lease, or is about to."""
         self._used = True
+
+    def add(self, tx: Transaction, kind: str, ref: str) -> None:
+        """Keep a thing from this transaction on; `mark_used` comes before the transaction."""
+        garbage.lease_add(tx, self.id, kind, ref, what=self._what, pid=os.getpid())
 
     def keep(self, *refs: tuple[str, str]) -> None:
         """Keep things: pairs of a kind (``layer``, ``blob``, ``chain``, ``config``) and a name."""
 
         def body(tx: Transaction) -> None:
             for kind, ref in refs:
-                garbage.lease_add(tx, self.id, kind, ref)
+                self.add(tx, kind, ref)
 
         if refs:
             self._used = True
             self._core.db.write(body)
 
     def end(self) -> None:
-        """The operation is over.  Idempotent.
+        """The operation is over: what it kept and nothing else needs is forgotten.  Idempotent.
 
-        A cancelled call must not wait long for the row to go: without its lock the lease is dead, and
-        the next collection ends it.
+        A cancelled call must not wait long for the row to go, and what the operation did is not undone by
+        a disk that fails now: without its lock the lease is dead, and the next collection ends it.
         """
+
+        def body(tx: Transaction) -> bool:
+            return bool(garbage.forget(tx, garbage.lease_end(tx, self.id)))
+
         try:
             if self._used:
                 self._used = False
                 call = Call(deadline=time.monotonic() + 1)
-                with contextlib.suppress(DeadlineExceeded):
-                    self._core.db.write(lambda tx: garbage.lease_end(tx, self.id), call=call)
+                try:
+                    forgotten = self._core.db.write(body, call=call)
+                    reached("lease.ended")
+                    if forgotten:
+                        self._core.sweeper.wake()
+                except DeadlineExceeded:
+                    pass
+                except (ResourceExhausted, DataLoss) as exc:
+                    _log.warning("lease %s ends with the next collection: %s", self.id, exc)
         finally:
-            self._lock.release()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the lease without a word: it is dead, and a collection ends it.  Idempotent."""
+        self._lock.release()

@@ -30,10 +30,11 @@ from orlop.layers.index import LayerIndex
 from orlop.layers.sources import DeviceFiles, tree_items
 from orlop.linux import mount, mountinfo
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from orlop.linux.sync import Sync
 from orlop.metadata import images
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
-from orlop.observe import Call
+from orlop.observe import Call, reached
 from orlop.snapshots.driver import Ground, MountSpec
 from orlop.spec.digest import DiffID
 
@@ -92,7 +93,9 @@ class Extras:
         fd = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with self._chains.view(stack) as view:
-                _make_places(fd, view, missing, kind.form, whole=kind.whole, call=call)
+                durable = self._core.sync.durable
+                _make_places(fd, view, missing, kind.form, whole=kind.whole, durable=durable, call=call)
+            reached("root.places-made")
         finally:
             os.close(fd)
 
@@ -237,16 +240,23 @@ def _resolve(view: ChainView, target: bytes, what: str) -> tuple[bytes, int | No
 
 
 def _make_places(
-    upper: int, view: ChainView, missing: dict[str, bool], form: Form, *, whole: bool, call: Call
+    upper: int,
+    view: ChainView,
+    missing: dict[str, bool],
+    form: Form,
+    *,
+    whole: bool,
+    durable: bool,
+    call: Call,
 ) -> None:
     """Make what is missing of targets in a root's writable part; folders above are as the image has them."""
     paths = {os.fsencode(path.lstrip("/")): folder for path, folder in missing.items()}
     if whole:
         for path, folder in paths.items():
-            _make_below(upper, path, folder=folder)
+            _make_below(upper, path, folder=folder, sync=Sync(durable))
         return
     with DeviceFiles([]) as nothing:
-        FolderWriter(upper, form=form, durable=True, call=call).write(_place_items(view, paths, nothing))
+        FolderWriter(upper, form=form, durable=durable, call=call).write(_place_items(view, paths, nothing))
 
 
 def _place_items(view: ChainView, paths: dict[bytes, bool], files: DeviceFiles) -> Iterator[Item]:
@@ -280,8 +290,8 @@ def _place_items(view: ChainView, paths: dict[bytes, bool], files: DeviceFiles) 
             keys[here] = number
 
 
-def _make_below(top: int, path: bytes, *, folder: bool) -> None:
-    """Make a path in a plain tree, following nothing."""
+def _make_below(top: int, path: bytes, *, folder: bool, sync: Sync) -> None:
+    """Make a path in a plain tree, following nothing; all on the way is on disk then."""
     fd = os.dup(top)
     try:
         parts = path.split(b"/")
@@ -289,17 +299,23 @@ def _make_below(top: int, path: bytes, *, folder: bool) -> None:
             about = os.fstat(fd)
             with contextlib.suppress(FileExistsError):
                 if number == len(parts) - 1 and not folder:
-                    os.close(os.open(part, _NEW_FILE, 0o644, dir_fd=fd))
+                    made = os.open(part, _NEW_FILE, 0o644, dir_fd=fd)
+                    try:
+                        sync.file(made)
+                    finally:
+                        os.close(made)
                 else:
                     os.mkdir(part, 0o755, dir_fd=fd)
                 os.utime(
                     fd, ns=(about.st_atime_ns, about.st_mtime_ns)
                 )  # as in an upper: only what is new is new
-            if number == len(parts) - 1:
-                return
-            deeper = os.open(part, _FOLDER, dir_fd=fd)
-            os.close(fd)
-            fd = deeper
+            sync.folder(fd)
+            if number < len(parts) - 1 or folder:
+                deeper = os.open(part, _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = deeper
+        if folder:
+            sync.folder(fd)
     finally:
         os.close(fd)
 

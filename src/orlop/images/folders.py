@@ -19,13 +19,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import Aborted, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import Core
+from orlop.images.space import needing
 from orlop.layers.folder import FolderWriter, Item, Written
 from orlop.layers.forms import Form
 from orlop.layers.index import OPAQUE, LayerIndex
@@ -34,10 +37,11 @@ from orlop.layers.stacking import Stack
 from orlop.linux.files import new_locked_folder, remove_tree
 from orlop.metadata import folders as rows
 from orlop.metadata import layers as layer_rows
+from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import FolderKind, FolderRow
 from orlop.metadata.roots import ChainRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, reached
 from orlop.spec.digest import DiffID, chain_id
 
 __all__ = ["Folders"]
@@ -144,15 +148,71 @@ class Folders:
         """Put a chain as it shows into a folder; files share the blocks of ``template``, if one is given."""
         stack = self._chains.ensure(diff_ids, call=call)
         with self._chains.view(stack) as view, DeviceFiles(self._devices(stack)) as files:
+
+            def least() -> int:
+                return sum(piece[3] for item in tree_items(view, files) for piece in item.pieces)
+
             writer = FolderWriter(folder, form=form, durable=durable, template=template, call=call)
-            return self._told(writer.write(tree_items(view, files)), call)
+            with needing(self._core.layout.root, least, "copy the image"):
+                return self._told(writer.write(tree_items(view, files)), call)
+
+    def again(self, row: FolderRow, form: Form, *, call: Call) -> bool:
+        """Make a folder that is not usable anew; False where what it is made of is not known any more."""
+        if row.kind == "layer":
+            self._layer(DiffID(row.of), _Indexes(self._core, {}), form, call)
+            return True
+        name, *plan = row.of.split("+")
+        diff_ids = self._core.db.read(lambda tx: roots.chain_layers(tx, name))
+        if not diff_ids:
+            return False
+        if row.kind == "tree":
+            self.tree(diff_ids, form, call=call)
+        else:
+            self.stack(diff_ids, form, most=int(plan[0]), indexes={}, call=call)
+        return True
+
+    def items(self, row: FolderRow, held: ExitStack, *, call: Call) -> Iterator[Item] | None:
+        """The entries that a folder should have, to be read while ``held`` is; nothing is made.
+
+        None where what it is made of is not there any more.
+        """
+        core = self._core
+        if row.kind == "layer":
+            diff_id = DiffID(row.of)
+            tar = os.open(core.layers.tar(diff_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held.callback(os.close, tar)
+            return layer_items(core.layers.load_index(diff_id), tar)
+        name, *plan = row.of.split("+")
+        rows = self._chains.stack(name)
+        if not rows:
+            return None
+        view = held.enter_context(self._chains.view(rows))
+        files = held.enter_context(DeviceFiles(self._devices(rows)))
+        if row.kind == "tree":
+            return tree_items(view, files)
+        hidden, below = int(plan[1]), int(plan[2])
+        shown = _topmost(core.db.read(lambda tx: roots.chain_layers(tx, name))[hidden:])
+        bottom = self._chains.stack(_name(shown[:below])) if below else []
+        if below and not bottom:
+            return None
+        stack = Stack()
+        if below:
+            with self._chains.view(bottom) as lower:
+                stack = Stack.above(lower)
+        for diff_id in shown[below:]:
+            call.check("check folder")
+            stack.add(core.layers.load_index(diff_id))
+        paths = stack.glue(view) | ({b""} if hidden else set())
+        return tree_items(view, files, only=paths) if paths else iter(())
 
     def _layer(self, diff_id: DiffID, known: _Indexes, form: Form, call: Call) -> FolderRow:
         def make(folder: int) -> Written:
             call.observer.progress(Progress(item=diff_id, phase="unpacking"))
+            index = known[diff_id]
             tar = os.open(self._core.layers.tar(diff_id), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self._write(folder, layer_items(known[diff_id], tar), form, call)
+                with needing(self._core.layout.root, _least(index), f"unpack layer {diff_id}"):
+                    return self._write(folder, layer_items(index, tar), form, call)
             finally:
                 os.close(tar)
 
@@ -248,11 +308,13 @@ class Folders:
         new, lock = new_locked_folder(base)
         try:
             written = make(lock)
+            reached("folder.filled")
             place = base / folder_id
             if place.exists():
                 self._core.discard(place)
             if written.entries:
                 os.rename(new, place)
+                reached("folder.placed")
             return written
         finally:
             os.close(lock)
@@ -266,6 +328,16 @@ class Folders:
             rows.add_folder(tx, row, diff_ids)
 
         self._core.db.write(body, call=call)
+        reached("folder.named")
+
+
+def _least(index: LayerIndex) -> int:
+    """The bytes that the files of a layer take at least; sparse ones may take none."""
+    return sum(
+        size
+        for node, size in enumerate(index.size)
+        if node not in index.sparse and index.mode[node] & 0o170000 == stat.S_IFREG
+    )
 
 
 def _name(diff_ids: Sequence[DiffID]) -> str:

@@ -29,7 +29,7 @@ from orlop.linux.files import can_reflink, write_durably
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import images, roots
 from orlop.metadata.roots import ChainRow, RootRow
-from orlop.observe import Call
+from orlop.observe import Call, reached
 from orlop.snapshots.driver import ChainImage, Driver, Ground, Root
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
@@ -210,6 +210,7 @@ class Grounds:
 
     def _activate(self, image: ChainImage, row: RootRow, mapping: str) -> None:
         self._with_namespace(row, lambda fd: self._core.erofs.activate(image, mapping, fd))
+        reached("chain.activated")
 
     def make_disk(self, row: RootRow, call: Call) -> None:
         """Give a root a disk of its own, mounted.  The native driver's copy does not count."""
@@ -218,6 +219,7 @@ class Grounds:
             return
         copy = core.db.read(lambda tx: images.config_size(tx, row.config))[0] if row.driver == "native" else 0
         core.disks.create(row.id, row.quota + copy)
+        reached("disk.made")
         self.mount_disk(row, call)
 
     def mount_disk(self, row: RootRow, call: Call) -> None:
@@ -231,6 +233,7 @@ class Grounds:
 
         with self._core.locked("disk", row.id, call=call, attempted="mount disk"):
             self._with_namespace(row, activate)
+            reached("disk.mounted")
 
     @contextlib.contextmanager
     def _mapped(self, row: RootRow, call: Call) -> Iterator[None]:
@@ -243,6 +246,7 @@ class Grounds:
                     return
             with core.locked("maps", mapping, call=call, attempted="map ids"):
                 self._with_namespace(row, lambda fd: core.mappings.activate(mapping, fd))
+                reached("ids.mapped")
 
     @staticmethod
     def _with_namespace(row: RootRow, use: Callable[[int | None], None]) -> None:
@@ -266,10 +270,11 @@ class Grounds:
                 stack.callback(os.close, fd)
                 if whole:
                     self._copy_tree(row, fd, stack, call)
-                    write_durably(folder.parent / STAMPS, take_stamps(fd))
+                    reached("root.copied")
+                    write_durably(folder.parent / STAMPS, take_stamps(fd), sync=self._core.sync)
                 else:
                     FolderWriter(fd, form=_form(row), durable=False, call=call).write([self._root_item(row)])
-                    os.fsync(fd)
+                    self._core.sync.file(fd)
         except OSError as exc:
             raise from_oserror(f"prepare {row.path}", exc) from exc
 
@@ -282,7 +287,8 @@ class Grounds:
             whole = self.folders.path(self.folders.tree(diff_ids, form, call=call))
             template = os.open(whole, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, template)
-        self.folders.write_tree(folder, diff_ids, form, durable=True, template=template, call=call)
+        durable = self._core.sync.durable
+        self.folders.write_tree(folder, diff_ids, form, durable=durable, template=template, call=call)
 
     def _root_item(self, row: RootRow) -> Item:
         """The root folder of a chain, which never changes."""

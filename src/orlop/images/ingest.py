@@ -25,14 +25,15 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.images.core import Core, Lease
+from orlop.images.space import is_full, needing
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
 from orlop.linux.files import sync_range
-from orlop.metadata import garbage, layers
+from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
-from orlop.observe import Call, Progress, Rate
+from orlop.observe import Call, Progress, Rate, reached
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 
@@ -73,12 +74,16 @@ class LayerIngest:
             return {}
         self._core.template.start()
         found: dict[DiffID, LayerIndex] = {}
+        full = threading.Event()  # set when the disk is: then nothing waits there to be resumed
         call = call.child()
-        with ThreadPoolExecutor(
-            max_workers=self._core.settings.downloads, thread_name_prefix="layer"
-        ) as pool:
+        # No tar is smaller than the blob that it comes as, but for a header; how much larger, nobody knows.
+        least = sum(layer.size for layer in missing) * (2 if self._core.settings.keep_blobs else 1)
+        with (
+            needing(self._core.layout.root, least, f"pull {ref}"),
+            ThreadPoolExecutor(max_workers=self._core.settings.downloads, thread_name_prefix="layer") as pool,
+        ):
             futures: dict[Future[LayerIndex | None], BlobLayer] = {
-                pool.submit(self._fetch, ref, layer, call, lease): layer for layer in missing
+                pool.submit(self._fetch, ref, layer, call, lease, full): layer for layer in missing
             }
             failure: BaseException | None = None
             for future, layer in futures.items():
@@ -87,6 +92,8 @@ class LayerIngest:
                 except BaseException as exc:  # noqa: BLE001 - raised below, once all have ended
                     if failure is None or isinstance(failure, Cancelled):
                         failure = exc
+                    if is_full(exc):
+                        full.set()
                     for other in futures:
                         other.cancel()
                     call.cancel.cancel()
@@ -97,6 +104,15 @@ class LayerIngest:
                 raise failure
         return found
 
+    def least_size(self, wanted: list[BlobLayer]) -> int:
+        """The bytes that the layers of a list which are not there will take, at least."""
+
+        def body(tx: Transaction) -> int:
+            distinct = {layer.diff_id: layer.size for layer in wanted}
+            return sum(size for diff_id, size in distinct.items() if layers.get_layer(tx, diff_id) is None)
+
+        return self._core.db.read(body)
+
     def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
         """Put a lease on the layers that are there; returns the others."""
 
@@ -106,7 +122,7 @@ class LayerIngest:
                 if layers.get_layer(tx, layer.diff_id) is None:
                     missing.append(layer)
                 else:
-                    garbage.lease_add(tx, lease.id, "layer", layer.diff_id)
+                    lease.add(tx, "layer", layer.diff_id)
                     layers.add_layer_blob(tx, _layer_blob(layer))
             return missing
 
@@ -118,7 +134,9 @@ class LayerIngest:
                 call.observer.progress(_progress(layer.digest, "exists", layer.size, layer.size))
         return missing
 
-    def _fetch(self, ref: Reference, layer: BlobLayer, call: Call, lease: Lease) -> LayerIndex | None:
+    def _fetch(
+        self, ref: Reference, layer: BlobLayer, call: Call, lease: Lease, full: threading.Event
+    ) -> LayerIndex | None:
         """One layer, unless somebody else brings it first."""
         core, what = self._core, f"fetch layer {layer.digest}"
         call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
@@ -130,16 +148,27 @@ class LayerIngest:
                 if not self._keep_present([layer], call, lease):
                     return None
                 with core.blobs.ingest(layer.digest) as ingest:
-                    resumed = ingest.size > 0
                     try:
-                        return self._fetch_locked(ref, layer, ingest, call, lease)
-                    except (DataLoss, InvalidArgument):
-                        ingest.truncate()
-                        if not resumed:
-                            raise
-                    return self._fetch_locked(ref, layer, ingest, call, lease)  # what was left over was bad
+                        return self._fetch_into(ref, layer, ingest, call, lease)
+                    except (OSError, Error) as exc:
+                        if is_full(exc) or full.is_set():
+                            ingest.discard()
+                        raise
         except OSError as exc:
             raise from_oserror(what, exc) from exc
+
+    def _fetch_into(
+        self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
+    ) -> LayerIndex:
+        """Go on with a download, or begin it; again from the start if what was left over is bad."""
+        resumed = ingest.size > 0
+        try:
+            return self._fetch_locked(ref, layer, ingest, call, lease)
+        except (DataLoss, InvalidArgument):
+            ingest.truncate()
+            if not resumed:
+                raise
+        return self._fetch_locked(ref, layer, ingest, call, lease)
 
     def _fetch_locked(
         self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
@@ -174,7 +203,7 @@ class LayerIngest:
 
         def written(total: int) -> None:
             nonlocal synced, last
-            if total - synced >= WRITE_BACK:
+            if total - synced >= WRITE_BACK and self._core.sync.durable:
                 sync_range(new.tar, synced, total - synced)
                 synced = total
             due = rate.add(total - last)
@@ -215,6 +244,7 @@ class LayerIngest:
         core = self._core
         for warning in unpacked.index.warnings:
             call.observer.warning(f"{layer.digest}: {warning}")
+        reached("layer.unpacked")
         row = self.publish(new, unpacked)
         keep = ingest is not None and core.settings.keep_blobs
         if ingest is not None and keep:
@@ -223,7 +253,7 @@ class LayerIngest:
         def body(tx: Transaction) -> None:
             layers.add_layer(tx, row)
             layers.add_layer_blob(tx, _layer_blob(layer))
-            garbage.lease_add(tx, lease.id, "layer", row.diff_id)
+            lease.add(tx, "layer", row.diff_id)
             if source is not None:
                 layers.add_source(tx, layer.digest, source.registry, source.repository)
             if keep:
@@ -231,8 +261,10 @@ class LayerIngest:
 
         lease.mark_used()
         core.db.write(body, call=call)
+        reached("layer.named")
         if ingest is not None and not keep:
             ingest.discard()
+            reached("ingest.discarded")
 
     def publish(self, new: NewLayer, unpacked: Unpacked) -> LayerRow:
         """Make a complete layer durable under its diff ID.  Needs the layer's lock."""
@@ -339,6 +371,7 @@ class _Download:
                 )
             hasher.update(chunk)
             ingest.write(chunk)
+            reached("ingest.grown")
             feed.advance(ingest.size)
             if rate.add(len(chunk)):
                 self._outer.observer.progress(
@@ -347,6 +380,7 @@ class _Download:
         if hasher.hexdigest() != layer.digest.hex:
             ingest.truncate()
             raise DataLoss(what, f"the bytes have the digest {layer.digest.algorithm}:{hasher.hexdigest()}")
+        reached("ingest.complete")
         feed.advance(ingest.size, complete=True)
 
     def _chunks(self, what: str) -> Iterator[bytes]:

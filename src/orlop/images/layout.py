@@ -4,6 +4,7 @@
 
     ROOT/format.json                 version, and compat / ro-compat / incompat feature flags
     ROOT/meta.db                     SQLite
+    ROOT/reserve                     room for deleting on a full disk
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
     ROOT/content/  layers/  chains/  folders/  empty/  prepared/  trash/
     RUN/chains/<store>-<id>/         mount points of activations
@@ -27,8 +28,9 @@ from pathlib import Path
 from orlop.content.blobs import BlobStore
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.linux.files import fsync_dir, write_durably
+from orlop.observe import reached
 
-__all__ = ["FORMAT_VERSION", "Layout", "check_root_path"]
+__all__ = ["FORMAT_VERSION", "Layout", "check_format", "check_root_path"]
 
 FORMAT_VERSION = 1
 _FEATURES: dict[str, frozenset[str]] = {
@@ -50,6 +52,11 @@ class Layout:
     def database(self) -> Path:
         """meta.db."""
         return self.root / "meta.db"
+
+    @property
+    def reserve(self) -> Path:
+        """Room for deleting on a full disk (`orlop.images.space`)."""
+        return self.root / "reserve"
 
     @property
     def locks(self) -> Path:
@@ -146,6 +153,7 @@ class Layout:
         ):
             _make(folder, 0o700)
         _make(self.run / "chains", 0o700)
+        reached("layout.folders-made")
         if not self.database.exists():  # whoever made the folders may have died before they were durable
             for folder in (self.root, self.content, *content):
                 fsync_dir(folder)
@@ -193,19 +201,8 @@ class Layout:
             features = {kind: sorted(names) for kind, names in _FEATURES.items()}
             text = json.dumps({"version": FORMAT_VERSION, **features}, indent=1).encode() + b"\n"
             write_durably(path, text)
-        try:
-            document = json.loads(text)
-            version = document["version"]
-            unknown = {kind: sorted(set(document.get(kind, [])) - names) for kind, names in _FEATURES.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise FailedPrecondition(what, "its format.json is not one of orlop's") from exc
-        if type(version) is not int or version < 1:
-            raise FailedPrecondition(what, "its format.json is not one of orlop's")
-        if version > FORMAT_VERSION or unknown["incompat"] or unknown["ro_compat"]:
-            more = ", ".join(unknown["incompat"] + unknown["ro_compat"]) or f"format {version}"
-            raise FailedPrecondition(
-                what, f"it was written by a newer orlop ({more})", hint="use that version, or another folder"
-            )
+            reached("layout.format-written")
+        check_format(text, what)
         if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
             os.chmod(self.root, 0o700)  # CVE-2024-25621: others could run setuid files of images
 
@@ -215,9 +212,32 @@ def _make(folder: Path, mode: int) -> None:
     try:
         folder.mkdir(mode=mode)
     except FileExistsError:
+        if not stat.S_ISDIR(folder.lstat().st_mode):  # what is deleted below it would be somebody else's
+            raise FailedPrecondition(
+                f"open store {folder.parent}",
+                f"{folder} is not a folder but a link or a file",
+                hint="move it away, and put the folder back",
+            ) from None
         return
     os.chmod(folder, mode)  # whatever the umask
     fsync_dir(folder.parent)
+
+
+def check_format(text: bytes, what: str) -> None:
+    """Refuse a store that we cannot work with, by its format.json.  Raises `FailedPrecondition`."""
+    try:
+        document = json.loads(text)
+        version = document["version"]
+        unknown = {kind: sorted(set(document.get(kind, [])) - names) for kind, names in _FEATURES.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        raise FailedPrecondition(what, "its format.json is not one of orlop's") from exc
+    if type(version) is not int or version < 1:
+        raise FailedPrecondition(what, "its format.json is not one of orlop's")
+    if version > FORMAT_VERSION or unknown["incompat"] or unknown["ro_compat"]:
+        more = ", ".join(map(str, unknown["incompat"] + unknown["ro_compat"])) or f"format {version}"
+        raise FailedPrecondition(
+            what, f"it was written by a newer orlop ({more})", hint="use that version, or another folder"
+        )
 
 
 def check_root_path(folder: Path, what: str) -> None:

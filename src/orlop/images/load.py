@@ -13,11 +13,13 @@ from typing import Any
 import msgspec
 
 from orlop.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from orlop.images.api import ImageInfo
 from orlop.images.archive import Member, Source, open_source, read_member
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.images.names import new_name
 from orlop.images.pull import check_image, choose_manifest, name_image
+from orlop.images.space import needing
 from orlop.metadata.images import ManifestRow
 from orlop.observe import Call
 from orlop.spec.digest import Digest
@@ -47,13 +49,13 @@ class Loader:
         self._core = core
         self._ingest = ingest
 
-    def load(self, path: str, *, name: str | None, call: Call) -> list[str]:
-        """See `orlop.images.api.Images.load`; returns the full names."""
+    def load(self, path: str, *, name: str | None, call: Call) -> list[ImageInfo]:
+        """See `orlop.images.api.Images.load`."""
         what = f"import {path}"
         if not path.startswith("/"):
             raise InvalidArgument(what, "the path is relative", hint="give an absolute path")
         wanted = new_name(name, what) if name else None
-        with open_source(self._core, Path(path), call=call) as source, self._core.lease() as lease:
+        with open_source(self._core, Path(path), call=call) as source, self._core.lease(what) as lease:
             if source.find("index.json") is not None:
                 return self._layout(source, Path(path), wanted, lease, call, what)
             if source.find("manifest.json") is not None:
@@ -66,7 +68,7 @@ class Loader:
 
     def _layout(
         self, source: Source, path: Path, wanted: str | None, lease: Lease, call: Call, what: str
-    ) -> list[str]:
+    ) -> list[ImageInfo]:
         limits = self._core.settings.limits
         data = read_member(source, "index.json", limit=limits.manifest_size, attempted=what)
         index = parse_manifest(
@@ -76,7 +78,7 @@ class Loader:
             raise InvalidArgument(what, "its index.json lists no image")
         if wanted and len(index.manifests) > 1:
             raise InvalidArgument(what, f"it holds {len(index.manifests)} images; a single name fits none")
-        found: list[str] = []
+        found: list[ImageInfo] = []
         for descriptor in index.manifests:
             name = wanted or _layout_name(descriptor, path)
             found.append(self._layout_image(source, descriptor, name, lease, call, what))
@@ -84,7 +86,7 @@ class Loader:
 
     def _layout_image(
         self, source: Source, descriptor: Descriptor, name: str, lease: Lease, call: Call, what: str
-    ) -> str:
+    ) -> ImageInfo:
         limits = self._core.settings.limits
         for _ in range(limits.index_nesting + 1):
             data = self._document(source, descriptor, limits.manifest_size, what)
@@ -97,16 +99,17 @@ class Loader:
         config_data = self._document(source, document.config, limits.config_size, what)
         config = parse_config(config_data, what, limit=limits.config_size)
         diff_ids = check_image(document, config, name, limit=limits.layers)
+        wanted: list[tuple[Member, BlobLayer]] = []
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
-            member = _blob(source, layer, what)
             blob = BlobLayer(
                 digest=layer.checked_digest(), size=layer.size, media_type=layer.media_type, diff_id=diff_id
             )
-            self._ingest.read_file(member.fd, blob, offset=member.offset, call=call, lease=lease)
+            wanted.append((_blob(source, layer, what), blob))
+        self._read_layers(wanted, lease, call, what, verify=True)
         digest = descriptor.checked_digest()
         self._keep(lease, {digest: data, document.config.checked_digest(): config_data}, call)
         manifest = ManifestRow(digest=digest, media_type=document.media_type, size=len(data))
-        name_image(
+        return name_image(
             self._core,
             name,
             config=document.config.checked_digest(),
@@ -115,7 +118,16 @@ class Loader:
             keep_other=True,
             call=call,
         )
-        return name
+
+    def _read_layers(
+        self, wanted: list[tuple[Member, BlobLayer]], lease: Lease, call: Call, what: str, *, verify: bool
+    ) -> None:
+        least = self._ingest.least_size([blob for _, blob in wanted])
+        with needing(self._core.layout.root, least, what):
+            for member, blob in wanted:
+                self._ingest.read_file(
+                    member.fd, blob, offset=member.offset, verify=verify, call=call, lease=lease
+                )
 
     def _document(self, source: Source, descriptor: Descriptor, limit: int, what: str) -> bytes:
         digest = descriptor.checked_digest()
@@ -133,7 +145,7 @@ class Loader:
 
     def _docker(
         self, source: Source, path: Path, wanted: str | None, lease: Lease, call: Call, what: str
-    ) -> list[str]:
+    ) -> list[ImageInfo]:
         limits = self._core.settings.limits
         data = read_member(source, "manifest.json", limit=limits.manifest_size, attempted=what)
         try:
@@ -144,7 +156,7 @@ class Loader:
             raise InvalidArgument(what, "its manifest.json lists no image")
         if wanted and len(images) > 1:
             raise InvalidArgument(what, f"it holds {len(images)} images; a single name fits none")
-        found: list[str] = []
+        found: list[ImageInfo] = []
         for image in images:
             tags = image.get("RepoTags") or []
             names = [wanted] if wanted else [str(Reference.parse(str(tag))) for tag in tags]
@@ -160,7 +172,7 @@ class Loader:
         lease: Lease,
         call: Call,
         what: str,
-    ) -> list[str]:
+    ) -> list[ImageInfo]:
         limits = self._core.settings.limits
         config_name, layer_names = image.get("Config"), image.get("Layers")
         if not isinstance(config_name, str) or not isinstance(layer_names, list):
@@ -171,19 +183,19 @@ class Loader:
         diff_ids = config.diff_ids()
         if len(diff_ids) != len(layer_names) or len(diff_ids) > limits.layers:
             raise InvalidArgument(what, f"{len(layer_names)} layers for {len(diff_ids)} diff IDs")
+        wanted: list[tuple[Member, BlobLayer]] = []
         for layer_name, diff_id in zip(layer_names, diff_ids, strict=True):
             member = source.find(str(layer_name))
             if member is None:
                 raise NotFound(what, f"there is no {layer_name} in it")
             # An archive's layers have no digest but their diff ID, which is computed anyway.
             blob = BlobLayer(digest=Digest(diff_id), size=member.size, media_type=OCI_LAYER, diff_id=diff_id)
-            self._ingest.read_file(
-                member.fd, blob, offset=member.offset, verify=False, call=call, lease=lease
-            )
+            wanted.append((member, blob))
+        self._read_layers(wanted, lease, call, what, verify=False)
         digest = Digest.of(data)
         self._keep(lease, {digest: data}, call)
         names = names or [str(Reference.parse(f"localhost/{_plain(path)}:{digest.hex[:12]}"))]
-        for name in names:
+        return [
             name_image(
                 self._core,
                 name,
@@ -193,7 +205,8 @@ class Loader:
                 keep_other=True,
                 call=call,
             )
-        return names
+            for name in names
+        ]
 
 
 def _blob(source: Source, descriptor: Descriptor, what: str) -> Member:

@@ -20,8 +20,8 @@ from orlop.linux import mount as mounts
 from orlop.linux import mountinfo, processes
 from orlop.metadata import roots
 from orlop.metadata.roots import RootRow
-from orlop.observe import Call
-from orlop.snapshots.driver import MountSpec
+from orlop.observe import Call, reached
+from orlop.snapshots.driver import MountSpec, Table
 
 __all__ = ["OwnMounts"]
 
@@ -44,21 +44,20 @@ class OwnMounts:
             raise FailedPrecondition(what, f"it is in use already{self._usage.by(root)}")
         if self._core.layout.hidden_by(root.path):
             raise InvalidArgument(what, "a mount there would hide the store", hint="choose another path")
-        made = False
-        if not os.path.isdir(root.path):
+        missing, before = not os.path.isdir(root.path), root
+        # First, for a process that dies in between must leave no folder that nobody removes.
+        root = self._note(root, mounted=True, made_target=missing or root.made_target, call=call)
+        reached("root.mount-noted")
+        if missing:
             try:
                 os.mkdir(root.path, 0o755)
             except OSError as exc:
+                self._note(root, mounted=before.mounted, made_target=before.made_target, call=Call())
                 raise from_oserror(what, exc, hint="only the last folder of the path is made") from exc
-            made = True
-        try:
-            root = self._note(root, mounted=True, made_target=made or root.made_target, call=call)
-        except BaseException:
-            if made:
-                _remove_target(root.path)
-            raise
+            reached("root.target-made")
         try:
             _perform(root.path, specs, what)
+            reached("root.mounted")
         except BaseException as exc:
             self.detach(root, Call())
             if isinstance(exc, PermissionError):
@@ -77,17 +76,17 @@ class OwnMounts:
         )
         return replace(root, mounted=mounted, made_target=made_target)
 
-    def is_mounted(self, root: RootRow) -> bool:
+    def is_mounted(self, root: RootRow, table: Table | None = None) -> bool:
         """Whether orlop has mounted a root, and what is on top at its path now is that mount."""
-        return root.mounted and self.shows(root)
+        return root.mounted and self.shows(root, table)
 
-    def shows(self, root: RootRow) -> bool:
+    def shows(self, root: RootRow, table: Table | None = None) -> bool:
         """Whether what is on top at a root's path is a mount of the root, whoever performed it."""
         grounds, place = self._grounds, os.path.realpath(root.path)
         ground = grounds.plain(root)
         if not ground.images and not ground.folders and (root.kind == "view" or root.driver == "erofs"):
             return False
-        return grounds.driver(root).shows(grounds.root(root), ground, place)
+        return grounds.driver(root).shows(grounds.root(root), ground, place, table=table)
 
     def detach(self, root: RootRow, call: Call) -> RootRow:
         """Take away the mounts and the folder that we made, and only those."""
@@ -106,8 +105,10 @@ class OwnMounts:
             raise FailedPrecondition(
                 what, f"it is in use{self._usage.by(root)}", hint="end what uses it first"
             )
+        reached("root.unmounted")
         if root.made_target:
             _remove_target(root.path)
+            reached("root.target-removed")
         return self._note(root, mounted=False, made_target=False, call=call)
 
     def _unmount_extras(self, root: RootRow, what: str) -> None:

@@ -13,13 +13,15 @@ from orlop.errors import (
     NotFound,
     ResourceExhausted,
 )
+from orlop.images.api import ImageInfo
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
+from orlop.images.listing import info_of
 from orlop.layers.index import LayerIndex
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ManifestRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, reached
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import (
     DOCKER_CONFIG,
@@ -50,9 +52,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """A pulled image: its full name, its config's digest, and the indexes that were made on the way."""
+    """A pulled image as it was named, its config's digest, and the indexes that were made on the way."""
 
     name: str
+    info: ImageInfo
     config: Digest
     diff_ids: tuple[DiffID, ...]
     indexes: Mapping[DiffID, LayerIndex] = field(default_factory=dict)
@@ -76,7 +79,7 @@ class Puller:
         wanted = Platform.parse(platform) if platform else host_platform()
         call.observer.progress(Progress(item=name, phase="resolving"))
         manifest, document = self._resolve(ref, wanted, call)
-        with core.lease() as lease:
+        with core.lease(f"pull {name}") as lease:
             config_digest = manifest.config.checked_digest()
             config = self._config(ref, manifest, config_digest, name, lease, call)
             diff_ids = check_image(manifest, config, name, limit=core.settings.limits.layers)
@@ -95,7 +98,7 @@ class Puller:
                 for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)
             ]
             indexes = self._ingest.fetch_all(ref, wanted_layers, call=call, lease=lease)
-            name_image(
+            info = name_image(
                 core,
                 name,
                 config=config_digest,
@@ -106,7 +109,7 @@ class Puller:
                 call=call,
             )
         call.observer.progress(Progress(item=name, phase="done"))
-        return Pulled(name=name, config=config_digest, diff_ids=diff_ids, indexes=indexes)
+        return Pulled(name=name, info=info, config=config_digest, diff_ids=diff_ids, indexes=indexes)
 
     def _resolve(self, ref: Reference, wanted: Platform, call: Call) -> tuple[Manifest, Document]:
         """The manifest that serves a platform, through indexes."""
@@ -196,13 +199,14 @@ def name_image(
     manifest: ManifestRow | None,
     keep_other: bool = False,
     call: Call,
-) -> None:
+) -> ImageInfo:
     """The transaction that makes a name mean an image; everything it names is durable already.
 
     With ``keep_other`` a name that means another image is not moved.
     """
+    says = parse_config(core.blobs.read(config), f"name image {name}", limit=core.settings.limits.config_size)
 
-    def body(tx: Transaction) -> None:
+    def body(tx: Transaction) -> ImageInfo:
         known = images.get_image(tx, NAMESPACE, name)
         if keep_other and known is not None and known.config != config:
             raise AlreadyExists(
@@ -217,6 +221,17 @@ def name_image(
         images.add_config(tx, config, diff_ids)
         if manifest is not None:
             images.add_manifest(tx, config, manifest)
-        images.put_image(tx, NAMESPACE, name, config=config, manifest=manifest.digest if manifest else None)
+        images.put_image(
+            tx,
+            NAMESPACE,
+            name,
+            config=config,
+            manifest=manifest.digest if manifest else None,
+            platform=str(says.platform()),
+            created=says.created or "",
+        )
+        return info_of(tx, name)
 
-    core.db.write(body, call=call)
+    info = core.db.write(body, call=call)
+    reached("image.named")
+    return info

@@ -67,7 +67,7 @@ class Pusher:
         call = call.child()
         job = _Job(target=target, call=call, what=f"push {row.name} to {target}")
         diff_ids = core.db.read(lambda tx: images.config_layers(tx, row.config))
-        with core.lease() as lease:
+        with core.lease(job.what) as lease:
             lease.keep(("config", row.config), *(("layer", diff_id) for diff_id in diff_ids))
             if row.manifest is not None and not recompress:
                 manifest = self._known(row, job)
@@ -281,7 +281,15 @@ class Pusher:
                 layers.add_source(tx, blob.digest, target.registry, target.repository)
             for image in images.images_by_id(tx, NAMESPACE, row.config):
                 if image.manifest is None or image.name == str(target):
-                    images.put_image(tx, NAMESPACE, image.name, config=row.config, manifest=digest)
+                    images.put_image(
+                        tx,
+                        NAMESPACE,
+                        image.name,
+                        config=row.config,
+                        manifest=digest,
+                        platform=image.platform,
+                        created=image.created,
+                    )
 
         core.db.write(body)
 

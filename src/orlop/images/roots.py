@@ -7,16 +7,17 @@ a row without its folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 from orlop.config import DRIVERS
-from orlop.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from orlop.errors import Aborted, DataLoss, Error, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images import names
 from orlop.images.api import Mount, PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
@@ -29,12 +30,13 @@ from orlop.images.ownmounts import OwnMounts
 from orlop.images.pull import Puller
 from orlop.images.usage import Usage
 from orlop.layers.index import LayerIndex
+from orlop.linux.mountinfo import mounts_by_id
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import garbage, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
-from orlop.observe import Call
+from orlop.observe import Call, reached
 from orlop.snapshots.disks import LEAST, MOST
 from orlop.snapshots.driver import MountSpec
 from orlop.snapshots.mappings import mapping_name
@@ -84,7 +86,9 @@ class RootService:
             row: ImageRow | None = None
             try:
                 row, indexes = self._image(name, options, call)
-                with self._core.locked("path", path, call=call, attempted=what):
+                # The first try costs no transaction but the one that names the root; that looks again.
+                kept = self._kept(row, what) if attempt > 1 else contextlib.nullcontext()
+                with kept, self._core.locked("path", path, call=call, attempted=what):
                     return self._prepare(row, path, options, indexes, call)
             except (Aborted, NotFound, FileNotFoundError) as exc:
                 # A collection took the chain away, or the whole image: look again what there is.
@@ -117,6 +121,14 @@ class RootService:
             raise Aborted(f"prepare {name}", "the image was removed at once", hint="try again")
         return row, pulled.indexes
 
+    @contextlib.contextmanager
+    def _kept(self, row: ImageRow, what: str) -> Iterator[None]:
+        """Keep an image from collections for the length of a ``with`` block, if it is still there."""
+        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, row.config))
+        with self._core.lease(what) as lease:
+            lease.keep(("config", row.config), *(("layer", diff_id) for diff_id in diff_ids))
+            yield
+
     def _is_gone(self, row: ImageRow) -> bool:
         return not self._core.db.read(lambda tx: layers.has_blob(tx, row.config))
 
@@ -137,7 +149,7 @@ class RootService:
         """One attempt.  Raises `Aborted` or `NotFound` where a collection was faster."""
         core = self._core
         driver = core.choose(options.driver or core.settings.driver)
-        diff_ids = core.db.read(lambda tx: images.config_layers(tx, image.config))
+        diff_ids = core.db.read(lambda tx: self._layers_of(tx, image, f"prepare {path}"))
         whole = options.self_contained and driver.name == "erofs"
         stack = self._chains.ensure(diff_ids, call=call, whole=whole, indexes=indexes)
         root = RootRow(
@@ -162,15 +174,30 @@ class RootService:
             extras, missing = self._extras.plan(root, stack, options, call)
             info = self._create(root, stack, options.labels, extras, missing, indexes, call)
         except BaseException:
-            self.release(root, extras)
+            with contextlib.suppress(Error):  # the first failure is the one to report
+                self._release(root, [row.id for row in stack] + self._chain_ids(root, extras))
             raise
         if not options.mount:
             return info
         try:
             return self._mount(root, call)
         except BaseException:
-            self._forget(self._own.detach(self._require(path, f"prepare {path}"), Call()), Call())
+            with contextlib.suppress(Error):
+                self._forget(self._own.detach(self._require(path, f"prepare {path}"), Call()), Call())
             raise
+
+    @staticmethod
+    def _layers_of(tx: Transaction, image: ImageRow, what: str) -> tuple[DiffID, ...]:
+        """The layers of an image.  Raises `DataLoss` if one was lost while the image has its name still."""
+        diff_ids = images.config_layers(tx, image.config)
+        lost = next((diff_id for diff_id in diff_ids if layers.get_layer(tx, diff_id) is None), None)
+        if lost is not None and images.images_by_id(tx, NAMESPACE, image.config):
+            raise DataLoss(
+                what,
+                f"layer {lost} of {image.name} is lost",
+                hint=f"'orlop pull {image.name}' fetches it again",
+            )
+        return diff_ids
 
     def _create(
         self,
@@ -192,17 +219,24 @@ class RootService:
             # The root's lock keeps collectors from taking its folder for one that was left behind.
             with core.locked("root", root.id, call=call, attempted=what):
                 try:
+                    if missing:  # a folder that holds something is taken for somebody's, but for this
+                        core.db.write(lambda tx: garbage.trash_add(tx, f"prepared/{root.id}"), call=call)
                     if root.kind == "active":
                         grounds.make_disk(root, call)
                         driver.create(own, partial(grounds.fill, root, call=call))
                     if missing:
                         self._extras.make_places(root, stack, missing, call)
+                    reached("root.made")
                     core.db.write(lambda tx: self._name(tx, root, labels, folders, extras), call=call)
                 except BaseException:
-                    if root.quota is not None:
-                        core.disks.deactivate(root.id)
-                    core.discard(core.layout.prepared / root.id)
+                    with contextlib.suppress(Error):  # a collection takes what stays
+                        # An interrupt may come when the row is there already.
+                        if core.db.read(lambda tx: not roots.is_root(tx, root.id)):
+                            if root.quota is not None:
+                                core.disks.deactivate(root.id)
+                            core.discard(core.layout.prepared / root.id)
                     raise
+                reached("root.named")
         return _info(root, specs, labels)
 
     @staticmethod
@@ -220,6 +254,9 @@ class RootService:
         if not all(roots.chain_stack(tx, chain) and layers.has_blob(tx, config) for chain, config in mounted):
             raise Aborted(f"prepare {root.path}", "an image to mount was removed meanwhile", hint="try again")
         roots.add_root(tx, NAMESPACE, root, labels, extras)
+        for name in {root.image, *(row.source for row in extras if row.config)}:
+            images.touch_image(tx, NAMESPACE, name)
+        garbage.trash_done(tx, f"prepared/{root.id}")
         folder_rows.set_root_folders(tx, root.id, folders)
 
     # -- what is prepared -----------------------------------------------------------------------
@@ -227,12 +264,14 @@ class RootService:
     def prepared(self) -> list[PreparedInfo]:
         """All prepared roots, by path."""
 
-        def body(tx: Transaction) -> list[tuple[RootRow, dict[str, str]]]:
-            return [(root, roots.labels_of(tx, root.id)) for root in roots.list_roots(tx, NAMESPACE)]
+        def body(tx: Transaction) -> tuple[list[RootRow], dict[str, dict[str, str]]]:
+            return roots.list_roots(tx, NAMESPACE), roots.all_labels(tx, NAMESPACE)
 
+        found, labels = self._core.db.read(body)
+        table = mounts_by_id() if any(root.mounted for root in found) else {}
         return [
-            _info(root, (), labels, mounted=self._own.is_mounted(root))
-            for root, labels in self._core.db.read(body)
+            _info(root, (), labels.get(root.id, {}), mounted=self._own.is_mounted(root, table))
+            for root in found
         ]
 
     def mounts(self, path: str, *, call: Call) -> PreparedInfo:
@@ -318,22 +357,34 @@ class RootService:
         core = self._core
         folder = f"prepared/{root.id}"
         extras = core.db.read(lambda tx: roots.mounts_of(tx, root.id))
+        chains = self._chain_ids(root, extras)
 
-        def body(tx: Transaction) -> None:
+        def body(tx: Transaction) -> bool:
+            suspects = garbage.suspects_of_root(tx, root.id)
             roots.delete_root(tx, root.id)
             if root.kind == "active":
                 garbage.trash_add(tx, folder)
+            return bool(garbage.forget(tx, suspects))  # an image that was removed while it was prepared
 
-        core.db.write(body, call=call)
+        forgotten = core.db.write(body, call=call)
+        reached("root.forgotten")
         if root.quota is not None:
             core.disks.deactivate(root.id)
         if root.kind == "active":
             core.discard(core.layout.root / folder)
+            # Else it might come back after a power cut, with nothing that says that it was given up.
+            core.sync.folder(core.layout.prepared)
             core.db.write(lambda tx: garbage.trash_done(tx, folder))
-        self.release(root, extras)
+        reached("root.deleted")
+        self._release(root, chains)
+        if forgotten:
+            core.sweeper.wake()
 
-    def release(self, root: RootRow, extras: Sequence[MountRow] = ()) -> None:
-        """Unmount what a root needed and no other prepared root stands on any more."""
+    def _release(self, root: RootRow, chains: Sequence[str]) -> None:
+        """Unmount what a root needed and no other prepared root stands on any more.
+
+        The chain images are told, as their rows may be gone.
+        """
         core = self._core
         mapping = mapping_name(root.uid_map, root.gid_map)
         if mapping and (lock := core.try_locked("maps", mapping)) is not None:
@@ -342,23 +393,24 @@ class RootService:
                     core.mappings.deactivate(mapping)
             finally:
                 lock.release()
-        if root.driver != "erofs":
-            return
-        for chain in (root.chain, *(row.chain for row in extras if row.chain is not None)):
-            self._release_chain(chain)
-
-    def _release_chain(self, chain: str) -> None:
-        core = self._core
-        for row in core.db.read(lambda tx: roots.chain_stack(tx, chain)):
-            lock = core.try_locked("chain", row.id)
+        for chain in chains if root.driver == "erofs" else ():
+            lock = core.try_locked("chain", chain)
             if lock is None:
-                return  # somebody is using it this moment
+                continue  # somebody is using it this moment
             try:
-                used = core.db.read(lambda tx, row=row: roots.chain_users(tx, row.id))  # type: ignore[misc]  # bound now
+                used = core.db.read(lambda tx, chain=chain: roots.chain_users(tx, chain))  # type: ignore[misc]  # bound now
                 needed = {mapping_name(*maps) for maps in used}
-                core.erofs.deactivate(row.id, keep=needed.__contains__)
+                core.erofs.deactivate(chain, keep=needed.__contains__)
+                reached("chain.deactivated")
             finally:
                 lock.release()
+
+    def _chain_ids(self, root: RootRow, extras: Sequence[MountRow]) -> list[str]:
+        """The chain images that a root has mounted, top first."""
+        chains = [root.chain, *(row.chain for row in extras if row.chain is not None)]
+        return self._core.db.read(
+            lambda tx: [row.id for chain in chains for row in roots.chain_stack(tx, chain)]
+        )
 
 
 def check_driver(driver: str | None, what: str) -> None:
@@ -406,4 +458,5 @@ def _info(
         quota=root.quota,
         uid_map=maps_of(root.uid_map),
         gid_map=maps_of(root.gid_map),
+        missing=not os.path.isdir(os.path.dirname(root.path)),
     )

@@ -5,13 +5,14 @@ Orchestration only: each verb's work is in the module named after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from orlop.config import DRIVERS, Settings
-from orlop.errors import DataLoss, FailedPrecondition, NotFound, from_oserror
+from orlop.errors import Error, FailedPrecondition, NotFound, ResourceExhausted, from_oserror
 from orlop.images import names
 from orlop.images.api import (
     Blob,
@@ -29,22 +30,28 @@ from orlop.images.api import (
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.features import features
 from orlop.images.layout import FORMAT_VERSION, Layout
-from orlop.metadata import images, layers, roots
+from orlop.images.listing import describe, info_of, list_images, noted
+from orlop.images.space import is_full, told
+from orlop.images.upkeep import Keep, Pin
+from orlop.metadata import boots, images, layers, roots, uses
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.observe import Call
 from orlop.spec.digest import Digest
-from orlop.spec.documents import Manifest, parse_config, parse_manifest
+from orlop.spec.documents import Manifest, parse_manifest
 from orlop.spec.reference import Reference
 from orlop.version import __version__
 
 if TYPE_CHECKING:
     from orlop.images.chains import Chains
+    from orlop.images.check import Checker
     from orlop.images.collect import Collector
     from orlop.images.commit import Committer
     from orlop.images.ingest import LayerIngest
+    from orlop.images.pinned import Pinner
     from orlop.images.pull import Puller
     from orlop.images.roots import RootService
+    from orlop.images.upkeep import BackedUp, Checked, Explanation, Usage
 
 __all__ = ["LocalStore"]
 
@@ -56,20 +63,32 @@ _R = TypeVar("_R")
 
 
 def _verb(
-    name: str,
+    name: str, *, deletes: bool = False
 ) -> Callable[[Callable[Concatenate[LocalStore, _P], _R]], Callable[Concatenate[LocalStore, _P], _R]]:
-    """The border of the library: an OSError that nothing below has given a meaning leaves as an error."""
+    """The border of the library: an OSError that nothing below has given a meaning leaves as an error.
+
+    That of a full disk says where it is and what is free.  A verb that ``deletes`` may spend the reserve.
+    """
 
     def decorate(
         function: Callable[Concatenate[LocalStore, _P], _R],
     ) -> Callable[Concatenate[LocalStore, _P], _R]:
         @wraps(function)
         def call(self: LocalStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            reserve = self._core.reserve.deleting() if deletes else nullcontext()
             try:
-                return function(self, *args, **kwargs)
-            except OSError as exc:
-                words = [name, *(str(arg) for arg in args[:1])]
-                raise from_oserror(" ".join(words), exc) from exc
+                with reserve:
+                    return function(self, *args, **kwargs)
+            except (OSError, ResourceExhausted) as exc:
+                words = " ".join([name, *(str(arg) for arg in args[:1])])
+                if is_full(exc):
+                    error = told(words, exc, self.root)
+                    if not deletes:
+                        self._give_back(error)
+                    raise error from exc
+                if isinstance(exc, OSError):
+                    raise from_oserror(words, exc) from exc
+                raise
 
         return call
 
@@ -81,6 +100,13 @@ class LocalStore:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+
+    def _give_back(self, error: Error) -> None:
+        """After a verb ran out of room: delete what it brought, which no row needs any more."""
+        try:
+            self.collect()
+        except Error as exc:
+            error.add_note(f"nor could what it took be given back: {exc}")
 
     # The parts are made, and their modules imported, when a verb first needs them: listing images
     # has no use for tar and EROFS.
@@ -116,6 +142,18 @@ class LocalStore:
         return Committer(self._core, self._chains, self._roots, self._ingest)
 
     @cached_property
+    def _pinner(self) -> Pinner:
+        from orlop.images.pinned import Pinner
+
+        return Pinner(self._core)
+
+    @cached_property
+    def _checker(self) -> Checker:
+        from orlop.images.check import Checker
+
+        return Checker(self._core, self._chains, self._roots.grounds)
+
+    @cached_property
     def _collector(self) -> Collector:
         from orlop.images.collect import Collector
 
@@ -136,7 +174,7 @@ class LocalStore:
     @_verb("pull")
     def pull(self, name: str, *, platform: str | None = None, call: Call = _CALL) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
-        return self._info(self._puller.pull(Reference.parse(name), platform=platform, call=call).name)
+        return self._puller.pull(Reference.parse(name), platform=platform, call=call).info
 
     @_verb("push")
     def push(
@@ -150,45 +188,15 @@ class LocalStore:
     @_verb("list images")
     def images(self) -> list[ImageInfo]:
         """See `orlop.images.api.Images.images`."""
-        rows, sizes = self._core.db.read(self._sizes)
-        return [info for row in rows if (info := self._listed(row, sizes[row.config])) is not None]
-
-    def _listed(self, row: ImageRow, size: tuple[int, int]) -> ImageInfo | None:
-        """A line of the list; None for an image that was removed at this moment.
-
-        An image whose config is lost or bad keeps its line, with what the metadata know: `inspect`
-        says what is wrong with it.
-        """
-        try:
-            return self._describe(row, size)
-        except (NotFound, DataLoss):
-            if self._core.db.read(lambda tx: images.get_image(tx, NAMESPACE, row.name)) is None:
-                return None
-            return ImageInfo(name=row.name, id=row.config, digest=row.manifest, size=size[0], layers=size[1])
-
-    @staticmethod
-    def _sizes(tx: Transaction) -> tuple[list[ImageRow], dict[Digest, tuple[int, int]]]:
-        rows = images.list_images(tx, NAMESPACE)
-        return rows, {row.config: images.config_size(tx, row.config) for row in rows}
+        return list_images(self._core)
 
     def _info(self, name: str) -> ImageInfo:
-        def body(tx: Transaction) -> tuple[ImageRow, tuple[int, int]]:
+        def body(tx: Transaction) -> tuple[ImageRow, tuple[int, int], uses.ImageUse | None]:
             row = names.require(tx, NAMESPACE, name, f"read image {name}")
-            return row, images.config_size(tx, row.config)
+            return row, images.config_size(tx, row.config), uses.image_use(tx, NAMESPACE, row.name)
 
-        return self._describe(*self._core.db.read(body))
-
-    def _describe(self, row: ImageRow, size: tuple[int, int]) -> ImageInfo:
-        config = parse_config(self._core.blobs.read(row.config), f"read image {row.name}")
-        return ImageInfo(
-            name=row.name,
-            id=row.config,
-            digest=row.manifest,
-            platform=str(config.platform()),
-            created=config.created or "",
-            size=size[0],
-            layers=size[1],
-        )
+        row, size, use = self._core.db.read(body)
+        return noted(describe(self._core, row, *size), use)
 
     @_verb("inspect")
     def inspect(self, name: str) -> ImageDetails:
@@ -241,14 +249,29 @@ class LocalStore:
         """See `orlop.images.api.Images.tag`."""
         full = names.new_name(new_name, f"tag {name}")
 
-        def body(tx: Transaction) -> None:
+        def body(tx: Transaction) -> ImageInfo:
             row = names.require(tx, NAMESPACE, name, f"tag {name}")
-            images.put_image(tx, NAMESPACE, full, config=row.config, manifest=row.manifest)
+            images.put_image(
+                tx,
+                NAMESPACE,
+                full,
+                config=row.config,
+                manifest=row.manifest,
+                platform=row.platform,
+                created=row.created,
+            )
+            return info_of(tx, full)
 
-        self._core.db.write(body)
-        return self._info(full)
+        return self._core.db.write(body)
 
-    @_verb("remove")
+    @_verb("label")
+    def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
+        """See `orlop.images.api.Images.label`."""
+        from orlop.images.pinned import label_image
+
+        return self._info(label_image(self._core, name, changes))
+
+    @_verb("remove", deletes=True)
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         return self._collector.remove(name, force=force)
@@ -258,9 +281,7 @@ class LocalStore:
         """See `orlop.images.api.Images.load`."""
         from orlop.images.load import Loader
 
-        return [
-            self._info(found) for found in Loader(self._core, self._ingest).load(source, name=name, call=call)
-        ]
+        return Loader(self._core, self._ingest).load(source, name=name, call=call)
 
     # -- prepared roots -------------------------------------------------------------------------
 
@@ -281,7 +302,7 @@ class LocalStore:
         """See `orlop.images.api.Roots.mount`."""
         return self._roots.mount(path, call=Call())
 
-    @_verb("unmount")
+    @_verb("unmount", deletes=True)
     def unmount(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.unmount`."""
         return self._roots.unmount(path, call=Call())
@@ -301,19 +322,82 @@ class LocalStore:
         call: Call = _CALL,
     ) -> ImageInfo:
         """See `orlop.images.api.Roots.commit`."""
-        return self._info(self._committer.commit(path, name, options=options, call=call))
+        return self._committer.commit(path, name, options=options, call=call)
 
-    @_verb("clean up")
+    @_verb("clean up", deletes=True)
     def cleanup(self, path: str, *, call: Call = _CALL) -> None:
         """See `orlop.images.api.Roots.cleanup`."""
         self._roots.cleanup(path, call=call)
 
     # -- the store ------------------------------------------------------------------------------
 
-    @_verb("collect")
-    def collect(self, *, dry_run: bool = False, call: Call = _CALL) -> Collected:
-        """See `orlop.images.api.Upkeep.collect`."""
-        return self._collector.collect(dry_run=dry_run, call=call)
+    @_verb("collect", deletes=True)
+    def collect(self, *, dry_run: bool = False, keep: Keep | None = None, call: Call = _CALL) -> Collected:
+        """See `orlop.images.upkeep.Keeping.collect`."""
+        return self._collector.collect(dry_run=dry_run, keep=keep, call=call)
+
+    @_verb("collect", deletes=True)
+    def collect_idle(self, *, call: Call = _CALL) -> Collected:
+        """Take what ended by itself, as a daemon does when it is idle; costs what it takes."""
+        return self._collector.collect_idle(call=call)
+
+    @_verb("measure the store")
+    def usage(self, *, call: Call = _CALL) -> Usage:
+        """See `orlop.images.upkeep.Keeping.usage`."""
+        from orlop.images.accounting import Accounting
+
+        return Accounting(self._core).usage(self._litter(call), call=call)
+
+    @_verb("explain")
+    def explain(self, thing: str, *, call: Call = _CALL) -> Explanation:
+        """See `orlop.images.upkeep.Keeping.explain`."""
+        from orlop.images.explain import Explainer
+
+        return Explainer(self._core).explain(thing, litter=lambda: self._litter(call), call=call)
+
+    def _litter(self, call: Call) -> Collected:
+        """What a collection would take now."""
+        return self._collector.collect(dry_run=True, keep=None, call=call)
+
+    @_verb("pin")
+    def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
+        """See `orlop.images.upkeep.Keeping.pin`."""
+        return self._pinner.pin(thing, name, expires=expires)
+
+    @_verb("unpin", deletes=True)
+    def unpin(self, name: str) -> None:
+        """See `orlop.images.upkeep.Keeping.unpin`."""
+        self._pinner.unpin(name)
+
+    @_verb("list pins")
+    def pins(self) -> list[Pin]:
+        """See `orlop.images.upkeep.Keeping.pins`."""
+        return self._pinner.pins()
+
+    @_verb("check")
+    def check(
+        self,
+        *,
+        full: bool = False,
+        repair: bool = False,
+        things: tuple[str, ...] = (),
+        pace: int | None = None,
+        call: Call = _CALL,
+    ) -> Checked:
+        """See `orlop.images.upkeep.Upkeep.check`."""
+        return self._checker.check(full=full, repair=repair, things=things, pace=pace, call=call)
+
+    @_verb("check")
+    def scrub(self, *, budget: int, older: float, pace: int | None = None, call: Call = _CALL) -> Checked:
+        """Read some layers again, as an idle daemon does; see `orlop.images.check.Checker.scrub`."""
+        return self._checker.scrub(budget=budget, older=older, pace=pace, call=call)
+
+    @_verb("back up to")
+    def backup(self, destination: str, *, content: bool = False, call: Call = _CALL) -> BackedUp:
+        """See `orlop.images.upkeep.Upkeep.backup`."""
+        from orlop.images.backup import Backup
+
+        return Backup(self._core).write(destination, content=content, call=call)
 
     @_verb("read store")
     def info(self) -> StoreInfo:
@@ -323,7 +407,7 @@ class LocalStore:
             raise NotFound(f"read store {core.layout.root}", "the folder is gone")
 
         def body(tx: Transaction) -> tuple[int, int]:
-            return len(images.list_images(tx, NAMESPACE)), len(roots.root_ids(tx))
+            return images.count_images(tx, NAMESPACE), roots.count_roots(tx)
 
         image_count, root_count = core.db.read(body)
         return StoreInfo(
@@ -339,8 +423,22 @@ class LocalStore:
                 for verdict in map(core.verdict, DRIVERS)
             ),
             privilege=core.privilege,
-            features={**features(core.layout.root), "lowers in one mount": str(self._most_lowers())},
+            features={
+                **features(core.layout.root),
+                "lowers in one mount": str(self._most_lowers()),
+                "durable": self._durability(),
+            },
         )
+
+    def _durability(self) -> str:
+        """Whether what is answered for outlasts a power cut, and whether all of it does."""
+        core = self._core
+        lost = core.db.read(lambda tx: boots.others(tx, core.boot))
+        if lost:
+            return "unknown: not synced before a reboot; 'orlop check --full --repair' finds what was lost"
+        if core.db.read(lambda tx: boots.is_marked(tx, core.boot)):
+            return "no: a part was written without syncing"
+        return "yes"
 
     def _most_lowers(self) -> int:
         """How many folders the overlay driver stacks; what exceeds that is merged."""

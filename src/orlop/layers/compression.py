@@ -1,6 +1,7 @@
 """Decompression and compression of layers' blobs, as streams of chunks.
 
-The form is told by the first bytes, not by the media type, which registries and tools get wrong.
+The form is told by the first bytes, not by the media type, which registries and tools get wrong; what has
+the checksum of a tar's first header is a tar, whatever its first name looks like.
 Decompression runs in the worker; every form takes concatenated members (several gzip members, zstd
 frames and skippable frames), and zero bytes behind the last one, as gzip(1) does.
 """
@@ -54,12 +55,12 @@ def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     stream = iter(chunks)
     start = b""
-    while len(start) < 6:
+    while len(start) < 512:
         chunk = next(stream, b"")
         if not chunk:
             break
         start += chunk
-    form = detect(start)
+    form: Form = "plain" if _is_tar(start) else detect(start)
     if form == "plain":
         if start:
             yield start
@@ -69,6 +70,14 @@ def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield from _members(start, stream, _decoder(form), form=form)
     except _errors(form) as exc:
         raise InvalidArgument(_WHAT, f"the {form} data are damaged: {exc}") from exc
+
+
+def _is_tar(start: bytes) -> bool:
+    """Whether a stream begins with a header of a tar: the sum of its bytes stands in it, in octal (ustar)."""
+    field = start[148:156].strip(b" \0")
+    if len(start) < 512 or not field.isdigit() or field.translate(None, b"01234567"):
+        return False
+    return int(field, 8) == sum(start[:148]) + 8 * ord(" ") + sum(start[156:512])
 
 
 def _members(

@@ -13,13 +13,20 @@ from pathlib import Path
 from orlop.errors import Error, FailedPrecondition
 from orlop.layers.chainview import ChainView, LowerReader
 from orlop.layers.diff import FREEZE, MOVED_AWAY, Change, text_of
+from orlop.layers.index import BLOCK
 from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
 from orlop.layers.upper import open_below
 from orlop.observe import Call
 
-__all__ = ["write_layer"]
+__all__ = ["least_size", "write_layer"]
 
 CHUNK = 1 << 20
+
+
+def least_size(found: Sequence[Change]) -> int:
+    """The bytes that the tar of some changes has at least."""
+    files = (c.member.size for c in found if stat.S_ISREG(c.member.mode) and not c.member.hard)
+    return BLOCK * (len(found) + 2) + sum(files)
 
 
 def write_layer(

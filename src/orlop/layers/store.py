@@ -23,10 +23,12 @@ from pathlib import Path
 from orlop.errors import DataLoss, NotFound, from_oserror
 from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import LayerIndex
-from orlop.linux.files import copy_range, fsync_dir, remove_tree
+from orlop.linux.files import copy_range, remove_tree
+from orlop.linux.sync import DURABLE, Sync
+from orlop.observe import reached
 from orlop.spec.digest import DiffID
 
-__all__ = ["LayerStore", "NewLayer"]
+__all__ = ["LayerStore", "NewLayer", "copies"]
 
 _NEW = "new-"
 
@@ -37,16 +39,25 @@ class NewLayer:
     The flock on the folder tells collectors that its maker lives.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sync: Sync = DURABLE) -> None:
         self.folder = folder
+        self.sync = sync
         folder.mkdir(mode=0o700)
-        self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        reached("layer.started")
+        try:
+            self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise  # a collector's now
+        except OSError:
+            remove_tree(folder, missing_ok=True)
+            raise
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self.tar = os.open("layer.tar", flags, 0o600, dir_fd=self._lock)
         except BaseException:
             os.close(self._lock)
+            remove_tree(folder, missing_ok=True)
             raise
 
     def complete(self, index: LayerIndex, encoded: bytes) -> int:
@@ -58,13 +69,15 @@ class NewLayer:
         if layout.files:
             with _create(self.folder / "layer.data") as data:
                 _copy_out(index, layout, self.tar, data)
-                os.fsync(data)
+                self.sync.file(data)
+            reached("layer.data-written")
         with _create(self.folder / "layer.index") as file:
             view = memoryview(encoded)
             done = 0
             while done < len(encoded):
                 done += os.write(file, view[done:])
-            os.fsync(file)
+            self.sync.file(file)
+        reached("layer.indexed")
         return layout.size
 
     def close(self) -> None:
@@ -79,8 +92,9 @@ class NewLayer:
 class LayerStore:
     """All layers of a store.  Thread-safe; locking by diff ID is the caller's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync: Sync = DURABLE) -> None:
         self.folder = folder
+        self._sync = sync
 
     def path(self, diff_id: DiffID) -> Path:
         """The layer's folder."""
@@ -121,18 +135,21 @@ class LayerStore:
         Needs the layer's lock, and that no row names the layer: a folder that is in the way was left
         by somebody who died, and is replaced.
         """
-        os.fsync(layer.tar)
-        os.fsync(layer._lock)
+        self._sync.file(layer.tar)
+        self._sync.folder(layer._lock)
+        reached("layer.synced")
         target = self.path(diff_id)
         if target.exists():
             remove_tree(target)
         os.rename(layer.folder, target)
-        fsync_dir(self.folder)
+        reached("layer.renamed")
+        self._sync.folder(self.folder)
+        reached("layer.placed")
 
     def _start(self) -> NewLayer:
         while True:
             try:
-                return NewLayer(self.folder / f"{_NEW}{secrets.token_hex(8)}")
+                return NewLayer(self.folder / f"{_NEW}{secrets.token_hex(8)}", self._sync)
             except FileNotFoundError:
                 # A collector took the folder for a dead maker's, before we had its lock.
                 if not self.folder.is_dir():
@@ -151,10 +168,16 @@ def _create(path: Path) -> Iterator[int]:
 def _copy_out(index: LayerIndex, layout: DataLayout, tar: int, data: int) -> None:
     """Fill layer.data from the tar, as the layout says."""
     os.ftruncate(data, layout.size)
+    for source, target, length in copies(index, layout):
+        copy_range(tar, source, data, target, length)
+
+
+def copies(index: LayerIndex, layout: DataLayout) -> Iterator[tuple[int, int, int]]:
+    """What layer.data has of the tar: offset there, offset in layer.data, length; the rest is zeros."""
     for node, copied in layout.files.items():
         extents = index.sparse.get(node)
         if copied.chunks is None:
-            copy_range(tar, index.offset[node], data, copied.offset, index.size[node])
+            yield index.offset[node], copied.offset, index.size[node]
             continue
         chunk = 512 << copied.chunks.bits
         for offset, length, source in extents or ():
@@ -162,5 +185,5 @@ def _copy_out(index: LayerIndex, layout: DataLayout, tar: int, data: int) -> Non
             while done < length:
                 number, within = divmod(offset + done, chunk)
                 part = min(length - done, chunk - within)
-                copy_range(tar, source + done, data, copied.chunks.starts[number] * 512 + within, part)
+                yield source + done, copied.chunks.starts[number] * 512 + within, part
                 done += part

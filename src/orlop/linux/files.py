@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import PosixPath
 
 from orlop.linux._syscall import Path, call
+from orlop.linux.sync import DURABLE, Sync
+from orlop.observe import reached
 
 __all__ = [
     "RESOLVE_BENEATH",
@@ -62,11 +64,7 @@ _REMOVE_BATCH = 4096  # names in memory of one folder
 
 def fsync_dir(folder: Path | int) -> None:
     """Make the names in a folder durable."""
-    if isinstance(folder, int):
-        os.fsync(folder)
-        return
-    with _opened(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
-        os.fsync(fd)
+    DURABLE.folder(folder)
 
 
 def new_locked_folder(parent: Path) -> tuple[PosixPath, int]:
@@ -96,12 +94,13 @@ def _opened(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_durably(path: Path, data: bytes, *, mode: int = 0o600, sync: Sync = DURABLE) -> None:
     """Put a file in place whole and durable: the old content or the new, never a part.
 
     Written under a temporary name in the same folder, fsynced, renamed, the folder fsynced.  On
     failure the temporary file is removed; the old file stays unless only the last fsync failed.
     Where the process is killed, a ``.tmp-`` file stays; nobody holds a flock on it then.
+    ``sync`` may leave out the syncing, and with it the durability.
     """
     folder, name = os.path.split(os.fsencode(path))
     with _opened(os.open(folder or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as dir_fd:
@@ -110,13 +109,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             try:
                 os.fchmod(fd, mode)  # whatever the umask
                 _write_all(fd, data)
-                os.fsync(fd)
+                reached("file.written")
+                sync.file(fd)
+                reached("file.synced")
                 os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
             except BaseException:
                 with suppress(OSError):  # the first failure is the one to report
                     os.unlink(temporary, dir_fd=dir_fd)
                 raise
-        os.fsync(dir_fd)
+        reached("file.renamed")
+        sync.folder(dir_fd)
 
 
 def _temporary(dir_fd: int) -> tuple[bytes, int]:

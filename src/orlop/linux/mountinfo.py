@@ -40,6 +40,7 @@ __all__ = [
     "mount_id_of",
     "mount_namespace",
     "mount_table",
+    "mounts_by_id",
     "mounted_type",
     "parse_mountinfo",
     "path_in_filesystem",
@@ -125,6 +126,11 @@ def mount_table(pid: int | None = None) -> list[MountEntry]:
     who = "self" if pid is None else str(pid)
     with open(f"/proc/{who}/mountinfo", "rb") as file:
         return parse_mountinfo(file.read())
+
+
+def mounts_by_id() -> dict[int, MountEntry]:
+    """Our mounts by their IDs, as `mount_id_of` gives them: to look at many places and read the table once."""
+    return {entry.mount_id: entry for entry in mount_table()}
 
 
 def mount_namespace(pid: int | None = None) -> int:

@@ -5,34 +5,55 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from orlop.metadata import labels
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = [
     "ImageRow",
+    "ListedImage",
     "ManifestRow",
     "add_config",
     "add_manifest",
     "config_layers",
     "config_size",
+    "count_images",
     "delete_image",
+    "describe_config",
     "get_image",
     "images_by_id",
     "images_by_manifest",
     "list_images",
+    "list_with_sizes",
     "manifest_of",
     "put_image",
+    "touch_image",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRow:
-    """A name and what it means."""
+    """A name and what it means.
+
+    ``platform`` and ``created`` are its config's words, None where nobody has looked yet.
+    """
 
     name: str
     config: Digest
     manifest: Digest | None
+    platform: str | None = None
+    created: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    """A line of a list: ``size`` is the bytes of all tars that are on disk, ``layers`` how many that are."""
+
+    row: ImageRow
+    size: int
+    layers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +65,19 @@ class ManifestRow:
     size: int
 
 
-def _row(row: tuple[str, str, str | None]) -> ImageRow:
-    name, config, manifest = row
-    return ImageRow(name=name, config=Digest(config), manifest=Digest(manifest) if manifest else None)
+def _row(row: Sequence[Any]) -> ImageRow:
+    name, config, manifest, platform, created = row
+    return ImageRow(
+        name=name,
+        config=Digest(config),
+        manifest=Digest(manifest) if manifest else None,
+        platform=platform,
+        created=created,
+    )
 
 
-_SELECT = "SELECT name, config_digest, manifest_digest FROM images WHERE namespace = ?"
+_COLUMNS = "name, images.config_digest, manifest_digest, platform, created"
+_SELECT = f"SELECT {_COLUMNS} FROM images WHERE namespace = ?"
 
 
 def get_image(tx: Transaction, namespace: str, name: str) -> ImageRow | None:
@@ -63,9 +91,32 @@ def list_images(tx: Transaction, namespace: str) -> list[ImageRow]:
     return [_row(tuple(row)) for row in tx.execute(_SELECT + " ORDER BY name", (namespace,))]
 
 
+def list_with_sizes(tx: Transaction, namespace: str) -> list[ListedImage]:
+    """All images, by name, with what a list shows of them."""
+    query = (
+        f"SELECT {_COLUMNS}, COALESCE(SUM(size), 0), COUNT(layers.diff_id) FROM images "
+        "LEFT JOIN config_layers ON config_layers.config_digest = images.config_digest "
+        "LEFT JOIN layers ON layers.diff_id = config_layers.diff_id "
+        "WHERE namespace = ? GROUP BY namespace, name ORDER BY namespace, name"
+    )
+    return [
+        ListedImage(row=_row(tuple(row)[:5]), size=row[5], layers=row[6])
+        for row in tx.execute(query, (namespace,))
+    ]
+
+
+def count_images(tx: Transaction, namespace: str) -> int:
+    """How many names there are."""
+    return int(tx.execute("SELECT COUNT(*) FROM images WHERE namespace = ?", (namespace,)).fetchone()[0])
+
+
 def images_by_id(tx: Transaction, namespace: str, prefix: str) -> list[ImageRow]:
     """The images whose config digest starts with ``prefix`` (``sha256:...``), by name."""
-    query = _SELECT + " AND config_digest >= ? AND config_digest < ? ORDER BY name"
+    # The plus keeps SQLite from going by the namespace, in which there may be everything.
+    query = (
+        f"SELECT {_COLUMNS} FROM images WHERE +namespace = ? AND config_digest >= ? AND config_digest < ? "
+        "ORDER BY name"
+    )
     return [_row(tuple(row)) for row in tx.execute(query, (namespace, prefix, prefix + "g"))]
 
 
@@ -75,19 +126,50 @@ def images_by_manifest(tx: Transaction, namespace: str, manifest: Digest) -> lis
     return [_row(tuple(row)) for row in tx.execute(query, (namespace, manifest))]
 
 
-def put_image(tx: Transaction, namespace: str, name: str, *, config: Digest, manifest: Digest | None) -> None:
-    """Make a name mean an image, whatever it meant before."""
+def put_image(
+    tx: Transaction,
+    namespace: str,
+    name: str,
+    *,
+    config: Digest,
+    manifest: Digest | None,
+    platform: str | None = None,
+    created: str | None = None,
+) -> None:
+    """Make a name mean an image, whatever it meant before.
+
+    ``platform`` and ``created`` are what its config says; without them a list finds that out, once.
+    """
     now = time.time()
     tx.execute(
-        "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET "
+        "INSERT INTO images (namespace, name, config_digest, manifest_digest, platform, created, "
+        "created_at, updated_at, used_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (namespace, name) DO UPDATE SET "
         "config_digest = excluded.config_digest, manifest_digest = excluded.manifest_digest, "
-        "updated_at = excluded.updated_at",
-        (namespace, name, config, manifest, now, now),
+        "platform = excluded.platform, created = excluded.created, "
+        "updated_at = excluded.updated_at, used_at = excluded.used_at",
+        (namespace, name, config, manifest, platform, created, now, now, now),
+    )
+
+
+def describe_config(tx: Transaction, config: Digest, *, platform: str, created: str) -> None:
+    """Remember what a config says in the rows of its names that do not know it."""
+    tx.execute(
+        "UPDATE images SET platform = ?, created = ? WHERE config_digest = ? AND platform IS NULL",
+        (platform, created, config),
+    )
+
+
+def touch_image(tx: Transaction, namespace: str, name: str) -> None:
+    """Remember that an image was asked for now; policies keep what was used lately."""
+    tx.execute(
+        "UPDATE images SET used_at = ? WHERE namespace = ? AND name = ?", (time.time(), namespace, name)
     )
 
 
 def delete_image(tx: Transaction, namespace: str, name: str) -> bool:
-    """Forget a name; whether there was one."""
+    """Forget a name, and its labels; whether there was one."""
+    labels.delete_image_labels(tx, namespace, name)
     cursor = tx.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
     return cursor.rowcount > 0
 

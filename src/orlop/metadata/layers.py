@@ -55,7 +55,8 @@ class LayerBlob:
 def add_layer(tx: Transaction, layer: LayerRow) -> None:
     """Name a layer that is on disk.  Idempotent."""
     tx.execute(
-        "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO layers (diff_id, size, data_size, index_size, entries, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
         (layer.diff_id, layer.size, layer.data_size, layer.index_size, layer.entries, time.time()),
     )
 

@@ -17,12 +17,15 @@ __all__ = [
     "RootRow",
     "add_chain",
     "add_root",
+    "all_labels",
     "chain_layers",
     "chain_stack",
     "chain_users",
+    "count_roots",
     "delete_root",
     "get_chain",
     "get_root",
+    "is_root",
     "labels_of",
     "list_roots",
     "mapping_users",
@@ -135,14 +138,22 @@ def chain_users(tx: Transaction, chain: str) -> set[tuple[str, str]]:
 
     Empty if there is no such root; a root without maps counts as two empty texts.
     """
-    rows = tx.execute(
+    above = (
         "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
-        "SELECT uid_map, gid_map FROM prepared WHERE chain_id IN (SELECT id FROM above) "
+    )
+    mapped = tx.execute(
+        above
+        + "SELECT uid_map, gid_map FROM prepared WHERE chain_id IN (SELECT id FROM above) AND uid_map != '' "
         "UNION SELECT uid_map, gid_map FROM root_mounts JOIN prepared ON prepared.id = root "
         "WHERE root_mounts.chain_id IN (SELECT id FROM above)",
         (chain,),
     )
-    return {(row[0], row[1]) for row in rows}
+    users = {(row[0], row[1]) for row in mapped}
+    # There may be very many without maps, and one of them is enough.
+    plain = above + "SELECT 1 FROM prepared WHERE chain_id IN (SELECT id FROM above) AND uid_map = '' LIMIT 1"
+    if tx.execute(plain, (chain,)).fetchone():
+        users.add(("", ""))
+    return users
 
 
 _COLUMNS = (
@@ -236,8 +247,8 @@ def mounts_of(tx: Transaction, root_id: str) -> list[MountRow]:
 
 
 def mapping_users(tx: Transaction, uid_map: str, gid_map: str) -> int:
-    """How many prepared roots have these id maps."""
-    query = "SELECT COUNT(*) FROM prepared WHERE uid_map = ? AND gid_map = ?"
+    """How many prepared roots have these id maps, which are not empty."""
+    query = "SELECT COUNT(*) FROM prepared WHERE uid_map = ? AND gid_map = ? AND uid_map != ''"
     return int(tx.execute(query, (uid_map, gid_map)).fetchone()[0])
 
 
@@ -260,6 +271,16 @@ def list_roots(tx: Transaction, namespace: str) -> list[RootRow]:
     return [_root(row) for row in tx.execute(query, (namespace,))]
 
 
+def is_root(tx: Transaction, root_id: str) -> bool:
+    """Whether a root has a row."""
+    return tx.execute("SELECT 1 FROM prepared WHERE id = ?", (root_id,)).fetchone() is not None
+
+
+def count_roots(tx: Transaction) -> int:
+    """How many roots are prepared."""
+    return int(tx.execute("SELECT COUNT(*) FROM prepared").fetchone()[0])
+
+
 def root_ids(tx: Transaction) -> set[str]:
     """The folders under ``prepared`` that have a row."""
     return {row[0] for row in tx.execute("SELECT id FROM prepared")}
@@ -271,6 +292,18 @@ def labels_of(tx: Transaction, root_id: str) -> dict[str, str]:
         "SELECT key, value FROM labels WHERE kind = 'prepared' AND owner = ? ORDER BY key", (root_id,)
     )
     return {row[0]: row[1] for row in rows}
+
+
+def all_labels(tx: Transaction, namespace: str) -> dict[str, dict[str, str]]:
+    """The labels of all prepared roots that have any, by the root's id."""
+    found: dict[str, dict[str, str]] = {}
+    query = (
+        "SELECT prepared.id, key, value FROM labels JOIN prepared ON prepared.id = owner "
+        "WHERE labels.kind = 'prepared' AND namespace = ? ORDER BY owner, key"
+    )
+    for owner, key, value in tx.execute(query, (namespace,)):
+        found.setdefault(owner, {})[key] = value
+    return found
 
 
 def set_mounted(tx: Transaction, root_id: str, *, mounted: bool, made_target: bool) -> None:

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from orlop.errors import FailedPrecondition
 from orlop.linux import loop, mount, mountinfo
-from orlop.linux.files import fsync_dir
-from orlop.snapshots.stacks import system_errors
+from orlop.linux.sync import DURABLE, Sync
+from orlop.observe import reached
+from orlop.snapshots.stacks import make_below_run, system_errors
 
 __all__ = ["LEAST", "MOST", "Disks"]
 
@@ -39,7 +40,8 @@ _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 class Disks:
     """The sized disks of one store."""
 
-    def __init__(self, root: Path, run: Path) -> None:
+    def __init__(self, root: Path, run: Path, *, sync: Sync = DURABLE) -> None:
+        self._sync = sync
         store = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]
         self._prepared = root / "prepared"
         self._disks = run / "disks"
@@ -67,11 +69,13 @@ class Disks:
             try:
                 os.ftruncate(fd, -(-(size + size // 50 + _OVERHEAD) // 4096) * 4096)
                 _make_filesystem(new, what)
-                os.fsync(fd)
+                self._sync.file(fd)
             finally:
                 os.close(fd)
+            reached("disk.formatted")
             os.rename(new, folder / _IMAGE)
-            fsync_dir(folder)
+            for place in (folder, self._prepared):
+                self._sync.folder(place)
 
     def activate(self, root_id: str, user_namespace: int | None = None) -> Path:
         """Have a root's disk mounted; returns where.  With a user namespace, with ids mapped by it.
@@ -80,7 +84,7 @@ class Disks:
         """
         place = self.place(root_id)
         with system_errors(f"mount the disk of root {root_id}"):
-            self._disks.mkdir(mode=0o700, exist_ok=True)
+            make_below_run(self._disks)
             if not mountinfo.is_mount_point(place):
                 place.mkdir(mode=0o700, exist_ok=True)
                 self._mount(self._prepared / root_id / _IMAGE, place)

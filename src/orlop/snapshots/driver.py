@@ -8,14 +8,18 @@ knows whether the root is in use.  Drivers do not see each other, and none of th
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from orlop.config import Driver as DriverName
 from orlop.errors import InvalidArgument
+from orlop.linux.mountinfo import MountEntry
 
-__all__ = ["ChainImage", "Driver", "Fill", "Ground", "MountSpec", "Root", "check_self_contained"]
+__all__ = ["ChainImage", "Driver", "Fill", "Ground", "MountSpec", "Root", "Table", "check_self_contained"]
+
+Table = Mapping[int, MountEntry]  # our mounts by ID
 
 _ODD = re.compile(r"[,:\\\"\s]")  # what a mount option would need to escape
 
@@ -98,10 +102,11 @@ class Driver(Protocol):
         """
         ...
 
-    def shows(self, root: Root, ground: Ground, place: str) -> bool:
+    def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """Whether the mount on top at a place, in this mount namespace, is one of the root's own.
 
         Told by what is mounted, so that nobody else's mount is taken for ours, whatever a row says.
+        ``table`` is what a caller who asks about many roots has read; without it the kernel is asked.
         """
         ...
 

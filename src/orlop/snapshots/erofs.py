@@ -22,9 +22,10 @@ from pathlib import Path
 from orlop.config import Driver as DriverName
 from orlop.errors import DataLoss, FailedPrecondition
 from orlop.linux import mount, mountinfo
+from orlop.linux.sync import DURABLE, Sync
 from orlop.snapshots import stacks
-from orlop.snapshots.driver import ChainImage, Fill, Ground, MountSpec, Root, check_self_contained
-from orlop.snapshots.stacks import MAX_OPTIONS, system_errors
+from orlop.snapshots.driver import ChainImage, Fill, Ground, MountSpec, Root, Table, check_self_contained
+from orlop.snapshots.stacks import MAX_OPTIONS, make_below_run, system_errors
 
 __all__ = ["ErofsDriver"]
 
@@ -38,7 +39,8 @@ class ErofsDriver:
 
     name: DriverName = "erofs"
 
-    def __init__(self, run: Path, root: Path, empty: Path) -> None:
+    def __init__(self, run: Path, root: Path, empty: Path, *, sync: Sync = DURABLE) -> None:
+        self._sync = sync
         self._empty = empty  # an empty folder
         self._nested: dict[str, bool] = {}  # image -> whether it holds marks of overlays inside
         self._mounts = run / "chains"
@@ -62,6 +64,7 @@ class ErofsDriver:
         what = f"mount chain {image.id[:12]}"
         point = self._point(image.id, mapping)
         with system_errors(what):
+            make_below_run(self._mounts)
             point.mkdir(mode=0o700, exist_ok=True)
             while mountinfo.is_mount_point(point):  # another image's, left by a bug
                 mount.umount(point, detach=True)
@@ -110,7 +113,7 @@ class ErofsDriver:
 
     def create(self, root: Root, fill: Fill) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
-        stacks.create_upper(root.folder, fill)
+        stacks.create_upper(root.folder, fill, self._sync)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""
@@ -170,7 +173,7 @@ class ErofsDriver:
         """See `orlop.snapshots.driver.Driver.in_use`."""
         return stacks.upper_in_use(root.folder)
 
-    def shows(self, root: Root, ground: Ground, place: str) -> bool:
+    def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """See `orlop.snapshots.driver.Driver.shows`."""
         with system_errors(f"look at {place}"):
             if not mountinfo.is_mount_point(place):
@@ -180,4 +183,4 @@ class ErofsDriver:
                 own = {image.uuid for image in ground.images}
                 return (root.view or root.self_contained) and uuid in own
             upper = None if root.view else self.upper(root)
-            return stacks.shows_overlay(place, upper=upper, first=self._lowers(root, ground)[0])
+            return stacks.shows_overlay(place, upper=upper, first=self._lowers(root, ground)[0], table=table)

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from orlop.linux import mount, mountinfo
-from orlop.snapshots.stacks import system_errors
+from orlop.snapshots.stacks import make_below_run, system_errors
 
 __all__ = ["Mappings", "mapping_name"]
 
@@ -53,7 +53,8 @@ class Mappings:
         assert user_namespace is not None
         with system_errors("map ids"):
             place = self.place(mapping)
-            for folder in (self._maps, place, *(place / name for name in _SHARED)):
+            make_below_run(self._maps)
+            for folder in (place, *(place / name for name in _SHARED)):
                 folder.mkdir(mode=0o700, exist_ok=True)
             for name in _SHARED:
                 if mountinfo.is_mount_point(place / name):

@@ -11,8 +11,9 @@ from pathlib import Path
 from orlop.config import Driver as DriverName
 from orlop.errors import FailedPrecondition
 from orlop.linux import mountinfo, processes
-from orlop.linux.files import fsync_dir
-from orlop.snapshots.driver import Fill, Ground, MountSpec, Root
+from orlop.linux.sync import DURABLE, Sync
+from orlop.observe import reached
+from orlop.snapshots.driver import Fill, Ground, MountSpec, Root, Table
 from orlop.snapshots.stacks import system_errors
 
 __all__ = ["NativeDriver"]
@@ -23,15 +24,20 @@ class NativeDriver:
 
     name: DriverName = "native"
 
+    def __init__(self, *, sync: Sync = DURABLE) -> None:
+        self._sync = sync
+
     def create(self, root: Root, fill: Fill) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
         with system_errors(f"prepare {root.folder}"):
             root.folder.mkdir(mode=0o700)
             tree = self.upper(root)
             tree.mkdir(mode=0o700)
+            reached("root.started")
             fill(tree, whole=True)
+            reached("root.filled")
             for place in (root.folder, root.folder.parent):
-                fsync_dir(place)
+                self._sync.folder(place)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""
@@ -60,7 +66,7 @@ class NativeDriver:
         with system_errors(f"look at {root.folder}"):
             return bool(processes.users_of_tree(self.upper(root)))
 
-    def shows(self, root: Root, ground: Ground, place: str) -> bool:
+    def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """See `orlop.snapshots.driver.Driver.shows`."""
         with system_errors(f"look at {place}"):
             return mountinfo.is_mount_point(place) and mountinfo.is_bind_of(place, self._source(root, ground))

@@ -12,8 +12,9 @@ from pathlib import Path
 from orlop.config import Driver as DriverName
 from orlop.errors import FailedPrecondition
 from orlop.linux import mountinfo
+from orlop.linux.sync import DURABLE, Sync
 from orlop.snapshots import stacks
-from orlop.snapshots.driver import Fill, Ground, MountSpec, Root
+from orlop.snapshots.driver import Fill, Ground, MountSpec, Root, Table
 from orlop.snapshots.stacks import MAX_OPTIONS, MAX_STACK, system_errors
 
 __all__ = ["OverlayDriver"]
@@ -26,7 +27,8 @@ class OverlayDriver:
 
     name: DriverName = "overlay"
 
-    def __init__(self, empty: Path) -> None:
+    def __init__(self, empty: Path, *, sync: Sync = DURABLE) -> None:
+        self._sync = sync
         self._empty = empty  # an empty folder
 
     def most(self, folder: Path, prepared: Path) -> int:
@@ -41,7 +43,7 @@ class OverlayDriver:
 
     def create(self, root: Root, fill: Fill) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
-        stacks.create_upper(root.folder, fill)
+        stacks.create_upper(root.folder, fill, self._sync)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""
@@ -65,10 +67,10 @@ class OverlayDriver:
         """See `orlop.snapshots.driver.Driver.in_use`."""
         return stacks.upper_in_use(root.folder)
 
-    def shows(self, root: Root, ground: Ground, place: str) -> bool:
+    def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """See `orlop.snapshots.driver.Driver.shows`."""
         with system_errors(f"look at {place}"):
             if not mountinfo.is_mount_point(place):
                 return False
             upper = None if root.view else self.upper(root)
-            return stacks.shows_overlay(place, upper=upper, first=ground.folders[0])
+            return stacks.shows_overlay(place, upper=upper, first=ground.folders[0], table=table)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from orlop.errors import FailedPrecondition, from_oserror
 from orlop.linux import mount, mountinfo, processes
-from orlop.linux.files import fsync_dir, remove_tree
-from orlop.snapshots.driver import Fill, MountSpec, Root
+from orlop.linux.files import remove_tree
+from orlop.linux.sync import Sync
+from orlop.observe import reached
+from orlop.snapshots.driver import Fill, MountSpec, Root, Table
 
 __all__ = [
     "MAX_OPTIONS",
@@ -21,6 +23,7 @@ __all__ = [
     "OVERLAY_OPTIONS",
     "check_room",
     "create_upper",
+    "make_below_run",
     "overlay",
     "shows_overlay",
     "system_errors",
@@ -31,6 +34,12 @@ OVERLAY_OPTIONS = ("xino=on", "index=off", "nfs_export=off", "metacopy=off", "re
 MAX_OPTIONS = 3_900  # mount(2) takes one page of options, less what mount(8) adds
 MAX_STACK = 500  # OVL_MAX_STACK, fs/overlayfs/params.h
 TRUSTED = "trusted.overlay."
+
+
+def make_below_run(folder: Path) -> None:
+    """Have a folder in RUN, also where somebody has tidied RUN away under us."""
+    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -72,7 +81,7 @@ def check_room(spec: MountSpec, attempted: str) -> MountSpec:
     return spec
 
 
-def create_upper(folder: Path, fill: Fill) -> None:
+def create_upper(folder: Path, fill: Fill, sync: Sync) -> None:
     """Make upper and work folder in a new folder; durable on return.
 
     The overlay's root folder shows the upper's own mode, owner and xattrs, so they are the image's from
@@ -83,9 +92,11 @@ def create_upper(folder: Path, fill: Fill) -> None:
         upper = folder / "upper"
         upper.mkdir(mode=0o700)
         (folder / "work").mkdir(mode=0o700)
+        reached("root.started")
         fill(upper, whole=False)
+        reached("root.filled")
         for place in (upper, folder, folder.parent):
-            fsync_dir(place)
+            sync.folder(place)
     except OSError as exc:
         remove_tree(folder, missing_ok=True)
         raise from_oserror(f"prepare {folder}", exc) from exc
@@ -105,10 +116,10 @@ def upper_in_use(folder: Path) -> bool:
     return False
 
 
-def shows_overlay(place: str, *, upper: Path | None, first: Path) -> bool:
+def shows_overlay(place: str, *, upper: Path | None, first: Path, table: Table | None = None) -> bool:
     """Whether an overlay with this upper (None: with none, and this first lower) is on top at a place."""
     mount_id = mountinfo.mount_id_of(place)
-    entry = next((e for e in mountinfo.mount_table() if e.mount_id == mount_id), None)
+    entry = (mountinfo.mounts_by_id() if table is None else table).get(mount_id)
     if entry is None or entry.type != "overlay":
         return False
     if upper is not None:

@@ -189,6 +189,7 @@ def unpack(
     *,
     offset: int = 0,
     tar: int | None = None,
+    plain: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     call: Call,
     written: Callable[[int], None] = lambda total: None,
@@ -196,7 +197,8 @@ def unpack(
     """Run one layer through a worker: decompress, copy to ``tar``, hash, index, validate.
 
     ``source`` is a readable file whose layer starts at byte ``offset``; ``tar`` is a file to write
-    from its start, or None to index only.  ``written`` is told the bytes of tar so far; it may start
+    from its start, or None to index only.  ``plain`` says that the source is a tar, whatever its first
+    bytes look like.  ``written`` is told the bytes of tar so far; it may start
     write-back.  Raises what the worker found, `InvalidArgument` if its answer is not a proper index,
     `Unavailable` if it died, `Cancelled` and `DeadlineExceeded` as ``call`` says.
     """
@@ -216,6 +218,7 @@ def unpack(
                 "limits": dataclasses.asdict(limits),
                 "offset": offset,
                 "copy": tar is not None,
+                "plain": plain,
             }
             template.submit(job, [source, reader, tar_in, answer_in])
         hasher = hashlib.sha256()

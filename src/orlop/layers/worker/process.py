@@ -77,7 +77,7 @@ def _work(message: bytes, descriptors: list[int]) -> int:
     try:
         read = _Read()
         packed = read.count(_available(source, control, job))
-        plain = _limited(compression.decompress(packed), read, limits)
+        plain = _limited(packed if job["plain"] else compression.decompress(packed), read, limits)
         reader = TarReader(_copied(plain, tar) if job["copy"] else plain, limits=limits)
         builder = IndexBuilder(limits=limits)
         add = builder.add

@@ -34,3 +34,6 @@ CREATE TABLE unsynced (
 
 CREATE INDEX prepared_by_image ON prepared (namespace, image);
 CREATE INDEX root_folders_by_folder ON root_folders (folder);
+-- Roots with mapped ids are few, and who shares their maps is asked at every Cleanup.
+CREATE INDEX prepared_by_maps ON prepared (uid_map, gid_map) WHERE uid_map != '';
+CREATE INDEX prepared_by_chain_and_maps ON prepared (chain_id, uid_map, gid_map) WHERE uid_map != '';

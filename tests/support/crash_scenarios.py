@@ -1,0 +1,390 @@
+"""What is done to a store in trials of dying, and what must be so afterwards; `support.crashes` does the trials.
+
+Every scenario can be done again after it was cut short anywhere: that is part of what is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orlop
+from orlop.images.api import ExtraMount, IdMap
+from orlop.images.restore import restore
+from orlop.images.upkeep import Keep
+from orlop.layers.worker.client import Template
+from orlop.testing.crashes import At
+from support import images
+from support.layers import Layer
+
+FILES: dict[str, dict[str, bytes]] = {
+    "base": {"base": b"shared", "deep/er/file": b"x" * 70_000, "sparse": bytes(100_352) + b"end"},
+    "app": {"top": b"top", "deep/top": b"t" * 5_000},
+}
+MINE = {"mine": b"written below a root" * 500}
+MADE = "localhost/made:v1"
+
+
+def layer(name: str) -> bytes:
+    """The tar of one of the image's two layers."""
+    made = Layer()
+    for folder in ("deep", "deep/er") if name == "base" else ():
+        made.folder(folder)
+    for path, data in FILES[name].items():
+        if path == "sparse":
+            made.sparse(path, len(data), [(len(data) - 3, data[-3:])], how="gnu-1.0")
+        else:
+            made.file(path, data)
+    return made.tar()
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """What a step works in.  The store is opened when it is first asked for."""
+
+    root: Path
+    run: Path
+    work: Path
+    host: str
+    layout: Path
+    said: Path
+    template: Template
+    settings: dict[str, Any] = field(default_factory=dict)
+    _store: orlop.Store | None = None
+
+    @property
+    def image(self) -> str:
+        return f"{self.host}/app:v1"
+
+    @property
+    def path(self) -> Path:
+        """Where the scenarios prepare their root."""
+        return self.work / "rootfs"
+
+    @property
+    def store(self) -> orlop.Store:
+        if self._store is None:
+            settings = orlop.Settings(insecure_registries=(self.host,), **self.settings)
+            self._store = orlop.open(self.root, self.run, settings=settings)
+            self._store.verbs._core._template = self.template
+        return self._store
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def answered(self, *words: str) -> None:
+        """A verb has returned: what it did must be there from now on."""
+        fd = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.write(fd, json.dumps(words).encode() + b"\n")
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One thing to do, after what was done before it; ``setup`` has what may be killed on its way."""
+
+    name: str
+    act: Callable[[World], None]
+    setup: tuple[tuple[Callable[[World], None], At | None], ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    damaged: bool = False  # by the setup; the scenario mends it
+
+
+# ------------------------------------------------------------------ what is done
+
+
+def open_it(world: World) -> None:
+    assert world.store.images() == []
+
+
+def pull(world: World) -> None:
+    world.answered("image", world.store.pull(world.image).name)
+
+
+def load(world: World) -> None:
+    world.answered("image", world.store.load(world.layout, name=world.image).pop().name)
+
+
+def prepare(driver: str, **options: Any) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        if any(root.path == str(world.path) for root in world.store.prepared()):
+            world.store.get(world.path).cleanup()
+        world.store.prepare(world.image, world.path, driver=driver, pull="never", **options)
+        world.answered("root", str(world.path))
+
+    return act
+
+
+def write(world: World) -> None:
+    """What a container does in its root."""
+    world.store.get(world.path).mount()
+    for name, data in MINE.items():
+        (world.path / name).write_bytes(data)
+    world.store.get(world.path).unmount()
+
+
+def commit(world: World) -> None:
+    world.store.get(world.path).commit(MADE)
+    world.answered("image", MADE)
+
+
+def cleanup(world: World) -> None:
+    with contextlib.suppress(orlop.NotFound):
+        root = world.store.get(world.path)
+        root.mount()
+        root.cleanup()
+    world.answered("no root", str(world.path))
+
+
+def remove(world: World) -> None:
+    with contextlib.suppress(orlop.NotFound):
+        world.store.remove(world.image)
+    world.answered("no image", world.image)
+
+
+def collect(world: World) -> None:
+    world.store.collect()
+
+
+def expire(world: World) -> None:
+    """A policy that keeps nothing."""
+    world.store.collect(keep=Keep(count=0))
+    world.answered("no image", world.image)
+
+
+def damage(world: World) -> None:
+    """A disk that loses things: an index, a chain, an unpacked folder's file, a layer's bytes."""
+    indexes = sorted((world.root / "layers").glob("*/layer.index"))
+    indexes[0].write_bytes(b"")
+    for path in [
+        *(world.root / "chains").iterdir(),
+        *(world.root / "folders").glob("*/top"),
+        _tar_of(world, "app"),
+    ]:
+        with path.open("r+b") as file:
+            file.seek(600)
+            file.write(b"rotten")
+
+
+def rot(world: World) -> None:
+    """A layer's bytes are not what they were."""
+    _tar_of(world, "app").write_bytes(b"rotten")
+
+
+def _tar_of(world: World, name: str) -> Path:
+    return world.root / "layers" / images.digest_of(layer(name)).partition(":")[2] / "layer.tar"
+
+
+def repair(world: World) -> None:
+    found = world.store.check(full=True, repair=True)
+    assert found.sound, found
+    world.answered("image", world.image)
+
+
+def repair_and_pull(world: World) -> None:
+    """What nobody gives again is given up; a pull heals the image."""
+    world.store.check(full=True, repair=True)
+    pull(world)
+
+
+def back_up(world: World) -> None:
+    """To a file outside; then the store has nothing."""
+    world.store.verbs.backup(str(_backup(world)), content=True)
+    world.store.remove(world.image)
+
+
+def bring_back(world: World) -> None:
+    done = restore(_backup(world), world.root, world.run)
+    world.answered("image", done.names[0])
+
+
+def _backup(world: World) -> Path:
+    return world.layout.with_name("backup.tar")
+
+
+def lose_leases(world: World) -> None:
+    """Rows that nothing needs, and no lease tells of."""
+    world.store.verbs._core.db.write(lambda tx: tx.execute("DELETE FROM leases"))
+
+
+def pin(world: World) -> None:
+    world.store.pin(world.image, "kept")
+    world.answered("pin", "kept")
+
+
+_EXTRA = (ExtraMount(type="tmpfs", source="tmpfs", target="/new/place", options=("size=64k",)),)
+_MAP = (IdMap(inside=0, outside=200_000, size=65_536),)
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(name="open", act=open_it),
+        Scenario(name="pull", act=pull, setup=((open_it, None),)),
+        Scenario(name="pull-undurable", act=pull, settings={"durable": False, "keep_blobs": True}),
+        Scenario(name="import", act=load, setup=((open_it, None),)),
+        Scenario(name="prepare-erofs", act=prepare("erofs", mount=True, extra=_EXTRA), setup=((load, None),)),
+        Scenario(name="prepare-overlay", act=prepare("overlay", mount=True), setup=((load, None),)),
+        Scenario(name="prepare-native", act=prepare("native", mount=True), setup=((load, None),)),
+        Scenario(name="prepare-view", act=prepare("erofs", view=True, mount=True), setup=((load, None),)),
+        Scenario(name="prepare-quota", act=prepare("erofs", quota=4 << 20, mount=True), setup=((load, None),)),
+        Scenario(
+            name="prepare-mapped",
+            act=prepare("erofs", uid_map=_MAP, gid_map=_MAP, mount=True),
+            setup=((load, None),),
+        ),
+        Scenario(
+            name="commit", act=commit, setup=((load, None), (prepare("erofs"), None), (write, None))
+        ),
+        Scenario(
+            name="commit-native", act=commit, setup=((load, None), (prepare("native"), None), (write, None))
+        ),
+        Scenario(
+            name="cleanup", act=cleanup, setup=((load, None), (prepare("erofs"), None), (write, None))
+        ),
+        Scenario(
+            name="cleanup-native", act=cleanup, setup=((load, None), (prepare("native"), None), (write, None))
+        ),
+        Scenario(
+            name="cleanup-quota",
+            act=cleanup,
+            setup=((load, None), (prepare("overlay", quota=4 << 20), None), (write, None)),
+        ),
+        Scenario(
+            name="rmi",
+            act=remove,
+            setup=((load, None), (prepare("erofs"), None), (cleanup, None), (prepare("overlay"), None), (cleanup, None)),
+        ),
+        Scenario(name="gc-by-policy", act=expire, setup=((load, None), (prepare("erofs"), None), (cleanup, None))),
+        Scenario(name="gc-of-rows", act=collect, setup=((pull, At("layer.named")), (lose_leases, None))),
+        Scenario(
+            name="repair",
+            act=repair,
+            damaged=True,
+            setup=(
+                (pull, None), (prepare("erofs"), None), (cleanup, None), (prepare("overlay"), None), (cleanup, None),
+                (damage, None),
+            ),
+        ),
+        Scenario(name="repair-lost", act=repair_and_pull, damaged=True, setup=((load, None), (rot, None))),
+        Scenario(name="restore", act=bring_back, setup=((load, None), (back_up, None))),
+        Scenario(name="pin", act=pin, setup=((load, None),)),
+        Scenario(
+            name="gc",
+            act=collect,
+            setup=(
+                (load, None),
+                (prepare("erofs"), At("root.filled")),
+                (prepare("native"), At("root.copied")),
+                (prepare("erofs"), At("root.named")),
+                (cleanup, At("root.forgotten")),
+                (remove, At("db.committed")),  # forgotten, and still there
+                (load, None),
+                (prepare("erofs"), At("chain.written")),
+                (prepare("erofs"), At("file.synced")),
+                (remove, At("db.committed")),
+                (load, At("layer.placed")),  # files without a row
+                (pull, At("layer.named")),  # a row under the lease of a dead process
+            ),
+        ),
+    )
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------ what must be so afterwards
+
+
+def judge(world: World, scenario: Scenario) -> None:
+    """See the module; raises AssertionError or an orlop error."""
+    store = world.store
+    if not scenario.damaged:
+        check_whole(world)
+    check_answered(world)
+    world.said.unlink(missing_ok=True)
+    scenario.act(world)
+    check_answered(world)
+    store.collect()
+    check_whole(world)
+    for root in store.prepared():
+        store.get(root.path).cleanup()
+    for pin in store.pins():
+        store.unpin(pin.name)
+    for image in store.images():
+        store.remove(image.name)
+    for data in (world.root / "content/ingest").glob("*/data"):
+        os.utime(data, (0, 0))  # a download waits a day to be resumed; now the day is over
+    store.collect()
+    left = {"again": store.collect(dry_run=True).items, "rows": store.verbs._core.db.read(_rows)}
+    world.close()
+    left |= left_on_disk(world)
+    assert not any(left.values()), f"left: {left}"
+
+
+def check_answered(world: World) -> None:
+    """What a process was answered before it died is so."""
+    said = [json.loads(line) for line in world.said.read_text().splitlines()] if world.said.exists() else []
+    images = {info.name for info in world.store.images()}
+    roots = {info.path for info in world.store.prepared()}
+    there = {"image": images, "root": roots, "pin": {pin.name for pin in world.store.pins()}}
+    for what, name in said:
+        found = name in there[what.removeprefix("no ")]
+        assert found == (not what.startswith("no ")), f"{what} {name}"
+
+
+def check_whole(world: World) -> None:
+    """Every image that is listed, and every root, shows what belongs into it."""
+    store, place = world.store, world.work / "view"
+    checked = store.check(full=True)
+    assert checked.clean, checked.findings
+    for info in store.images():
+        store.inspect(info.name)
+        with store.prepare(info.name, place, view=True, pull="never", mount=True):
+            assert read_tree(place) == expected(info.name), info.name
+        assert not place.exists(), f"the view of {info.name} is not cleaned up"
+    for root in store.prepared():
+        again = store.get(root.path)
+        again.mount()
+        found = read_tree(Path(root.path))
+        assert found in (expected(root.image), expected(root.image) | MINE), root.path
+        again.unmount()
+
+
+def expected(image: str) -> dict[str, bytes]:
+    """The files of an image."""
+    return {**FILES["base"], **FILES["app"], **(MINE if image == MADE else {})}
+
+
+def read_tree(top: Path) -> dict[str, bytes]:
+    """All regular files below a folder, whole."""
+    return {
+        os.path.relpath(os.path.join(folder, name), top): Path(folder, name).read_bytes()
+        for folder, _, names in os.walk(top)
+        for name in names
+    }
+
+
+def left_on_disk(world: World) -> dict[str, list[str]]:
+    """What lies in the folders of a store that should be empty."""
+    root = world.root
+    places = ["layers", "chains", "folders", "prepared", "trash", "content/ingest", "content/blobs/sha256"]
+    found = {place: os.listdir(root / place) for place in places}
+    found["locks"] = [name for name in os.listdir(root / "locks") if "-" in name]
+    found["root"] = [name for name in os.listdir(root) if name.startswith(".tmp-")]
+    for place in ("chains", "maps", "disks"):
+        found[f"RUN/{place}"] = os.listdir(world.run / place) if (world.run / place).exists() else []
+    found["work"] = [name for name in os.listdir(world.work) if name != world.said.name]
+    return {place: names for place, names in found.items() if names}
+
+
+def _rows(tx: Any) -> dict[str, int]:
+    tables = [row[0] for row in tx.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    # Whom a blob was had from, and what is not synced, may outlast it.
+    counts = {table: tx.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    return {table: count for table, count in counts.items() if count and table not in _LASTING}
+
+
+_LASTING = {"unsynced", "sqlite_sequence"}
