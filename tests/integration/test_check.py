@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import os
 import random
@@ -19,13 +21,18 @@ from pathlib import Path
 import pytest
 
 import orlop
-from orlop.errors import Cancelled, DataLoss, InvalidArgument, NotFound
+from orlop.errors import Cancelled, DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from orlop.images.deep import Meter
+from orlop.images.repair import Mender
 from orlop.images.store import LocalStore
 from orlop.images.upkeep import Checked
+from orlop.linux.mount import umount
 from orlop.observe import Call, CancelToken
+from orlop.spec.digest import DiffID, Digest
 from orlop.testing.registry import MemoryRegistry
 from support import disks, images, users
 from support.damages import DAMAGES, MINE, Bench, Damage, flip, in_folder, look
+from support.full import Faults
 from support.layers import Layer
 from support.trees import differences, snapshot
 from support.users import Mode
@@ -61,6 +68,11 @@ def bench(original: Bench, workdir: Path) -> Bench:
 def found(checked: Checked, *kinds: str) -> set[tuple[str, str]]:
     """Problem and thing of the findings of some kinds."""
     return {(finding.problem, finding.thing) for finding in checked.findings if finding.kind in kinds}
+
+
+def found_nothing(checked: Checked) -> bool:
+    """Nothing but what a repair has set aside."""
+    return {finding.problem for finding in checked.findings} <= LEFT_WARNINGS
 
 
 def actions(checked: Checked) -> set[str]:
@@ -256,6 +268,38 @@ def test_a_lost_layer_keeps_the_name_says_so_and_a_pull_heals_it(
         memory.blobs[blob] = data
 
 
+@pytest.mark.parametrize("kind", ["image", "layer"])
+def test_what_only_a_pin_keeps_is_not_given_up_in_silence(bench: Bench, kind: str) -> None:
+    with bench.open() as store:
+        store.pin(MINE if kind == "image" else bench.mine_layer, "kept")
+        store.remove(MINE)
+        flip(bench.tar(bench.mine_layer))
+        mended = store.check(full=True, repair=True)
+        assert actions(mended) == {"quarantined"}
+        assert {"pin kept"} <= {one for finding in mended.findings for one in finding.affects}
+        again = store.check()
+        assert found(again, "damage") == {("missing", f"layer {bench.mine_layer}")}
+        store.unpin("kept")
+        store.collect()
+        assert found(store.check(full=True), "damage") == set()
+
+
+def test_the_disk_of_a_root_that_was_cut_is_found_and_left(bench: Bench) -> None:
+    with bench.open() as store:
+        store.prepare(bench.app, bench.work / "quota", quota=8 << 20)
+        disk = bench.prepared(str(bench.work / "quota")) / "disk.img"
+        assert store.check().clean
+        for mount in (bench.run / "disks").iterdir():
+            umount(mount, detach=True)
+        os.truncate(disk, 4096)
+        checked = store.check(repair=True)
+        assert found(checked, "damage") == {("wrong-size", f"root {bench.work / 'quota'}")}
+        assert actions(checked) == {"failed"}
+        assert disk.stat().st_size == 4096
+        store.verbs.cleanup(str(bench.work / "quota"))  # as the finding says
+        assert store.check().clean
+
+
 def test_what_a_prepared_root_stands_on_stays_though_nobody_can_give_it_again(bench: Bench) -> None:
     with bench.open() as store:
         root = store.prepare(MINE, bench.work / "mine", pull="never")
@@ -289,6 +333,31 @@ def test_a_root_in_use_goes_on_while_what_it_stands_on_is_made_anew(bench: Bench
         (place / "more").unlink()
         assert not differences(before, snapshot(place), ignore_mtime_of=(b"",))
         root.unmount()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_what_is_prepared_or_mounted_after_a_repair_shows_what_was_mended(bench: Bench, mapped: bool) -> None:
+    """A mount of a chain goes on reading the files that it was made of."""
+    maps = (orlop.IdMap(inside=0, outside=100_000, size=65_536),) if mapped else ()
+    with bench.open() as store:
+        roots = [
+            store.prepare(bench.app, bench.work / f"root{n}", mount=not n, uid_map=maps, gid_map=maps)
+            for n in range(2)
+        ]
+        tar = bench.tar(bench.app_layers[-1])
+        flip(tar, tar.read_bytes().index(b"d" * 7000) + 100)
+        checked = store.check(full=True, repair=True)
+        assert actions(checked) == {"fetched"}
+        assert "until mounted anew" in checked.findings[0].detail
+        roots.append(store.prepare(bench.app, bench.work / "root2", uid_map=maps, gid_map=maps))
+        roots[0].unmount()
+        for root in roots:
+            root.mount()
+            assert (Path(root.path) / "srv/data").read_bytes() == b"d" * 7000
+            root.unmount()
+        for root in roots:
+            root.cleanup()
+        assert found(store.check(full=True), "damage", "leftover") == set()
 
 
 def test_a_folder_in_use_is_not_touched(bench: Bench) -> None:
@@ -382,6 +451,62 @@ def test_two_who_repair_at_once_do_not_undo_one_another(bench: Bench) -> None:
         assert store.check(full=True).clean
         for name, shown in bench.trees.items():
             assert not differences(shown, look(store, name, bench.work / "look"))
+
+
+def mender(store: orlop.Store) -> Mender:
+    """What mends for a check; its steps one by one, as others' work may come between them."""
+    assert isinstance(store.verbs, LocalStore)
+    checker = store.verbs._checker
+    call = Call()
+    return Mender(checker._core, checker._chains, checker._grounds, Meter(None, call), call)
+
+
+def test_what_another_repair_has_mended_meanwhile_is_not_given_up(bench: Bench) -> None:
+    """Of a fetch that fails, and one that does not, the latter counts."""
+    config = Digest(bench.configs[MINE])
+    with bench.open() as store:
+        before = tree(bench)
+        layers = mender(store)._layers
+        outcome = layers._give_up(DiffID(bench.mine_layer), "it was damaged", "nobody has it", wanted=True)
+        assert outcome.action == "fixed"
+        assert mender(store).blob(config, "it was damaged").action == "fixed"
+        assert not differences(before, tree(bench))
+        assert store.check(full=True).clean
+
+
+def test_a_folder_that_another_repair_has_made_again_stays(bench: Bench) -> None:
+    place = bench.root / "folders" / bench.folder
+    (place / "etc" / "motd").write_text("HELLO again\n")
+    with bench.open() as store:
+        own = mender(store)
+        found = own._in_use
+        own._in_use = lambda path: bool(store.check(full=True, repair=True)) and found(path)  # type: ignore[method-assign]
+        assert own.folder(bench.folder, "it was damaged").action == "fixed"
+        assert len(list((bench.root / "quarantine").iterdir())) == 1
+        assert found_nothing(store.check(full=True))
+
+
+def test_a_repair_on_a_full_disk_makes_nothing_worse(original: Bench, workdir: Path) -> None:
+    """Wherever the disk is full, the next repair finds as much to mend, and mends it."""
+    at = 1
+    while True:
+        bench = original.copy(workdir / f"store{at}")
+        bench.index(bench.kept_layer).unlink()
+        flip(bench.index(bench.app_layers[0]))
+        flip(bench.chain(MINE))
+        flip(bench.tar(bench.app_layers[1]))
+        with bench.open() as store:
+            with Faults(errno.ENOSPC, at=at) as faults, contextlib.suppress(ResourceExhausted):
+                store.check(full=True, repair=True)
+            for cell in (bench.root / "quarantine").glob("*"):
+                assert len(os.listdir(cell)) == 2, cell
+            assert store.check(full=True, repair=True).sound
+            assert found_nothing(store.check(full=True))
+            for name, shown in bench.trees.items():
+                assert not differences(shown, look(store, name, bench.work / "look"))
+        if not faults.failed:
+            return
+        at += 7 + at // 4
 
 
 def test_a_check_ends_when_it_is_cancelled(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ import orlop
 from conftest import StoreDirs
 from orlop.errors import DeadlineExceeded, Error, InvalidArgument, NotFound, ResourceExhausted
 from orlop.images.store import LocalStore
+from orlop.images.strays import _take_root
+from orlop.linux.flock import TurnLock
 from orlop.metadata import garbage, layers, pins
 from orlop.observe import Call, watch_points
 from orlop.service.daemon import Daemon
@@ -299,6 +302,118 @@ def test_what_is_made_and_forgotten_again_while_one_sweeps_is_deleted_all_the_sa
     assert os.listdir(store_dirs.root / "content/blobs/sha256") == []
 
 
+def test_what_is_forgotten_again_before_the_sweeper_has_struck_it_off_stays_on_the_list(
+    verbs: LocalStore, store_dirs: StoreDirs
+) -> None:
+    core = verbs._core
+    document = b"a document"
+    digest = Digest.of(document)
+    file = store_dirs.root / "content/blobs/sha256" / digest.hex
+    turn = TurnLock(core.layout.locks / "write")
+    with core.lease("test") as lease:
+        core.write_document(digest, document, lease=lease, call=Call())
+        # Of its former self, which somebody forgot and did not delete.
+        core.db.write(lambda tx: garbage.trash_add(tx, f"content/blobs/sha256/{digest.hex}"))
+        turn.acquire(call=Call(), attempted="test")
+        sweeper = threading.Thread(target=core.sweeper.sweep, kwargs={"call": Call()})
+        try:
+            sweeper.start()
+            until = time.monotonic() + LONG
+            while not core.db._writers._waiting:  # it has seen that the document is named
+                assert time.monotonic() < until
+                time.sleep(0.001)
+            with contextlib.closing(sqlite3.connect(core.layout.database)) as another, another:
+                another.execute("PRAGMA foreign_keys=ON")
+                assert garbage.forget(another, garbage.lease_end(another, lease.id))
+        finally:
+            turn.release()
+            sweeper.join(LONG)
+    verbs.collect_idle()
+    assert not file.exists()
+
+
+# A sweeper of the parent's is at work while it forks; the child removes an image, and what it forgets goes.
+FORK = """if True:
+    import os, sys, threading
+    import orlop
+    from orlop.observe import watch_points
+
+    store = orlop.open(sys.argv[1], sys.argv[2])
+    core = store.verbs._core
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold(point):
+        if point == "trash.deleted" and not inside.is_set():
+            inside.set()
+            leave.wait(60)
+
+    with watch_points(hold):
+        store.unpin("last")
+        inside.wait(60)
+        child = os.fork()
+        if child == 0:
+            try:
+                store.unpin("other")
+                store.remove("localhost/one")
+                core.sweeper.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        ended = os.waitpid(child, os.WNOHANG)
+        for _ in range(600):
+            if ended[0]:
+                break
+            threading.Event().wait(0.05)
+            ended = os.waitpid(child, os.WNOHANG)
+        else:
+            os.kill(child, 9)
+            ended = os.waitpid(child, 0)
+        leave.set()
+    store.close()
+    sys.exit(ended[1])
+"""
+
+
+def test_a_forked_child_deletes_though_its_parents_sweeper_was_at_work(
+    store: orlop.Store, load: Callable[..., str], store_dirs: StoreDirs
+) -> None:
+    load("one", make(1000))
+    for pin in ("last", "other"):
+        store.pin(load(pin, make(1000)), pin)
+        store.remove(f"localhost/{pin}")
+    command = [sys.executable, "-W", "ignore", "-c", FORK, store_dirs.root, store_dirs.run]
+    done = subprocess.run(command, capture_output=True, timeout=LONG, check=False)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(store_dirs.root / "layers") == os.listdir(store_dirs.root / "trash") == []
+
+
+def test_a_root_that_is_being_cleaned_up_is_not_taken_for_a_lost_one(
+    store: orlop.Store, verbs: LocalStore, load: Callable[..., str], store_dirs: StoreDirs
+) -> None:
+    name, path = load("one", make(1000)), store_dirs.root.parent / "path"
+    core, prepared = verbs._core, store_dirs.root / "prepared"
+    seen: list[str] = []
+
+    def prepare_and_write(point: str) -> None:
+        if point == "root.made" and not seen:  # a collection begins: it lists a folder without a row
+            seen.extend(os.listdir(prepared))
+
+    with watch_points(prepare_and_write):
+        store.prepare(name, path)
+    upper = prepared / seen[0] / "upper"
+    (upper / "written").write_bytes(b"x")
+    taken: list[object] = []
+
+    def collect(point: str) -> None:
+        if point == "root.forgotten" and not taken:  # and comes to it now
+            taken.append(_take_root(core, prepared / seen[0], Call(), True))
+
+    with watch_points(collect):
+        store.get(path).cleanup()
+    assert taken == [None]
+    assert os.listdir(prepared) == []
+
+
 # ------------------------------------------------------------------ leases
 
 
@@ -452,6 +567,7 @@ def test_a_pin_moves_and_expires(store: orlop.Store, verbs: LocalStore, load: Ca
         ("localhost/one", "two\nlines", None, InvalidArgument),
         ("localhost/one", None, 1.0, InvalidArgument),
         ("localhost/one", None, float("nan"), InvalidArgument),
+        ("localhost/one", None, 6e14, InvalidArgument),  # no date has that time
         ("pin other", None, None, InvalidArgument),
     ],
 )

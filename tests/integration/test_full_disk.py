@@ -243,6 +243,7 @@ def test_40_what_is_there_can_be_read_and_deleted_without_a_free_block(
         assert (one / "keep").read_bytes() == noise(200_000, 4)
         assert store.get(one).mounts
         place.leave(0)  # nobody gave anything back but the store's own reserve
+        assert store.check(full=True).sound
         store.get(two).cleanup()
         place.leave(0)
         store.remove("localhost/drop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def left(store: orlop.Store) -> list[str]:
 
 def free(root: Path) -> int:
     about = os.statvfs(root)
-    return about.f_bfree * about.f_frsize
+    return about.f_bavail * about.f_frsize
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,21 @@ def test_as_many_images_go_as_it_takes_to_have_so_much_of_the_disk_free(
     assert short(would.names) == short(collected.names) == ["c", "b"]
     assert would.freed == collected.freed
     assert free(store_dirs.root) > wanted.free - 200_000  # the metadata have grown
+
+
+def test_what_a_disk_reserves_for_root_is_not_free(
+    store: orlop.Store, load: Callable[..., str], store_dirs: StoreDirs
+) -> None:
+    load("a", 1)
+    find = ["findmnt", "-n", "-o", "SOURCE", "-T", store_dirs.root]
+    device = subprocess.run(find, check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run(["tune2fs", "-m", "20", device], check=True, capture_output=True)
+    try:
+        has = store.usage().free
+        assert store.collect(keep=Keep(free=has - MB), dry_run=True).names == ()
+        assert len(store.collect(keep=Keep(free=has + MB), dry_run=True).names) == 1
+    finally:
+        subprocess.run(["tune2fs", "-m", "0", device], check=True, capture_output=True)
 
 
 def test_an_image_with_a_root_or_a_pin_never_goes(

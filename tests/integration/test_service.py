@@ -296,6 +296,14 @@ def test_a_list_longer_than_grpcs_usual_message_arrives(fake, remote):
     assert listed == fake.prepared()
 
 
+def test_labels_keep_their_order_though_a_map_on_the_way_has_none(fake, remote):
+    name = fake.pull("alpine").name
+    remote.label(name, {f"key{number:02}": "" for number in range(20)})
+    info = next(info for info in remote.images() if info.name == name)
+    assert len(info.labels) == 20
+    assert list(info.labels) == sorted(info.labels)
+
+
 # ------------------------------------------------------------------ errors
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from orlop.errors import Cancelled, DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from orlop.metadata import copies, garbage, images, labels, layers, pins
-from orlop.metadata.db import Database, Transaction
+from orlop.metadata.db import Database, Transaction, script
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.observe import Call, CancelToken
@@ -143,6 +143,23 @@ def test_what_cannot_be_copied_is_an_error_of_ours(db: Database, tmp_path: Path)
             copies.copy_live(tmp_path / source, tmp_path / "copy")
     with pytest.raises(NotFound):
         copies.copy_live(tmp_path / "meta.db", tmp_path / "no/copy")
+
+
+def test_a_trigger_is_refused_though_its_name_is_of_those_that_only_sqlite_gives(tmp_path: Path) -> None:
+    """Of an old version: bringing it up to ours writes to its tables."""
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+        for number in (1, 2):
+            copy.executescript(script(number))
+        copy.execute("PRAGMA user_version = 2")
+        copy.execute("CREATE TRIGGER evil AFTER UPDATE ON images BEGIN DELETE FROM images; END")
+        copy.execute("PRAGMA writable_schema = ON")
+        copy.execute(
+            "UPDATE sqlite_schema SET name = 'sqlite_x', sql = replace(sql, 'evil', 'sqlite_x') "
+            "WHERE name = 'evil'"
+        )
+    with pytest.raises(InvalidArgument):
+        copies.read_copy(path, "default", call=Call())
 
 
 def test_what_is_written_is_read_back(db: Database, tmp_path: Path) -> None:

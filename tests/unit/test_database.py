@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -139,6 +139,20 @@ def test_waiting_for_the_writer_ends_with_the_call(db: Database, call, expected)
         leave.set()
         holder.join()
     db.write(add_blob("a"))  # the one that gave up holds nothing
+
+
+def test_waiting_for_a_process_that_stopped_in_its_turn_ends_without_a_call_too(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orlop.metadata.db.PATIENCE", 0.05)
+    other = TurnLock(tmp_path / "write")
+    other.acquire(call=Call(), attempted="stop in the turn")
+    try:
+        with pytest.raises(Unavailable, match=r"has held the store's turn to write for 0.05 s"):
+            db.write(add_blob("a"))
+    finally:
+        other.release()
+    db.write(add_blob("a"))
 
 
 def _cancelled() -> CancelToken:
@@ -298,6 +312,75 @@ def test_whoever_gives_up_waiting_leaves_nothing_and_holds_nobody_up(
     assert type(crowd.errors[gone]) is (Cancelled if why == "cancel" else DeadlineExceeded)
     assert there(db, "abc") == "abc".replace(gone, "")
     assert not db._writers._turn.queued
+
+
+class Ajar:
+    """A lock; whoever leaves it with an error waits until another thread has gone on."""
+
+    def __init__(self, go: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
+        self._go = go
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._lock.release()
+        if kind is not None:
+            self._go()
+
+
+def test_whoever_gives_up_has_left_the_queue_before_anybody_can_take_its_body(
+    db: Database, tmp_path: Path
+) -> None:
+    crowd = Crowd(db, tmp_path)
+    token = CancelToken()
+    crowd.add("a")
+    crowd.add("b", call=Call(cancel=token))
+
+    def others_write() -> None:
+        crowd._turn.release()
+        crowd.join(0)
+
+    db._writers._guard = Ajar(others_write)
+    token.cancel()
+    crowd.join(1)
+    crowd.go()
+    assert [type(error) for error in crowd.errors.values()] == [Cancelled]
+    assert there(db, "ab") == "a"
+
+
+def test_an_interrupt_while_another_thread_runs_the_body_waits_for_its_end(
+    db: Database, tmp_path: Path
+) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def body(tx: Transaction) -> None:
+        inside.set()
+        leave.wait(30)
+        layers.add_blob(tx, digest("b"), 1)
+
+    crowd = Crowd(db, tmp_path)
+    crowd.add("a")
+    crowd.add("b", body)
+    job = db._writers._waiting[1]
+    waited = job.woken.wait
+    ended: list[bool] = []
+
+    def interrupted(seconds: float) -> bool:
+        if not inside.is_set():
+            return waited(seconds)
+        if not ended:
+            ended.append(True)
+            raise KeyboardInterrupt
+        leave.set()
+        return waited(seconds)
+
+    job.woken.wait = interrupted
+    crowd.go()
+    assert {name: type(error) for name, error in crowd.errors.items()} == {"b": KeyboardInterrupt}
+    assert leave.is_set()  # the interrupt was raised after the body's end
+    assert there(db, "ab") == "ab"
 
 
 class Careful(TurnLock):

@@ -404,3 +404,28 @@ def test_a_removal_costs_what_goes_not_what_the_store_holds() -> None:
         return taken
 
     assert steps(400) < 1.5 * steps(4)
+
+
+def test_telling_what_many_removals_would_take_costs_no_more_for_each_of_them() -> None:
+    def steps(count: int) -> float:
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        with memory() as tx:
+            for number in range(count):
+                config, layer = digest(f"config {number}"), digest(f"layer {number}")
+                add_layer(tx, layer)
+                add_config(tx, config, [layer], manifests=1)
+                name_image(tx, f"n{number}", config)
+            without = Without(images=frozenset(f"n{number}" for number in range(count)))
+            tx.set_progress_handler(step, 100)
+            found = garbage.find(tx, garbage.everything(tx, without=without), without=without)
+            tx.set_progress_handler(None, 0)
+        assert len(found) == 3 * count
+        return taken / count
+
+    assert steps(400) < 2 * steps(40)

@@ -33,7 +33,9 @@ _TABLES = ("drivers", "features")  # what `info` shows below its other fields
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Delete nothing; say what would be deleted.")
 @click.option("--keep-age", metavar="DURATION", help="Also remove images not used for so long: 36h, 30d.")
-@click.option("--keep-count", metavar="N", type=click.IntRange(min=0), help="Keep the N images used last.")
+@click.option(
+    "--keep-count", metavar="N", type=click.IntRange(0, 2**63 - 1), help="Keep the N images used last."
+)
 @click.option("--keep-size", metavar="SIZE", help="Remove images until the rest is no larger: 50G.")
 @click.option("--keep-free", metavar="SIZE", help="Remove images until so much of the disk is free.")
 @click.option(

@@ -94,7 +94,7 @@ def image_from(message: types_pb2.Image) -> ImageInfo:
         size=message.size,
         layers=message.layers,
         used=message.used,
-        labels=dict(message.labels),
+        labels=dict(sorted(message.labels.items())),  # a map that came from a daemon has no order
     )
 
 

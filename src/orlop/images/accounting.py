@@ -18,13 +18,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orlop.images.core import Core
+from orlop.images.leases import dead_leases
 from orlop.images.measure import KINDS, Measured, kind_of, measure
+from orlop.images.space import available_bytes
 from orlop.images.upkeep import Collected, ImageUsage, Usage, UsagePart
-from orlop.metadata import costs, garbage
+from orlop.metadata import costs
 from orlop.metadata.costs import Named
 from orlop.observe import Call
 
-__all__ = ["Account", "Accounting", "Thing", "dead_leases", "divide", "path_of"]
+__all__ = ["Account", "Accounting", "Thing", "divide", "path_of"]
 
 Thing = tuple[str, str]  # a kind (layer, blob, chain, folder) and a name
 _SHARED = -1  # who needs a thing: an image by its number, or several, or not (only) an image
@@ -59,20 +61,9 @@ class Accounting:
         return Usage(
             parts=_parts(measured, litter),
             images=divide(named, measured.pieces).images,
-            free=disk.f_bavail * disk.f_frsize,
+            free=available_bytes(root),
             capacity=disk.f_blocks * disk.f_frsize,
         )
-
-
-def dead_leases(core: Core) -> frozenset[str]:
-    """Leases whose owner is gone: the next collection ends them, so they keep nothing."""
-    dead: set[str] = set()
-    for lease in core.db.read(garbage.lease_ids):
-        lock = core.try_locked("lease", lease)
-        if lock is not None:
-            lock.release()
-            dead.add(lease)
-    return frozenset(dead)
 
 
 def path_of(thing: Thing) -> str:

@@ -11,12 +11,13 @@ moment.  Long reading is done without a lock, and is worth nothing if the files 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from orlop.errors import DataLoss, Error, from_oserror
+from orlop.errors import DataLoss, Error, FailedPrecondition, ResourceExhausted, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.deep import Meter, Reader
@@ -28,7 +29,7 @@ from orlop.images.repair import Mender
 from orlop.images.scope import Scope
 from orlop.images.upkeep import Checked, Finding
 from orlop.linux.flock import FileLock
-from orlop.metadata import boots, checks, images, roots
+from orlop.metadata import boots, checks, images, pins, roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
@@ -83,7 +84,8 @@ class Checker:
         """What was once written without being synced is there: nothing has to be said about it any more."""
         core = self._core
         if core.db.read(lambda tx: boots.others(tx, core.boot)):
-            core.db.write(lambda tx: boots.clear(tx, core.boot), call=call)
+            with contextlib.suppress(ResourceExhausted, FailedPrecondition):  # it is said once more, then
+                core.db.write(lambda tx: boots.clear(tx, core.boot), call=call)
 
 
 class _Run:
@@ -140,6 +142,10 @@ class _Run:
         for path in self._wanted(scope.roots, paths):
             self.root(path)
         if scope.everything:
+            for pin in read(lambda tx: pins.list_pins(tx, NAMESPACE, now=time.time())):
+                self._tell(
+                    f"pin {pin.name}", self._examiner.pin(pin.name), lambda why, _: Outcome(action="failed")
+                )
             self._leftovers()
         return self.checked()
 

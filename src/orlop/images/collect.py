@@ -11,7 +11,7 @@ may go.  So a removal costs what goes, and a collection holds up nobody while it
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from orlop.errors import FailedPrecondition
 from orlop.images import expiry, names
@@ -19,9 +19,10 @@ from orlop.images.api import Collected, Removed
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.graves import is_free, is_named
 from orlop.images.idle import release_idle
+from orlop.images.leases import dead_leases
 from orlop.images.measure import measure_some
 from orlop.images.policy import check_keep
-from orlop.images.space import free_bytes
+from orlop.images.space import available_bytes
 from orlop.images.strays import strays, take_strays
 from orlop.images.upkeep import Keep
 from orlop.metadata import garbage, images, pins
@@ -44,7 +45,7 @@ class Collector:
     def remove(self, text: str, *, force: bool) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         what = f"remove {text}"
-        dead = self._dead_leases()
+        dead = dead_leases(self._core)
 
         def body(tx: Transaction) -> tuple[list[str], list[Forgotten]]:
             row = names.require(tx, NAMESPACE, text, what)
@@ -82,7 +83,7 @@ class Collector:
 
         Costs what it takes: the store is not read.
         """
-        found = self._end_all(self._dead_leases(), call)
+        found = self._end_all(dead_leases(self._core), call)
         swept = self._core.sweeper.sweep(call=call)
         items = self._freed(found, swept) + self._left_over(found, swept)
         graves = take_strays(self._core, only="grave", call=call)
@@ -92,7 +93,7 @@ class Collector:
 
     def _take_garbage(self, call: Call) -> Items:
         core = self._core
-        dead = self._dead_leases()
+        dead = dead_leases(core)
         found = self._end_all(dead, call)
         suspects = core.db.read(garbage.everything)
         for part in suspects.chunks():
@@ -104,7 +105,7 @@ class Collector:
             (f"stray {one.path}", one.size) for one in take_strays(core, call=call) if one.deletable
         ]
 
-    def _end_all(self, dead: list[str], call: Call) -> list[Forgotten]:
+    def _end_all(self, dead: Collection[str], call: Call) -> list[Forgotten]:
         """End the leases of the dead and the pins that have expired; what they alone kept is forgotten."""
         now = time.time()
         if not dead and not self._core.db.read(lambda tx: pins.some_expired(tx, now=now)):
@@ -113,22 +114,12 @@ class Collector:
         reached("collect.ended")
         return found
 
-    def _dead_leases(self) -> list[str]:
-        """Leases whose owner is gone: their locks, taken before the row was made, are free."""
-        dead: list[str] = []
-        for lease in self._core.db.read(garbage.lease_ids):
-            lock = self._core.try_locked("lease", lease)
-            if lock is not None:
-                lock.release()
-                dead.append(lease)
-        return dead
-
     # -- policies -------------------------------------------------------------------------------
 
     def _take_images(self, keep: Keep, call: Call) -> tuple[list[str], Items]:
         """Take the names away that a policy does not keep, and what goes with them."""
         core = self._core
-        going = expiry.chosen(core, keep, free=free_bytes(core.layout.root), dead=(), now=time.time())
+        going = expiry.chosen(core, keep, free=available_bytes(core.layout.root), dead=(), now=time.time())
         reached("collect.chosen")
         taken, found = expiry.take(core, going, call=call)
         return taken, self._freed(found, core.sweeper.sweep(call=call)) if found else []
@@ -136,11 +127,11 @@ class Collector:
     def _preview(self, keep: Keep, call: Call) -> Collected:
         """What a collection would take.  Nothing is written, and nobody is held up."""
         core = self._core
-        dead = self._dead_leases()
+        dead = dead_leases(core)
         now = time.time()
 
         def body(tx: Transaction, gone: Iterable[str] = ()) -> list[Forgotten]:
-            without = Without(namespace=NAMESPACE, leases=frozenset(dead), images=frozenset(gone))
+            without = Without(namespace=NAMESPACE, leases=dead, images=frozenset(gone))
             return garbage.find(tx, garbage.everything(tx, without=without), without=without)
 
         found = core.db.read(body)
@@ -148,7 +139,7 @@ class Collector:
         left = list(strays(core, call=call))
         sizes = measure_some(core.layout.root, {*trash, *(item.path for item in found)}, call=call)
         free = (
-            free_bytes(core.layout.root)
+            available_bytes(core.layout.root)
             + sum(sizes.values())
             + sum(one.size for one in left if one.deletable)
         )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orlop.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.examine import Problem
@@ -22,7 +22,9 @@ from orlop.layers.foldercheck import folder_differences
 from orlop.layers.forms import FORMS, Form
 from orlop.layers.verify import CHUNK, data_problem, read_bytes, read_tar
 from orlop.metadata import checks, images, layers, roots
+from orlop.metadata.db import Transaction
 from orlop.metadata.folders import FolderRow, get_folder
+from orlop.metadata.images import ImageRow
 from orlop.metadata.layers import LayerRow
 from orlop.observe import Call, Progress, Rate
 from orlop.spec.digest import DiffID, Digest
@@ -109,7 +111,9 @@ class Reader:
         with opened(tar) as fd:
             problems = self._layer(row, tar, fd)
         if not any(problem.kind == "damage" for problem in problems):
-            self._core.db.write(lambda tx: checks.set_checked(tx, diff_id, time.time()), call=self._call)
+            # A disk that is full or takes no writes can be checked all the same.
+            with contextlib.suppress(ResourceExhausted, FailedPrecondition, DataLoss):
+                self._core.db.write(lambda tx: checks.set_checked(tx, diff_id, time.time()), call=self._call)
         return problems
 
     def _layer(self, row: LayerRow, tar: Path, fd: int) -> list[Problem]:
@@ -209,7 +213,12 @@ class Reader:
     def image(self, name: str) -> list[Problem]:
         """What an image's documents say against its rows.  Those that cannot be read are findings already."""
         core = self._core
-        row = core.db.read(lambda tx: images.get_image(tx, NAMESPACE, name))
+
+        def rows(tx: Transaction) -> tuple[ImageRow | None, tuple[DiffID, ...]]:
+            row = images.get_image(tx, NAMESPACE, name)  # the name may mean another image a moment later
+            return row, images.config_layers(tx, row.config) if row is not None else ()
+
+        row, known = core.db.read(rows)
         if row is None:
             return []
         problems: list[Problem] = []
@@ -221,8 +230,7 @@ class Reader:
             config = parse_config(
                 core.blobs.read(row.config), "check image", limit=core.settings.limits.config_size
             )
-            diff_ids = config.diff_ids()
-            if diff_ids != core.db.read(lambda tx: images.config_layers(tx, row.config)):
+            if config.diff_ids() != known:
                 wrong("its layers' rows are not those that its config lists")
         except (InvalidArgument, ResourceExhausted) as exc:
             wrong(f"its config is none: {exc.reason}")

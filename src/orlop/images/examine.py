@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from orlop.errors import DataLoss
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.upkeep import FindingKind
-from orlop.metadata import checks, images, layers, roots
+from orlop.metadata import checks, images, layers, pins, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import get_folder
 from orlop.metadata.images import ImageRow
@@ -188,6 +189,22 @@ class Examiner:
 
         return self._core.db.read(body)
 
+    def pin(self, name: str) -> list[Problem]:
+        """The rows of what a pin keeps, unless it has expired.  A chain is derived."""
+
+        def body(tx: Transaction) -> list[Problem]:
+            row = pins.get_pin(tx, NAMESPACE, name)
+            expired = row is not None and row.expires is not None and row.expires <= time.time()
+            if row is None or expired or row.kind == "chain":
+                return []
+            if row.kind == "layer":
+                return _lost_layers(tx, [DiffID(row.ref)])
+            digest = Digest(row.ref)
+            lost = [] if layers.has_blob(tx, digest) else [_lost_blob(digest, row.kind)]
+            return lost + (_lost_layers(tx, images.config_layers(tx, digest)) if row.kind == "config" else [])
+
+        return self._core.db.read(body)
+
     def root(self, path: str) -> list[Problem]:
         """A prepared root: its rows, its writable part, and the folder that it is to be mounted in."""
 
@@ -212,7 +229,12 @@ class Examiner:
         if is_lost(problems, folder):
             return problems
         if row.quota is not None:
-            return problems + self.place(folder / "disk.img", FILE)
+            disk = folder / "disk.img"
+            problems += self.place(disk, FILE)
+            if not is_lost(problems, disk) and (size := os.lstat(disk).st_size) < row.quota:
+                text = f"{self._name(disk)} has {size} bytes, and a quota of {row.quota}"
+                problems.append(Problem(word="wrong-size", detail=text, path=disk))
+            return problems
         if row.driver == "native":
             # The tree's own mode and owner are the image's, and the user's to change.
             return problems + self._of_kind(folder / "tree")

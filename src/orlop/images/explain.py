@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from orlop.errors import InvalidArgument, NotFound
-from orlop.images.accounting import dead_leases, path_of
+from orlop.images.accounting import path_of
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.holders import Holders, moment
+from orlop.images.leases import dead_leases
 from orlop.images.measure import kind_of, measure_some, piece_of
 from orlop.images.parts import Parts, Piece, each_once
 from orlop.images.strays import ASIDE

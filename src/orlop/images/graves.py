@@ -27,10 +27,11 @@ _LOCKS = {"layers": "layer", "chains": "chain", "content": "blob", "prepared": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifted:
-    """A thing's lock, and where the thing is to be deleted; None if it is named again, or gone."""
+    """A thing's lock, and where the thing is to be deleted; None if it is ``named`` again, or gone."""
 
     lock: FileLock
     grave: Path | None
+    named: bool = False
 
 
 def lock_of(path: str) -> tuple[str, str]:
@@ -78,7 +79,7 @@ def lift(core: Core, path: str) -> Lifted | None:
         return None
     try:
         if core.db.read(lambda tx: is_named(tx, path)):
-            return Lifted(lock=lock, grave=None)
+            return Lifted(lock=lock, grave=None, named=True)
         if kind == "chain":
             core.erofs.deactivate(key)
         elif kind == "root":

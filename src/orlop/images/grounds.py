@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orlop.errors import FailedPrecondition, from_oserror
 from orlop.images.chains import Chains
-from orlop.images.core import Core
+from orlop.images.core import NAMESPACE, Core
 from orlop.images.folders import Folders
 from orlop.images.idmaps import SPARE_ID, parse_maps
 from orlop.layers.diff import Upper
@@ -212,6 +212,26 @@ class Grounds:
         self._with_namespace(row, lambda fd: self._core.erofs.activate(image, mapping, fd))
         reached("chain.activated")
 
+    def renew(self, row: ChainRow) -> None:
+        """Mount an image anew where it is mounted here: a mount shows the files that it was made of for good.
+
+        Needs the image's lock, exclusively.
+        """
+        core, image = self._core, self._chains.image(row)
+        every = core.db.read(lambda tx: roots.list_roots(tx, NAMESPACE))
+        users = {mapping_name(root.uid_map, root.gid_map): root for root in every}
+        for mapping in core.erofs.mapped(row.id):
+            if not mapping:
+                core.erofs.renew(image)
+            elif mapping in users:
+
+                def again(fd: int | None, mapping: str = mapping) -> None:
+                    core.erofs.renew(image, mapping, fd)
+
+                self._with_namespace(users[mapping], again)
+            else:
+                core.erofs.deactivate(row.id, keep=lambda other, mapping=mapping: other != mapping)  # type: ignore[misc]  # bound now
+
     def make_disk(self, row: RootRow, call: Call) -> None:
         """Give a root a disk of its own, mounted.  The native driver's copy does not count."""
         core = self._core
@@ -234,6 +254,10 @@ class Grounds:
         with self._core.locked("disk", row.id, call=call, attempted="mount disk"):
             self._with_namespace(row, activate)
             reached("disk.mounted")
+
+    def disk_attached(self, row: RootRow) -> bool:
+        """Whether a root's disk is in use as one, by whomever: only that can be mounted."""
+        return self._core.disks.attached(row.id)
 
     @contextlib.contextmanager
     def _mapped(self, row: RootRow, call: Call) -> Iterator[None]:

@@ -57,7 +57,7 @@ class LayerMender:
                 return Outcome(action="failed", note=str(missed))
             if paths:
                 return Outcome(action="failed", note=f"{some_of(paths)} stands on it; {missed}")
-            return self._give_up(diff_id, f"{why}; {missed}", wanted=bool(names))
+            return self._give_up(diff_id, why, str(missed), wanted=bool(names))
 
     def _derive(self, diff_id: DiffID, why: str) -> Outcome | None:
         """What a tar that is whole gives; None if there is none.  Needs the layer's lock."""
@@ -137,7 +137,7 @@ class LayerMender:
             self._replace(new / "layer.data", path, why)
         return True
 
-    def _give_up(self, diff_id: DiffID, why: str, *, wanted: bool) -> Outcome:
+    def _give_up(self, diff_id: DiffID, why: str, missed: str, *, wanted: bool) -> Outcome:
         """Take a layer out of the store that nobody can give again, and that no prepared root stands on."""
         core, call = self._core, self._call
         place = core.layers.path(diff_id)
@@ -149,15 +149,22 @@ class LayerMender:
             return True
 
         with core.locked("layer", diff_id.hex, call=call, attempted=f"repair layer {diff_id}"):
-            moved = self._quarantine.move(place, f"layer-{diff_id.hex[:12]}", why)
-            if not core.db.write(body, call=call):
-                if moved is not None:
+            outcome = self._derive(diff_id, why)  # another repair may have had better luck
+            if outcome is not None:
+                return outcome
+            moved = self._quarantine.move(place, f"layer-{diff_id.hex[:12]}", f"{why}; {missed}")
+            forgotten = False
+            try:
+                forgotten = core.db.write(body, call=call)
+            finally:
+                if moved is not None and not forgotten:
                     os.rename(moved, place)
+            if not forgotten:
                 return Outcome(action="failed", note="a root was prepared on it meanwhile")
         reached("repair.layer-forgotten")
         if not wanted:
             return Outcome(action="forgotten", note="nothing needs it")
-        return Outcome(action="quarantined", note=f"{why}; 'orlop pull' of an image that has it heals it")
+        return Outcome(action="quarantined", note=f"{missed}; 'orlop pull' of an image that has it heals it")
 
     @staticmethod
     @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ __all__ = ["Pinner", "label_image"]
 _KINDS = ("image", "layer", "chain", "blob")
 MAX_NAME = 200  # characters of a pin's name
 MAX_KEY = 1000  # characters of a label's key
+MAX_EXPIRY = 253_402_300_799  # the last second that a date of four digits can tell
 MAX_VALUE = 64 << 10  # characters of a label's value; a request of the daemon's has its own limit
 
 
@@ -37,8 +37,12 @@ class Pinner:
         what = f"pin {thing}"
         name = f"pin-{secrets.token_hex(6)}" if name is None else name
         _check_text(name, MAX_NAME, what, "the pin's name")
-        if expires is not None and not (math.isfinite(expires) and expires > time.time()):
+        if expires is not None and not expires > time.time():
             raise InvalidArgument(what, "it would expire at once", hint="give a time to come, or none")
+        if expires is not None and expires > MAX_EXPIRY:
+            raise InvalidArgument(
+                what, "no date has the time at which it expires", hint="give an earlier one, or none"
+            )
 
         def body(tx: Transaction) -> tuple[PinRow, bool]:
             found = find_thing(tx, NAMESPACE, thing, what)

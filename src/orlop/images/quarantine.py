@@ -10,15 +10,17 @@ Nothing in there is used again, or deleted, by orlop: it is the owner's to look 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from orlop.errors import from_oserror
 from orlop.images.core import Core
-from orlop.linux.files import write_durably
+from orlop.linux.files import remove_tree, write_durably
 from orlop.observe import reached
 
 __all__ = ["Quarantine"]
@@ -42,8 +44,9 @@ class Quarantine:
         try:
             if not os.path.lexists(path):
                 return None
-            target = self._cell(what, why) / path.name
-            os.rename(path, target)
+            with self._cell(what, why) as cell:
+                target = cell / path.name
+                os.rename(path, target)
             reached("quarantine.moved")
             for folder in (target.parent, path.parent):
                 self._core.sync.folder(folder)
@@ -54,14 +57,12 @@ class Quarantine:
     def keep(self, path: Path, what: str, why: str) -> Path | None:
         """Give a file a second name there: it is about to be replaced in its place, in one step."""
         try:
-            target = self._cell(what, why) / path.name
-            try:
+            with self._cell(what, why) as cell:
+                target = cell / path.name
                 os.link(path, target, follow_symlinks=False)
-            except FileNotFoundError:
-                (target.parent / "why").unlink()
-                target.parent.rmdir()
-                return None
             self._core.sync.folder(target.parent)
+        except FileNotFoundError:
+            return None
         except OSError as exc:
             raise from_oserror(f"put {path} into quarantine", exc) from exc
         return target
@@ -73,13 +74,20 @@ class Quarantine:
         except FileNotFoundError:
             return []
 
-    def _cell(self, what: str, why: str) -> Path:
+    @contextlib.contextmanager
+    def _cell(self, what: str, why: str) -> Iterator[Path]:
+        """A new folder with its ``why``; gone again if the thing does not come into it."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         if not self.folder.is_dir():
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._core.sync.folder(self.folder.parent)
         cell = self.folder / f"{stamp}-{_ODD.sub('-', what)[:80]}-{secrets.token_hex(3)}"
         cell.mkdir(mode=0o700)
-        write_durably(cell / "why", f"{why}\n".encode(errors="replace"), sync=self._core.sync)
-        self._core.sync.folder(self.folder)
-        return cell
+        try:
+            write_durably(cell / "why", f"{why}\n".encode(errors="replace"), sync=self._core.sync)
+            self._core.sync.folder(self.folder)
+            yield cell
+        except BaseException:
+            if os.listdir(cell) in ([], ["why"]):  # a full disk: what was to be moved stays where it is
+                remove_tree(cell, missing_ok=True)
+            raise

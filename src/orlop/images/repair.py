@@ -49,8 +49,25 @@ class Mender:
         self._layers = LayerMender(core, self._quarantine, self._fetcher, meter, call)
 
     def layer(self, diff_id: DiffID, why: str) -> Outcome:
-        """See `orlop.images.mendlayers`."""
-        return self._layers.mend(diff_id, why)
+        """See `orlop.images.mendlayers`; what is mounted of the old files is mounted anew."""
+        core, call = self._core, self._call
+        outcome = self._layers.mend(diff_id, why)
+        if outcome.action not in {"rebuilt", "fetched"}:
+            return outcome
+        notes = [outcome.note] if outcome.note else []
+        for name in core.db.read(lambda tx: checks.layer_chains(tx, diff_id)):
+            try:
+                with core.locked("chain", name, call=call, attempted=f"mount chain {name[:12]} anew"):
+                    row = core.db.read(lambda tx, name=name: roots.get_chain(tx, name))  # type: ignore[misc]  # bound now
+                    if row is not None:
+                        self._grounds.renew(row)
+            except Error as exc:  # its own file may be damaged: it is looked at next
+                call.check("repair store")
+                notes.append(f"{exc.attempted}: {exc.reason}")
+        paths = core.db.read(lambda tx: checks.layer_users(tx, diff_id))[1]
+        if paths:
+            notes.append(_until(paths))
+        return Outcome(action=outcome.action, note="; ".join(notes))
 
     # -- blobs ----------------------------------------------------------------------------------
 
@@ -74,6 +91,8 @@ class Mender:
             if missed.later:
                 return Outcome(action="failed", note=str(missed))
             with core.locked("blob", digest.hex, call=call, attempted=f"repair blob {digest}"):
+                if self._whole(digest, path) is not None:
+                    return Outcome(action="fixed", note="another repair had better luck")
                 moved = self._quarantine.move(path, f"blob-{digest.hex[:12]}", f"{why}; {missed}")
             return Outcome(action="failed" if moved is None else "quarantined", note=str(missed))
 
@@ -102,8 +121,10 @@ class Mender:
         core, call = self._core, self._call
         with core.locked("blob", digest.hex, call=call, attempted=f"repair blob {digest}"):
             found = core.db.read(lambda tx: layers.layer_of_blob(tx, digest))
+            pinned = core.db.read(lambda tx: checks.blob_users(tx, digest))
             moved = self._quarantine.move(core.blobs.path(digest), f"blob-{digest.hex[:12]}", why)
-            if found is not None and core.db.read(lambda tx: layers.get_layer(tx, found.diff_id)) is not None:
+            held = found and core.db.read(lambda tx: layers.get_layer(tx, found.diff_id))
+            if held and not pinned:
                 core.db.write(lambda tx: checks.forget_blob(tx, digest), call=call)
                 return Outcome(action="forgotten", note="the layer that it holds is in the store")
         return Outcome(action="failed" if moved is None else "quarantined", note="nobody is known who has it")
@@ -167,11 +188,11 @@ class Mender:
                 self._quarantine.move(path, f"chain-{name[:12]}", why)
             write_durably(path, bytes(image), sync=core.sync)
             reached("repair.chain-written")
-            if not paths:
+            if paths:
+                self._grounds.renew(row)
+            else:
                 core.erofs.deactivate(name)  # what is mounted is the old file
-        return Outcome(
-            action="rebuilt", note=f"{some_of(paths)} may show the old until mounted anew" if paths else ""
-        )
+        return Outcome(action="rebuilt", note=_until(paths) if paths else "")
 
     def _forget_chain(self, row: ChainRow, paths: list[str], why: str) -> Outcome:
         """Drop a chain and what lies on it, unless a prepared root does.  Needs its lock."""
@@ -201,11 +222,18 @@ class Mender:
         form = None if row is None else form_of(row)
         if row is None or form is None:
             return Outcome(action="fixed", note="it was collected meanwhile")
-        for path in core.db.read(lambda tx: checks.folder_users(tx, folder)):
+        place = core.layout.folders / folder
+        damaged = _which(place)
+        paths = core.db.read(lambda tx: checks.folder_users(tx, folder))
+        for path in paths:
             if self._in_use(path):
                 return Outcome(action="failed", note=f"root {path} stands on it and is in use")
         with core.locked("folder", folder, call=call, attempted=f"repair folder {folder}"):
-            self._quarantine.move(core.layout.folders / folder, f"folder-{folder}", why)
+            if _which(place) != damaged:
+                return Outcome(action="fixed", note="another repair took it out of the way")
+            if not set(core.db.read(lambda tx: checks.folder_users(tx, folder))) <= set(paths):
+                return Outcome(action="failed", note="a root was prepared on it meanwhile")
+            self._quarantine.move(place, f"folder-{folder}", why)
             core.db.write(lambda tx: checks.expire_folder(tx, folder), call=call)
         reached("repair.folder-expired")
         try:
@@ -271,6 +299,18 @@ class Mender:
         return Outcome(action="failed", note="put the folder back by hand")
 
     # -- tools ----------------------------------------------------------------------------------
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    try:
+        about = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return about.st_dev, about.st_ino
+
+
+def _until(paths: list[str]) -> str:
+    return f"{some_of(paths)} may show the old until mounted anew"
 
 
 def _same(path: Path, image: bytearray) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from orlop.errors import Error, ResourceExhausted, from_oserror
 
-__all__ = ["Reserve", "check_room", "free_bytes", "is_full", "needing", "told"]
+__all__ = ["Reserve", "available_bytes", "check_room", "free_bytes", "is_full", "needing", "told"]
 
 RESERVE = 1 << 20  # bytes: the shared memory of SQLite's log, and the log of forgetting some thousand things
 _LEAST = 32 << 10  # a reserve below this helps nobody
@@ -37,6 +37,12 @@ def free_bytes(folder: Path) -> int:
     """What the disk of a folder has left for us."""
     about = os.statvfs(folder)
     return (about.f_bfree if os.geteuid() == 0 else about.f_bavail) * about.f_frsize
+
+
+def available_bytes(folder: Path) -> int:
+    """What the disk of a folder has left for everybody, as df(1) says: not what it reserves for root."""
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize
 
 
 def is_full(exc: BaseException) -> bool:

@@ -191,7 +191,9 @@ def _take_root(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind 
     if lock is None:
         return None  # a Prepare stands between making the folder and naming it
     try:
-        if core.db.read(lambda tx: roots.is_root(tx, folder.name)):
+        path = str(folder.relative_to(core.layout.root))
+        # On the list it is no lost one: a Cleanup has given it up, and is deleting it.
+        if core.db.read(lambda tx: roots.is_root(tx, folder.name) or garbage.is_trash(tx, path)):
             return None
         place = _writable(core, folder, call)
         lost = Root(id=folder.name, target="", folder=place)

@@ -25,6 +25,7 @@ from orlop.errors import Error, from_oserror
 from orlop.images.measure import measure_some
 from orlop.metadata import garbage
 from orlop.metadata.db import Transaction
+from orlop.metadata.forks import watch_forks
 from orlop.observe import Call, reached
 
 if TYPE_CHECKING:
@@ -45,13 +46,27 @@ class Sweeper:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._closed = False
+        self._begin()
+        watch_forks(self)
+
+    def _begin(self) -> None:
         self._turn = threading.Lock()  # held while a thread sweeps: two would find each other's things busy
         self._guard = threading.Lock()  # guards the two fields below, and _closed
         self._thread: threading.Thread | None = None
         self._wanted = False
-        self._closed = False
         self._hurry = threading.Event()
         self._quit = threading.Event()
+
+    def before_fork(self) -> None:
+        """See `orlop.metadata.forks`."""
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the thread is the parent's, and so is what it was at."""
+        self._begin()
 
     def sweep(self, *, call: Call) -> dict[str, int]:
         """Delete all that is forgotten; the bytes of each path that went.
@@ -128,7 +143,7 @@ class Sweeper:
         from orlop.images.graves import lift  # when first needed: a store that deletes nothing has no use
 
         core = self._core
-        settled: list[str] = []
+        settled: dict[str, bool] = {}  # whether a row names it again
         # A thing that is made anew and forgotten again must find its path off the list: it puts it there.
         with contextlib.ExitStack() as locks:
             for path in paths:
@@ -141,16 +156,20 @@ class Sweeper:
                 if lifted is None:
                     continue
                 locks.callback(lifted.lock.release)
-                settled.append(path)
+                settled[path] = lifted.named
                 if lifted.grave is not None:
                     graves[path] = lifted.grave
             if settled:
                 self._strike(settled)
 
-    def _strike(self, settled: list[str]) -> None:
+    def _strike(self, settled: dict[str, bool]) -> None:
+        from orlop.images.graves import is_named
+
         def body(tx: Transaction) -> None:
-            for path in settled:
-                garbage.trash_done(tx, path)
+            for path, named in settled.items():
+                # What is in its place may be forgotten again by now: that needs no lock.
+                if not named or is_named(tx, path):
+                    garbage.trash_done(tx, path)
 
         if any(path.startswith("prepared/") for path in settled):
             # Else it might come back after a power cut, with nothing that says that it was given up.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop.errors import DataLoss, InvalidArgument
 from orlop.images.grounds import Grounds
 from orlop.linux import mountinfo, processes
 from orlop.metadata.roots import RootRow
@@ -27,7 +28,12 @@ class Usage:
         if root.kind != "active":
             return False
         if root.quota is not None:  # only below its own disk can anybody be found
-            self._grounds.mount_disk(root, call)  # the one that others have mounted, if they have
+            try:
+                self._grounds.mount_disk(root, call)  # the one that others have mounted, if they have
+            except (DataLoss, InvalidArgument):
+                if self._grounds.disk_attached(root):
+                    raise
+                return False  # it is no file system any more, and nobody has it mounted
         driver, own = self._grounds.driver(root), self._grounds.own(root)
         for _ in range(_LOOKS):
             if not driver.in_use(own):

@@ -129,7 +129,7 @@ def mount_table(pid: int | None = None) -> list[MountEntry]:
 
 
 def mounts_by_id() -> dict[int, MountEntry]:
-    """Our mounts by their IDs, as `mount_id_of` gives them: to look at many places and read the table once."""
+    """Our mounts by their IDs (`mount_id_of`), for those who look at many places: the table is read once."""
     return {entry.mount_id: entry for entry in mount_table()}
 
 

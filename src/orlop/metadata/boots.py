@@ -14,7 +14,7 @@ __all__ = ["clear", "is_marked", "mark", "others"]
 
 def mark(tx: Transaction, boot: str) -> None:
     """Remember that what is written in this boot may not be synced.  Idempotent."""
-    tx.execute("INSERT OR IGNORE INTO unsynced VALUES (?)", (boot,))
+    tx.execute("INSERT OR IGNORE INTO unsynced (boot) VALUES (?)", (boot,))
 
 
 def is_marked(tx: Transaction, boot: str) -> bool:

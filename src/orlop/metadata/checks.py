@@ -5,11 +5,12 @@ Deciding what is damage is `orlop.images.examine`'s; here is only what the rows 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument
-from orlop.metadata import garbage
+from orlop.metadata import garbage, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import FolderRow
 from orlop.metadata.layers import LayerRow
@@ -34,6 +35,7 @@ __all__ = [
     "forget_layer",
     "image_has_layers",
     "integrity",
+    "layer_chains",
     "layer_users",
     "layers_by_age",
     "malformed",
@@ -177,15 +179,19 @@ def folder_layers(tx: Transaction, folder: str) -> list[DiffID]:
     return [DiffID(row[0]) for row in rows]
 
 
+_PINS = "SELECT 'pin ' || name FROM pins WHERE (expires_at IS NULL OR expires_at > :now)"
+
 # -- who suffers ----------------------------------------------------------------------------------
 
 
 def layer_users(tx: Transaction, diff_id: DiffID) -> tuple[list[str], list[str]]:
-    """The names of images that have a layer, and the paths of roots that stand on it."""
+    """The names of images that have a layer, with pins (``pin NAME``), and the paths of roots on it."""
+    configs = "(SELECT config_digest FROM config_layers WHERE diff_id = :layer)"
     names = tx.execute(
-        "SELECT DISTINCT name FROM images WHERE config_digest IN "
-        "(SELECT config_digest FROM config_layers WHERE diff_id = ?) ORDER BY name",
-        (diff_id,),
+        f"SELECT name FROM images WHERE config_digest IN {configs} UNION {_PINS} AND (kind = 'layer' "
+        f"AND ref = :layer OR kind = 'config' AND ref IN {configs} OR kind = 'chain' AND ref IN "
+        "(SELECT chain_id FROM chain_layers WHERE diff_id = :layer)) ORDER BY 1",
+        {"layer": diff_id, "now": time.time()},
     ).fetchall()
     paths = tx.execute(
         "WITH used(id) AS (SELECT chain_id FROM chain_layers WHERE diff_id = ?) "
@@ -196,6 +202,13 @@ def layer_users(tx: Transaction, diff_id: DiffID) -> tuple[list[str], list[str]]
         (diff_id, diff_id),
     ).fetchall()
     return [row[0] for row in names], [row[0] for row in paths]
+
+
+def layer_chains(tx: Transaction, diff_id: DiffID) -> list[str]:
+    """The images of chains that point into a layer's files."""
+    query = "SELECT chain_id FROM chain_layers WHERE diff_id = ? ORDER BY chain_id"
+    found = [roots.get_chain(tx, row[0]) for row in tx.execute(query, (diff_id,)).fetchall()]
+    return [row.id for row in found if row is not None and any(one == diff_id for one, _ in row.devices)]
 
 
 def chain_roots(tx: Transaction, chain: str) -> list[str]:
@@ -221,7 +234,16 @@ def chain_above(tx: Transaction, chain: str) -> list[str]:
 
 
 def blob_users(tx: Transaction, digest: Digest) -> list[str]:
-    """The names of images that a document belongs to."""
+    """The names of images that a document belongs to, and pins (``pin NAME``) of them or of a blob."""
+    rows = tx.execute(
+        f"{_PINS} AND kind IN ('config', 'blob') AND (ref = :digest OR ref IN "
+        "(SELECT config_digest FROM image_manifests WHERE digest = :digest)) ORDER BY 1",
+        {"digest": digest, "now": time.time()},
+    )
+    return [*_names_of(tx, digest), *(row[0] for row in rows)]
+
+
+def _names_of(tx: Transaction, digest: Digest) -> list[str]:
     rows = tx.execute(
         "SELECT name FROM images WHERE config_digest = ? OR manifest_digest = ? OR config_digest IN "
         "(SELECT config_digest FROM image_manifests WHERE digest = ?) ORDER BY name",
@@ -304,7 +326,7 @@ class Origin:
 def origin_of(tx: Transaction, digest: Digest) -> Origin | None:
     """The origin of a document; None for what the rows do not know as one."""
     known = tx.execute("SELECT media_type, size FROM image_manifests WHERE digest = ?", (digest,)).fetchone()
-    names = blob_users(tx, digest)
+    names = _names_of(tx, digest)
     config = tx.execute(
         "SELECT 1 FROM images WHERE config_digest = ? UNION SELECT 1 FROM prepared WHERE config_digest = ? "
         "UNION SELECT 1 FROM config_layers WHERE config_digest = ?",

@@ -289,8 +289,11 @@ def _check_schema(copy: sqlite3.Connection) -> int:
 
 
 def _schema(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
-    """Tables, indexes and whatever else there is, without comments and white space."""
-    query = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    """Tables, indexes and whatever else there is, without comments and white space.
+
+    SQLite's own indexes have no text; a name that only SQLite should give shows nothing.
+    """
+    query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
     return {
         (str(kind), str(name), "".join(_COMMENT.sub("", str(sql)).split()))
         for kind, name, sql in connection.execute(query)

@@ -83,7 +83,11 @@ def read_named(tx: Transaction, *, dead: Iterable[str] = (), now: float) -> Name
     """Read it all.  ``dead`` leases, whose owner is gone, keep nothing, nor do pins expired by ``now``."""
     gone = set(dead)
     held = {(row[0], row[1]) for row in tx.execute(_HELD)}
-    refs = [(kind, ref) for lease, kind, ref in tx.execute("SELECT * FROM lease_refs") if lease not in gone]
+    refs = [
+        (kind, ref)
+        for lease, kind, ref in tx.execute("SELECT lease, kind, ref FROM lease_refs")
+        if lease not in gone
+    ]
     refs += [(row[0], row[1]) for row in tx.execute(_PINNED, (now,))]
     for kind, ref in refs:
         if kind == "chain":

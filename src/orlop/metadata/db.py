@@ -42,6 +42,7 @@ __all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
+PATIENCE = 60.0  # seconds that a write without a call waits: one stopped in its turn must not hold up all
 MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
 _T = TypeVar("_T")
 
@@ -187,15 +188,25 @@ class Database:
     def write(self, body: Callable[[Transaction], _T], *, call: Call | None = None) -> _T:
         """Run a body in a transaction; durable on return, undone if the body raises.
 
-        ``call`` ends the waiting, which is over when the body runs.
+        ``call`` ends the waiting, which is over when the body runs.  Without one it ends, too: raises
+        `Unavailable` where another process holds the turn for longer than `PATIENCE`.
         """
+        if call is None:
+            try:
+                return self._write(body, Call(deadline=time.monotonic() + PATIENCE))
+            except DeadlineExceeded as exc:
+                reason = f"another process has held the store's turn to write for {PATIENCE:g} s"
+                raise Unavailable(ATTEMPTED, reason, hint=f"'fuser {self._turn_path}' shows who") from exc
+        return self._write(body, call)
+
+    def _write(self, body: Callable[[Transaction], _T], call: Call) -> _T:
         try:
             try:
-                return self._writers.write(body, call or Call())
+                return self._writers.write(body, call)
             except sqlite3.Error as exc:
                 if not (_is_full(exc) and self._relief is not None and self._relief()):
                     raise
-            return self._writers.write(body, call or Call())
+            return self._writers.write(body, call)
         except sqlite3.Error as exc:
             raise _mapped(ATTEMPTED, exc) from exc
 

@@ -68,7 +68,8 @@ def add_folder(tx: Transaction, folder: FolderRow, diff_ids: Iterable[DiffID]) -
         ),
     )
     tx.executemany(
-        "INSERT OR IGNORE INTO folder_layers VALUES (?, ?)", [(folder.id, diff_id) for diff_id in diff_ids]
+        "INSERT OR IGNORE INTO folder_layers (folder, diff_id) VALUES (?, ?)",
+        [(folder.id, diff_id) for diff_id in diff_ids],
     )
 
 
@@ -105,6 +106,6 @@ def set_root_folders(tx: Transaction, root_id: str, folders: Sequence[str]) -> N
     """Remember what a root stands on."""
     tx.execute("DELETE FROM root_folders WHERE root = ?", (root_id,))
     tx.executemany(
-        "INSERT INTO root_folders VALUES (?, ?, ?)",
+        "INSERT INTO root_folders (root, position, folder) VALUES (?, ?, ?)",
         [(root_id, position, folder) for position, folder in enumerate(folders)],
     )

@@ -26,6 +26,7 @@ __all__ = [
     "everything",
     "find",
     "forget",
+    "is_trash",
     "lease_add",
     "lease_end",
     "lease_ids",
@@ -146,15 +147,15 @@ def suspects_of_root(tx: Transaction, root_id: str) -> Suspects:
 
 def _gone(tx: Transaction, suspects: Suspects, without: Without) -> _Gone:
     needs = Needs(tx, now=time.time(), without=without)
-    configs = sorted(config for config in suspects.configs if not needs.config(config))
+    configs = needs.without_need("config", suspects.configs)
     layers = set(suspects.layers)
     layers |= _each(tx, "SELECT diff_id FROM config_layers WHERE config_digest = ?", configs)
     layers |= _each(tx, "SELECT diff_id FROM chain_layers WHERE chain_id = ?", suspects.chains)
-    gone = sorted(layer for layer in layers if not needs.layer(layer))
+    gone = needs.without_need("layer", layers)
     blobs = suspects.blobs | set(configs)
     blobs |= _each(tx, "SELECT digest FROM image_manifests WHERE config_digest = ?", configs)
     blobs |= _each(tx, "SELECT digest FROM layer_blobs WHERE diff_id = ?", gone)
-    gone_blobs = sorted(blob for blob in blobs if not needs.blob(blob))
+    gone_blobs = needs.without_need("blob", blobs)
     found = [*_chains(tx, gone), *_folders(tx, gone), *_layers(tx, gone), *_blobs(tx, gone_blobs)]
     return _Gone(configs=configs, layers=gone, blobs=gone_blobs, found=found)
 
@@ -233,12 +234,17 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
 
 def trash_add(tx: Transaction, path: str) -> None:
     """Remember a path, relative to the store, that is to be deleted."""
-    tx.execute("INSERT OR IGNORE INTO trash VALUES (?)", (path,))
+    tx.execute("INSERT OR IGNORE INTO trash (path) VALUES (?)", (path,))
 
 
 def trash_list(tx: Transaction) -> list[str]:
     """The paths still to be deleted."""
     return [row[0] for row in tx.execute("SELECT path FROM trash ORDER BY path")]
+
+
+def is_trash(tx: Transaction, path: str) -> bool:
+    """Whether a path is still to be deleted."""
+    return tx.execute("SELECT 1 FROM trash WHERE path = ?", (path,)).fetchone() is not None
 
 
 def trash_done(tx: Transaction, path: str) -> None:
@@ -254,8 +260,11 @@ def lease_add(tx: Transaction, lease: str, kind: str, ref: str, *, what: str = "
 
     ``what`` and ``pid`` tell those who ask whose it is.
     """
-    tx.execute("INSERT OR IGNORE INTO leases VALUES (?, ?, ?, ?)", (lease, time.time(), what, pid))
-    tx.execute("INSERT OR IGNORE INTO lease_refs VALUES (?, ?, ?)", (lease, kind, ref))
+    tx.execute(
+        "INSERT OR IGNORE INTO leases (id, created_at, what, pid) VALUES (?, ?, ?, ?)",
+        (lease, time.time(), what, pid),
+    )
+    tx.execute("INSERT OR IGNORE INTO lease_refs (lease, kind, ref) VALUES (?, ?, ?)", (lease, kind, ref))
 
 
 def lease_ids(tx: Transaction) -> list[str]:

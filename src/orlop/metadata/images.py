@@ -177,7 +177,7 @@ def delete_image(tx: Transaction, namespace: str, name: str) -> bool:
 def add_config(tx: Transaction, config: Digest, diff_ids: Sequence[DiffID]) -> None:
     """Remember the layers of a config.  Idempotent."""
     tx.executemany(
-        "INSERT OR IGNORE INTO config_layers VALUES (?, ?, ?)",
+        "INSERT OR IGNORE INTO config_layers (config_digest, position, diff_id) VALUES (?, ?, ?)",
         [(config, position, diff_id) for position, diff_id in enumerate(diff_ids)],
     )
 
@@ -193,7 +193,7 @@ def config_layers(tx: Transaction, config: Digest) -> tuple[DiffID, ...]:
 def add_manifest(tx: Transaction, config: Digest, manifest: ManifestRow) -> None:
     """Remember a manifest of a config.  Idempotent."""
     tx.execute(
-        "INSERT OR IGNORE INTO image_manifests VALUES (?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO image_manifests (config_digest, digest, media_type, size) VALUES (?, ?, ?, ?)",
         (config, manifest.digest, manifest.media_type, manifest.size),
     )
 

@@ -46,7 +46,7 @@ def change_image_labels(
             tx.execute("DELETE FROM labels WHERE kind = 'image' AND owner = ? AND key = ?", (owner, key))
         else:
             tx.execute(
-                "INSERT INTO labels VALUES ('image', ?, ?, ?) "
+                "INSERT INTO labels (kind, owner, key, value) VALUES ('image', ?, ?, ?) "
                 "ON CONFLICT (kind, owner, key) DO UPDATE SET value = excluded.value",
                 (owner, key, value),
             )

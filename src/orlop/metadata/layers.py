@@ -74,7 +74,8 @@ def get_layer(tx: Transaction, diff_id: DiffID) -> LayerRow | None:
 def add_layer_blob(tx: Transaction, blob: LayerBlob) -> None:
     """Remember that a layer comes as this blob; both digests were verified.  Idempotent."""
     tx.execute(
-        "INSERT INTO layer_blobs VALUES (?, ?, ?, ?, ?) ON CONFLICT (diff_id, digest) DO UPDATE SET "
+        "INSERT INTO layer_blobs (diff_id, digest, size, media_type, recipe) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (diff_id, digest) DO UPDATE SET "
         "recipe = COALESCE(excluded.recipe, recipe)",
         (blob.diff_id, blob.digest, blob.size, blob.media_type, blob.recipe),
     )
@@ -101,7 +102,9 @@ def layer_of_blob(tx: Transaction, digest: Digest) -> LayerBlob | None:
 
 def add_blob(tx: Transaction, digest: Digest, size: int) -> None:
     """Name a blob that is on disk.  Idempotent."""
-    tx.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest, size, time.time()))
+    tx.execute(
+        "INSERT OR IGNORE INTO blobs (digest, size, created_at) VALUES (?, ?, ?)", (digest, size, time.time())
+    )
 
 
 def has_blob(tx: Transaction, digest: Digest) -> bool:
@@ -122,7 +125,7 @@ def blob_sizes(tx: Transaction, digests: Iterable[Digest]) -> dict[Digest, int]:
 def add_source(tx: Transaction, digest: Digest, registry: str, repository: str) -> None:
     """Remember a repository that has a blob."""
     tx.execute(
-        "INSERT INTO blob_sources VALUES (?, ?, ?, ?) "
+        "INSERT INTO blob_sources (digest, registry, repository, seen_at) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (digest, registry, repository) DO UPDATE SET seen_at = excluded.seen_at",
         (digest, registry, repository, time.time()),
     )

@@ -58,7 +58,8 @@ class Needs:
 
     def __init__(self, tx: Transaction, *, now: float, without: Without = NOTHING) -> None:
         self._tx = tx
-        self._rule = _rule(bool(without))
+        self._absent = bool(without)
+        self._rule = _rule(self._absent)
         self._values: dict[str, object] = {"now": now}
         if without:
             self._values["namespace"] = without.namespace
@@ -83,7 +84,17 @@ class Needs:
         row = self._tx.execute(self._rule[f"one {kind}"], {**self._values, "ref": ref}).fetchone()
         return bool(row[0])
 
-    # -- all of a kind --------------------------------------------------------------------------
+    # -- several of a kind ----------------------------------------------------------------------
+
+    def without_need(self, kind: str, refs: Iterable[str]) -> list[str]:
+        """Those of some things of a ``kind`` that are not needed, in order."""
+        if not self._absent:
+            return sorted(ref for ref in refs if not self._ask(kind, ref))
+        # In one statement: else the lists of what is taken away would be read anew for each thing.
+        condition = self._rule[kind].format(x="t.value")
+        query = f"SELECT t.value FROM json_each(:refs) t WHERE NOT {condition} ORDER BY 1"
+        values = {**self._values, "refs": json.dumps(sorted(refs))}
+        return [row[0] for row in self._tx.execute(query, values)]
 
     def unneeded(self, kind: str, table: str, column: str, where: str = "1") -> list[str]:
         """The values of a column, digests of a ``kind``, that are not needed, each once."""

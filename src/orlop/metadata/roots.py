@@ -89,11 +89,12 @@ def add_chain(tx: Transaction, chain: ChainRow, diff_ids: Sequence[DiffID]) -> N
     """Name a chain whose file is on disk; ``diff_ids`` are all it stands for.  Idempotent."""
     devices = "".join(f"{diff_id} {kind}\n" for diff_id, kind in chain.devices)
     tx.execute(
-        "INSERT INTO chains VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain_id) DO NOTHING",
+        "INSERT INTO chains (chain_id, parent, depth, entries, size, uuid, devices, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain_id) DO NOTHING",
         (chain.id, chain.parent, chain.depth, chain.entries, chain.size, chain.uuid, devices, time.time()),
     )
     tx.executemany(
-        "INSERT OR IGNORE INTO chain_layers VALUES (?, ?, ?)",
+        "INSERT OR IGNORE INTO chain_layers (chain_id, position, diff_id) VALUES (?, ?, ?)",
         [(chain.id, position, diff_id) for position, diff_id in enumerate(diff_ids)],
     )
 
@@ -215,11 +216,12 @@ def add_root(
     except sqlite3.IntegrityError as exc:
         raise already_prepared(root.path) from exc
     tx.executemany(
-        "INSERT INTO labels VALUES ('prepared', ?, ?, ?)",
+        "INSERT INTO labels (kind, owner, key, value) VALUES ('prepared', ?, ?, ?)",
         [(root.id, key, value) for key, value in labels.items()],
     )
     tx.executemany(
-        "INSERT INTO root_mounts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO root_mounts (root, position, type, source, target, options, config_digest, chain_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (root.id, place, row.type, row.source, row.target, "\n".join(row.options), row.config, row.chain)
             for place, row in enumerate(mounts)

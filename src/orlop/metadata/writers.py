@@ -112,10 +112,14 @@ class Writers:
             job.woken.set()
 
     def _check(self, job: Job[_T]) -> None:
-        """Raise if the call should stop and nobody has taken the body, nor will."""
+        """Raise if the call should stop and nobody has taken the body; nor will anybody then."""
         with self._guard:
             if not (job.leads or job.taken or job.done):
-                job.call.check(ATTEMPTED)
+                try:
+                    job.call.check(ATTEMPTED)
+                except BaseException:
+                    self._waiting.remove(job)  # type: ignore[arg-type]  # as above
+                    raise
 
     def _lead(self, job: Job[_T]) -> None:
         try:
@@ -141,16 +145,27 @@ class Writers:
                         self._waiting.appendleft(one)
 
     def _leave(self, job: Job[_T]) -> None:
-        """Give back what a job holds: its place among those who wait, the lead, the turn."""
-        with self._guard:
-            if job in self._waiting:
-                self._waiting.remove(job)  # type: ignore[arg-type]  # as above
-            if self._leader is not job:
-                return
-            job.leads = False
-            if self._turn.held or not self._waiting:
-                self._turn.release()
-            self._appoint(self._waiting[0] if self._waiting else None)  # from here the turn is theirs
+        """Give back what a job holds: its place among those who wait, the lead, the turn.
+
+        After an interrupt its body may be running in another thread, on what the caller is about to let go.
+        """
+        while True:
+            with self._guard:
+                if job.leads or not job.taken:
+                    self._withdraw(job)
+                    return
+            job.woken.wait(_LOOK)
+
+    def _withdraw(self, job: Job[_T]) -> None:
+        """Needs the guard."""
+        if job in self._waiting:
+            self._waiting.remove(job)  # type: ignore[arg-type]  # as above
+        if self._leader is not job:
+            return
+        job.leads = False
+        if self._turn.held or not self._waiting:
+            self._turn.release()
+        self._appoint(self._waiting[0] if self._waiting else None)  # from here the turn is theirs
 
 
 def run_together(

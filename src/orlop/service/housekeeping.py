@@ -83,11 +83,15 @@ class Housekeeping:
             except Error as exc:
                 if not self._stopped.is_set():
                     _log.warning("nothing was collected: %s", exc)
+            except Exception:  # noqa: BLE001 - logged; a bug must not end the daemon's housekeeping
+                _log.exception("nothing was collected")
             try:
                 self._scrub()
             except Error as exc:
                 if not self._stopped.is_set():
                     _log.warning("no layer was read again: %s", exc)
+            except Exception:  # noqa: BLE001 - as above
+                _log.exception("no layer was read again")
 
     def _scrub(self) -> None:
         store = self._store

@@ -107,6 +107,11 @@ class Disks:
             finally:
                 os.close(fd)
 
+    def attached(self, root_id: str) -> bool:
+        """Whether a loop device has a root's disk, in whatever mount namespace."""
+        with system_errors(f"find the disk of root {root_id}"):
+            return loop.device_of(self._prepared / root_id / _IMAGE) is not None
+
     def deactivate(self, root_id: str) -> None:
         """Unmount a root's disk.  Idempotent."""
         with system_errors(f"unmount the disk of root {root_id}"):

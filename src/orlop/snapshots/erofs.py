@@ -68,16 +68,27 @@ class ErofsDriver:
             point.mkdir(mode=0o700, exist_ok=True)
             while mountinfo.is_mount_point(point):  # another image's, left by a bug
                 mount.umount(point, detach=True)
-            fd = mount.mount_erofs(image.file, image.devices)
-            try:
-                if user_namespace is not None:
-                    mount.mount_setattr(fd, set=mount.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
-                mount.move_mount(fd, point)
-            finally:
-                os.close(fd)
+            _mount(image, user_namespace, point)
         if not self.active(image, mapping):
             self.deactivate(image.id, keep=lambda other: other != mapping)
             raise DataLoss(what, f"{image.file} is not the image that the store made")
+
+    def renew(self, image: ChainImage, mapping: str = "", user_namespace: int | None = None) -> None:
+        """Mount an image once more, over its mount that shows files which were replaced.  Needs its lock.
+
+        The old one stays below, so the place is never empty, and what stands on it goes on; both go with
+        `deactivate`.
+        """
+        with system_errors(f"mount chain {image.id[:12]}"):
+            _mount(image, user_namespace, self._point(image.id, mapping))
+
+    def mapped(self, image_id: str) -> list[str]:
+        """The mappings with which an image is mounted here; an empty one means none."""
+        with system_errors(f"find chain {image_id[:12]}"), contextlib.suppress(FileNotFoundError):
+            names = [name.partition(".") for name in os.listdir(self._mounts)]
+            ours = sorted(mapping for image, _, mapping in names if image == self._store + image_id)
+            return [mapping for mapping in ours if mountinfo.is_mount_point(self._point(image_id, mapping))]
+        return []
 
     def deactivate(self, image_id: str, *, keep: Callable[[str], bool] = lambda mapping: False) -> None:
         """Unmount an image, but for the mappings to ``keep``.  Overlays that live on it go on living.
@@ -184,3 +195,13 @@ class ErofsDriver:
                 return (root.view or root.self_contained) and uuid in own
             upper = None if root.view else self.upper(root)
             return stacks.shows_overlay(place, upper=upper, first=self._lowers(root, ground)[0], table=table)
+
+
+def _mount(image: ChainImage, user_namespace: int | None, point: Path) -> None:
+    fd = mount.mount_erofs(image.file, image.devices)
+    try:
+        if user_namespace is not None:
+            mount.mount_setattr(fd, set=mount.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+        mount.move_mount(fd, point)
+    finally:
+        os.close(fd)
