@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy, Settings
     from orlop.images.api import ExtraMount, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
-    from orlop.images.restore import Restored
+    from orlop.images.backups.restore import Restored
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
 
 __all__ = [
@@ -78,9 +78,9 @@ def restore(
     """Read what `Store.backup` wrote into the store at ``root``, making it if it is not there.
 
     All images get their names, or none does; what is in the store stays.  ``force`` moves names that mean
-    other images; ``pull`` fetches layers that are not in the backup.  `orlop.images.restore` has the rest.
+    other images; ``pull`` fetches layers that are not in the backup.  See `orlop.images.backups.restore`.
     """
-    from orlop.images.restore import restore as read
+    from orlop.images.backups.restore import restore as read
 
     return read(source, root, run, settings=settings, force=force, pull=pull, call=call or Call())
 

@@ -18,9 +18,9 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.images.backup import Backup
-from orlop.images.backupfile import header
-from orlop.images.restore import Restored
+from orlop.images.backups.backup import Backup
+from orlop.images.backups.file import header
+from orlop.images.backups.restore import Restored
 from orlop.observe import NullObserver, Progress
 from orlop.testing.crashes import recording
 from support import images, trees, users

@@ -22,8 +22,8 @@ import pytest
 
 import orlop
 from orlop.errors import Cancelled, DataLoss, InvalidArgument, NotFound, ResourceExhausted
-from orlop.images.deep import Meter
-from orlop.images.repair import Mender
+from orlop.images.checking.deep import Meter
+from orlop.images.checking.repair import Mender
 from orlop.images.store import LocalStore
 from orlop.images.upkeep import Checked
 from orlop.linux.mount import umount

@@ -19,8 +19,8 @@ import pytest
 import orlop
 from conftest import StoreDirs
 from orlop.errors import DeadlineExceeded, Error, InvalidArgument, NotFound, ResourceExhausted
+from orlop.images.collection.strays import _take_root
 from orlop.images.store import LocalStore
-from orlop.images.strays import _take_root
 from orlop.linux.flock import TurnLock
 from orlop.metadata import garbage, layers, pins
 from orlop.observe import Call, watch_points

@@ -19,8 +19,8 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.images.backupfile import BackupWriter
-from orlop.images.restore import restore
+from orlop.images.backups.file import BackupWriter
+from orlop.images.backups.restore import restore
 from orlop.linux import mount as mounts
 from orlop.metadata.db import SCHEMA_VERSION, Database
 from support import trees

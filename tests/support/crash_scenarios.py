@@ -15,7 +15,7 @@ from typing import Any
 
 import orlop
 from orlop.images.api import ExtraMount, IdMap
-from orlop.images.restore import restore
+from orlop.images.backups.restore import restore
 from orlop.images.upkeep import Keep
 from orlop.layers.worker.client import Template
 from orlop.testing.crashes import At

@@ -270,7 +270,7 @@ def _perform(job: dict[str, Any]) -> None:
 def _warm_up() -> None:
     """Import what verbs import when they are first used."""
     import orlop.images.changes
-    import orlop.images.collect
+    import orlop.images.collection.collect
     import orlop.images.commit
     import orlop.images.load
     import orlop.images.pull

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.errors import Cancelled, DataLoss, Error, InvalidArgument
-from orlop.images import backupfile
-from orlop.images.backupfile import BackupReader, BackupWriter, blob_name, header, layer_name
+from orlop.images.backups import file as backupfile
+from orlop.images.backups.file import BackupReader, BackupWriter, blob_name, header, layer_name
 from orlop.observe import Call, CancelToken
 from orlop.spec.digest import DiffID, Digest
 

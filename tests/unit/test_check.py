@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orlop.errors import Cancelled, DataLoss
-from orlop.images.deep import Meter
+from orlop.images.checking.deep import Meter
 from orlop.layers.datalayout import DataLayout
 from orlop.layers.folder import FolderWriter
 from orlop.layers.foldercheck import folder_differences

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.errors import Cancelled, InvalidArgument, NotFound
-from orlop.images.accounting import divide, path_of
-from orlop.images.explain import _Reader
-from orlop.images.holders import Holders
-from orlop.images.measure import kind_of, measure, measure_some, piece_of
-from orlop.images.things import find_thing
+from orlop.images.account.accounting import divide, path_of
+from orlop.images.account.explain import _Reader
+from orlop.images.account.holders import Holders
+from orlop.images.account.measure import kind_of, measure, measure_some, piece_of
+from orlop.images.account.things import find_thing
 from orlop.linux.files import remove_tree
 from orlop.metadata import costs, garbage
 from orlop.metadata.garbage import Suspects

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.errors import InvalidArgument
-from orlop.images.policy import Candidate, LayerSizes, check_keep, choose, has_label
+from orlop.images.collection.policy import Candidate, LayerSizes, check_keep, choose, has_label
 from orlop.images.upkeep import Keep
 
 NOW = 1000.0

@@ -74,7 +74,7 @@ def restore_verb(
     lack layers, which a backup without --content does not have, the exit code is 5 and they are listed on
     standard error.
     """
-    from orlop.images.restore import restore
+    from orlop.images.backups.restore import restore
 
     if session.target.host is not None:
         raise Unimplemented(

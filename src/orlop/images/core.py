@@ -35,9 +35,9 @@ from orlop.errors import (
     ResourceExhausted,
     from_oserror,
 )
+from orlop.images.collection.sweep import Sweeper
 from orlop.images.layout import Layout
 from orlop.images.space import Reserve, is_full
-from orlop.images.sweep import Sweeper
 from orlop.layers.forms import CONTAINER, PLAIN, REAL, SINGLE, Form
 from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
 from orlop.linux import userns

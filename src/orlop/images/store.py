@@ -44,11 +44,11 @@ from orlop.version import __version__
 
 if TYPE_CHECKING:
     from orlop.images.chains import Chains
-    from orlop.images.check import Checker
-    from orlop.images.collect import Collector
+    from orlop.images.checking.check import Checker
+    from orlop.images.collection.collect import Collector
+    from orlop.images.collection.pinned import Pinner
     from orlop.images.commit import Committer
     from orlop.images.ingest import LayerIngest
-    from orlop.images.pinned import Pinner
     from orlop.images.pull import Puller
     from orlop.images.roots import RootService
     from orlop.images.upkeep import BackedUp, Checked, Explanation, Usage
@@ -143,19 +143,19 @@ class LocalStore:
 
     @cached_property
     def _pinner(self) -> Pinner:
-        from orlop.images.pinned import Pinner
+        from orlop.images.collection.pinned import Pinner
 
         return Pinner(self._core)
 
     @cached_property
     def _checker(self) -> Checker:
-        from orlop.images.check import Checker
+        from orlop.images.checking.check import Checker
 
         return Checker(self._core, self._chains, self._roots.grounds)
 
     @cached_property
     def _collector(self) -> Collector:
-        from orlop.images.collect import Collector
+        from orlop.images.collection.collect import Collector
 
         return Collector(self._core)
 
@@ -267,7 +267,7 @@ class LocalStore:
     @_verb("label")
     def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
         """See `orlop.images.api.Images.label`."""
-        from orlop.images.pinned import label_image
+        from orlop.images.collection.pinned import label_image
 
         return self._info(label_image(self._core, name, changes))
 
@@ -344,14 +344,14 @@ class LocalStore:
     @_verb("measure the store")
     def usage(self, *, call: Call = _CALL) -> Usage:
         """See `orlop.images.upkeep.Keeping.usage`."""
-        from orlop.images.accounting import Accounting
+        from orlop.images.account.accounting import Accounting
 
         return Accounting(self._core).usage(self._litter(call), call=call)
 
     @_verb("explain")
     def explain(self, thing: str, *, call: Call = _CALL) -> Explanation:
         """See `orlop.images.upkeep.Keeping.explain`."""
-        from orlop.images.explain import Explainer
+        from orlop.images.account.explain import Explainer
 
         return Explainer(self._core).explain(thing, litter=lambda: self._litter(call), call=call)
 
@@ -389,13 +389,13 @@ class LocalStore:
 
     @_verb("check")
     def scrub(self, *, budget: int, older: float, pace: int | None = None, call: Call = _CALL) -> Checked:
-        """Read some layers again, as an idle daemon does; see `orlop.images.check.Checker.scrub`."""
+        """Read some layers again, as an idle daemon does; see `orlop.images.checking.check.Checker.scrub`."""
         return self._checker.scrub(budget=budget, older=older, pace=pace, call=call)
 
     @_verb("back up to")
     def backup(self, destination: str, *, content: bool = False, call: Call = _CALL) -> BackedUp:
         """See `orlop.images.upkeep.Upkeep.backup`."""
-        from orlop.images.backup import Backup
+        from orlop.images.backups.backup import Backup
 
         return Backup(self._core).write(destination, content=content, call=call)
 

@@ -1,6 +1,6 @@
 """Rows as a check and a repair need them: all of a kind, who suffers, and what a repair writes.
 
-Deciding what is damage is `orlop.images.examine`'s; here is only what the rows say.
+Deciding what is damage is `orlop.images.checking.examine`'s; here is only what the rows say.
 """
 
 from __future__ import annotations

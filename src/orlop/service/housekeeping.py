@@ -46,7 +46,7 @@ class Scrubs(Protocol):
     """A store that can read its layers again, bit by bit."""
 
     def scrub(self, *, budget: int, older: float, pace: int | None, call: Call) -> Checked:
-        """Read some layers again; see `orlop.images.check.Checker.scrub`."""
+        """Read some layers again; see `orlop.images.checking.check.Checker.scrub`."""
         ...
 
 

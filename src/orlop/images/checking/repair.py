@@ -4,7 +4,7 @@ What is derived (indexes, layer.data, chains, folders) is made again of what it 
 found whole; content is fetched again from where it came; what nobody can give any more goes to quarantine.
 
 Never worse than before: what is new is written aside, synced and renamed into place; what is damaged is moved
-(`orlop.images.quarantine`), not deleted; what prepared roots stand on is never taken away, and a chain under
+(`quarantine`), not deleted; what prepared roots stand on is never taken away, and a chain under
 them is made again byte by byte or not at all; where a source may answer another time, nothing is given up.
 """
 
@@ -16,15 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orlop.errors import DataLoss, Error
-from orlop.images.again import Fetcher, Missed
 from orlop.images.chains import Chains
+from orlop.images.checking.again import Fetcher, Missed
+from orlop.images.checking.deep import FAULTS, Meter, bytes_of, form_of, opened
+from orlop.images.checking.examine import FILE, FOLDER, Problem
+from orlop.images.checking.mending import Outcome, is_kind, shut, some_of
+from orlop.images.checking.mendlayers import LayerMender
+from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.deep import FAULTS, Meter, bytes_of, form_of, opened
-from orlop.images.examine import FILE, FOLDER, Problem
 from orlop.images.grounds import Grounds
-from orlop.images.mending import Outcome, is_kind, shut, some_of
-from orlop.images.mendlayers import LayerMender
-from orlop.images.quarantine import Quarantine
 from orlop.linux.files import write_durably
 from orlop.metadata import checks, images, layers, roots
 from orlop.metadata.db import Transaction
@@ -49,7 +49,7 @@ class Mender:
         self._layers = LayerMender(core, self._quarantine, self._fetcher, meter, call)
 
     def layer(self, diff_id: DiffID, why: str) -> Outcome:
-        """See `orlop.images.mendlayers`; what is mounted of the old files is mounted anew."""
+        """See `mendlayers`; what is mounted of the old files is mounted anew."""
         core, call = self._core, self._call
         outcome = self._layers.mend(diff_id, why)
         if outcome.action not in {"rebuilt", "fetched"}:

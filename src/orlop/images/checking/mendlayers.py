@@ -1,6 +1,6 @@
 """Mending a layer: what is derived anew from a tar that is whole, else all of it from where it came.
 
-Rules as in `orlop.images.repair`.
+Rules as in `repair`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orlop.errors import DataLoss
-from orlop.images.again import BLOB, Fetcher, Missed
+from orlop.images.checking.again import BLOB, Fetcher, Missed
+from orlop.images.checking.deep import Meter, bytes_of, opened
+from orlop.images.checking.examine import FILE, FOLDER
+from orlop.images.checking.mending import Outcome, is_kind, shut, some_of
+from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import Core
-from orlop.images.deep import Meter, bytes_of, opened
-from orlop.images.examine import FILE, FOLDER
-from orlop.images.mending import Outcome, is_kind, shut, some_of
-from orlop.images.quarantine import Quarantine
 from orlop.layers.datalayout import DataLayout
 from orlop.layers.store import copies
 from orlop.layers.verify import data_problem, read_tar

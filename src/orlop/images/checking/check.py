@@ -1,6 +1,6 @@
 """Checking a store: what the rows promise against what is on disk, thing by thing, and mending it if asked.
 
-`orlop.images.examine` looks (a quick check), `orlop.images.deep` reads (a full one), `orlop.images.repair`
+`examine` looks (a quick check), `deep` reads (a full one), `repair`
 mends.  Here is the order: the store's own folders and metadata, documents, images' rows, layers, chains from
 below, folders, roots, leftovers; so what a repair mends is right before what derives from it is judged.
 
@@ -19,14 +19,14 @@ from pathlib import Path
 
 from orlop.errors import DataLoss, Error, FailedPrecondition, ResourceExhausted, from_oserror
 from orlop.images.chains import Chains
+from orlop.images.checking.deep import Meter, Reader
+from orlop.images.checking.examine import Examiner, Problem
+from orlop.images.checking.leftovers import leftovers
+from orlop.images.checking.mending import Outcome
+from orlop.images.checking.repair import Mender
+from orlop.images.checking.scope import Scope
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.deep import Meter, Reader
-from orlop.images.examine import Examiner, Problem
 from orlop.images.grounds import Grounds
-from orlop.images.leftovers import leftovers
-from orlop.images.mending import Outcome
-from orlop.images.repair import Mender
-from orlop.images.scope import Scope
 from orlop.images.upkeep import Checked, Finding
 from orlop.linux.flock import FileLock
 from orlop.metadata import boots, checks, images, pins, roots

@@ -1,6 +1,6 @@
 """What is wrong inside a thing: its bytes against its digest, or against what it was derived from.
 
-Reads, never writes, and holds no locks while it reads, for that takes long: `orlop.images.check` makes sure
+Reads, never writes, and holds no locks while it reads, for that takes long: `check` makes sure
 afterwards that what was read is still what the row is about.  A thing whose origin is itself damaged is not
 judged: the origin is a finding already.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from orlop.images.chains import Chains
+from orlop.images.checking.examine import Problem
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.examine import Problem
 from orlop.images.folders import Folders
 from orlop.layers.foldercheck import folder_differences
 from orlop.layers.forms import FORMS, Form

@@ -5,7 +5,7 @@ whoever sweeps next.  `Sweeper.sweep` does it in the caller's thread, for those 
 collection); `Sweeper.wake` has a thread do it behind the call (the end of a lease, a cleanup), with pauses as
 long as its work, so that it takes no more than half of a disk's time.
 
-Things are moved to ROOT/trash and struck off the list under their locks (`orlop.images.graves`), some at a
+Things are moved to ROOT/trash and struck off the list under their locks (`graves`), some at a
 time, which takes milliseconds; they are deleted there when all locks are free.
 
 Invariants: what is on the list may still be in its place, what is not on it has left it; what cannot be
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orlop.errors import Error, from_oserror
-from orlop.images.measure import measure_some
+from orlop.images.account.measure import measure_some
 from orlop.metadata import garbage
 from orlop.metadata.db import Transaction
 from orlop.metadata.forks import watch_forks
@@ -140,7 +140,9 @@ class Sweeper:
 
     def _lift(self, paths: list[str], graves: dict[str, Path], call: Call) -> None:
         """Take things out of their places and off the list; they are added to ``graves``."""
-        from orlop.images.graves import lift  # when first needed: a store that deletes nothing has no use
+        from orlop.images.collection.graves import (
+            lift,  # when first needed: a store that deletes nothing has no use
+        )
 
         core = self._core
         settled: dict[str, bool] = {}  # whether a row names it again
@@ -163,7 +165,7 @@ class Sweeper:
                 self._strike(settled)
 
     def _strike(self, settled: dict[str, bool]) -> None:
-        from orlop.images.graves import is_named
+        from orlop.images.collection.graves import is_named
 
         def body(tx: Transaction) -> None:
             for path, named in settled.items():

@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from orlop.errors import AlreadyExists, DataLoss, Error, InvalidArgument, ResourceExhausted, from_oserror
-from orlop.images.backupfile import (
+from orlop.images.backups.file import (
     BACKUP_VERSION,
     CHUNK,
     FORMAT,

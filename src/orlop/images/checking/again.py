@@ -19,10 +19,10 @@ from orlop.errors import (
     InvalidArgument,
     NotFound,
 )
+from orlop.images.checking.deep import opened
+from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import Core, Lease
-from orlop.images.deep import opened
 from orlop.images.ingest import BlobLayer, LayerIngest
-from orlop.images.quarantine import Quarantine
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Unpacked
 from orlop.metadata import checks, layers

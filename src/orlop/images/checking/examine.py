@@ -1,7 +1,7 @@
 """What is wrong with one thing of a store, told by its row and by looking at its files, without reading them.
 
 Looks, never writes, and takes no locks: what is being made or deleted this moment may look wrong here, so
-`orlop.images.check` looks again under the thing's lock before it says so.  No link is followed in the store:
+`check` looks again under the thing's lock before it says so.  No link is followed in the store:
 one that stands in the place of a file or folder is a finding itself.
 """
 

@@ -1,4 +1,4 @@
-"""Policies at work: what the store holds as `orlop.images.policy` wants to see it, and taking names away.
+"""Policies at work: what the store holds as `policy` wants to see it, and taking names away.
 
 The choice is made of one moment of the store, which is not held up meanwhile; each image is looked at again
 in the transaction that takes its names: one that was asked for since, or got a root or a pin, stays.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
+from orlop.images.collection.policy import Candidate, LayerSizes, choose
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.policy import Candidate, LayerSizes, choose
 from orlop.images.upkeep import Keep
 from orlop.metadata import garbage, images, pins, uses
 from orlop.metadata.db import Transaction

@@ -1,6 +1,6 @@
 """Restore: the images of a backup into a store, new or in use; all of them, or none.
 
-The backup is not believed (`orlop.images.backupimages`).  Layers' tars go through the confined worker like a
+The backup is not believed (`selection`).  Layers' tars go through the confined worker like a
 pulled layer, and kept blobs are hashed.
 
 All that is brought in is on a lease until one transaction gives the names: if anything fails before, nothing
@@ -29,9 +29,9 @@ from orlop.errors import (
     Unavailable,
     from_oserror,
 )
-from orlop.images.backupfile import FORMAT, METADATA, BackupReader, blob_name, layer_name
-from orlop.images.backupimages import Image, check_pin, check_source, images_of
-from orlop.images.backupnames import MissingImage, check_whole, put_name, put_pin
+from orlop.images.backups.file import FORMAT, METADATA, BackupReader, blob_name, layer_name
+from orlop.images.backups.names import MissingImage, check_whole, put_name, put_pin
+from orlop.images.backups.selection import Image, check_pin, check_source, images_of
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.ingest import LayerIngest
 from orlop.images.layout import Layout, check_format

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal
 
 from orlop.errors import Error, InvalidArgument, from_oserror
+from orlop.images.account.measure import measure_some
+from orlop.images.collection.graves import bury, is_free, is_named
 from orlop.images.core import Core
-from orlop.images.graves import bury, is_free, is_named
 from orlop.images.grounds import STAMPS
-from orlop.images.measure import measure_some
 from orlop.linux.files import remove_tree, walk_folders
 from orlop.metadata import garbage, layers, roots
 from orlop.metadata.db import Transaction

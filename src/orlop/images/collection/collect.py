@@ -1,7 +1,7 @@
 """Deleting: names, what nothing needs, and what crashes left behind.
 
 Two phases: a transaction forgets, and writes what to delete into ``trash``; then each thing is deleted under
-its own lock, after looking once more for a row (`orlop.images.sweep`).  A removal and a collection wait for
+its own lock, after looking once more for a row (`sweep`).  A removal and a collection wait for
 the second; what ends otherwise (a lease, a pin, a root) does not.
 
 What is needed is found in a transaction that only reads; the one that forgets asks again, and only about what
@@ -14,16 +14,17 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 
 from orlop.errors import FailedPrecondition
-from orlop.images import expiry, names
+from orlop.images import names
+from orlop.images.account.measure import measure_some
 from orlop.images.api import Collected, Removed
+from orlop.images.collection import expiry
+from orlop.images.collection.graves import is_free, is_named
+from orlop.images.collection.idle import release_idle
+from orlop.images.collection.policy import check_keep
+from orlop.images.collection.strays import strays, take_strays
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.graves import is_free, is_named
-from orlop.images.idle import release_idle
 from orlop.images.leases import dead_leases
-from orlop.images.measure import measure_some
-from orlop.images.policy import check_keep
 from orlop.images.space import available_bytes
-from orlop.images.strays import strays, take_strays
 from orlop.images.upkeep import Keep
 from orlop.metadata import garbage, images, pins
 from orlop.metadata.db import Transaction

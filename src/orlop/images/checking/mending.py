@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orlop.images.deep import opened
-from orlop.images.examine import FILE, FOLDER
+from orlop.images.checking.deep import opened
+from orlop.images.checking.examine import FILE, FOLDER
 
 __all__ = ["Outcome", "is_kind", "shut", "some_of"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 
+from orlop.images.checking.examine import Problem
+from orlop.images.checking.quarantine import Quarantine
+from orlop.images.collection.strays import strays
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.examine import Problem
-from orlop.images.quarantine import Quarantine
-from orlop.images.strays import strays
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call, NullObserver

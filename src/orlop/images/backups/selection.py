@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from orlop.config import Limits
 from orlop.errors import InvalidArgument
-from orlop.images.backupfile import BackupReader, blob_name
+from orlop.images.backups.file import BackupReader, blob_name
 from orlop.images.changes import is_text
+from orlop.images.collection.pinned import MAX_KEY, MAX_NAME, MAX_VALUE
 from orlop.images.ingest import BlobLayer
-from orlop.images.pinned import MAX_KEY, MAX_NAME, MAX_VALUE
 from orlop.images.pull import check_image
 from orlop.metadata.copies import Saved, SavedImage, SavedPin
 from orlop.metadata.images import ManifestRow

@@ -17,9 +17,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orlop.images.account.measure import KINDS, Measured, kind_of, measure
 from orlop.images.core import Core
 from orlop.images.leases import dead_leases
-from orlop.images.measure import KINDS, Measured, kind_of, measure
 from orlop.images.space import available_bytes
 from orlop.images.upkeep import Collected, ImageUsage, Usage, UsagePart
 from orlop.metadata import costs

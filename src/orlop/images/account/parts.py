@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from orlop.images.accounting import path_of
-from orlop.images.holders import Holders
+from orlop.images.account.accounting import path_of
+from orlop.images.account.holders import Holders
 from orlop.images.upkeep import Reason
 from orlop.metadata import costs, images, layers, roots
 from orlop.metadata.db import Transaction

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from orlop.errors import InvalidArgument, NotFound
-from orlop.images.accounting import path_of
+from orlop.images.account.accounting import path_of
+from orlop.images.account.holders import Holders, moment
+from orlop.images.account.measure import kind_of, measure_some, piece_of
+from orlop.images.account.parts import Parts, Piece, each_once
+from orlop.images.account.things import Thing, find_thing
+from orlop.images.collection.strays import ASIDE
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.holders import Holders, moment
 from orlop.images.leases import dead_leases
-from orlop.images.measure import kind_of, measure_some, piece_of
-from orlop.images.parts import Parts, Piece, each_once
-from orlop.images.strays import ASIDE
-from orlop.images.things import Thing, find_thing
 from orlop.images.upkeep import Collected, Explanation, Part, Reason
 from orlop.metadata import costs, folders, garbage, roots
 from orlop.metadata.db import Transaction

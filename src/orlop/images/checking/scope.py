@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orlop.errors import InvalidArgument
+from orlop.images.account.things import find_thing
 from orlop.images.core import NAMESPACE
-from orlop.images.things import find_thing
 from orlop.metadata import checks, folders, images, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.roots import RootRow

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition
-from orlop.images.backupimages import Image
+from orlop.images.backups.selection import Image
 from orlop.images.core import NAMESPACE
 from orlop.metadata import images, labels, layers, pins
 from orlop.metadata.copies import SavedImage, SavedPin

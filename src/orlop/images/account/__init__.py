@@ -1,0 +1,1 @@
+"""What the store takes on disk, and why a thing is kept."""

@@ -1,0 +1,1 @@
+"""The store beside its names and digests: checks, and repairs."""

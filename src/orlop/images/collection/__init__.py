@@ -1,0 +1,1 @@
+"""What is kept and what goes: collection, policies, pins, and deleting behind the call."""
