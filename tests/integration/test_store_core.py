@@ -128,6 +128,25 @@ def test_an_image_removed_before_its_root_is_made_is_not_found_never_an_empty_ro
     assert list((store_dirs.root / "prepared").iterdir()) == []
 
 
+def test_an_image_that_another_is_just_pulling_again_is_never_an_empty_root(
+    store: orlop.Store, verbs: LocalStore, image: str, store_dirs: StoreDirs
+) -> None:
+    path, core = str(store_dirs.work / "a"), verbs._core
+    details = store.inspect(image)
+    call = Noticed()
+    call.waits.clear()
+    with ThreadPoolExecutor(1) as pool, core.lease("pull") as lease:
+        with core.locked("path", path, call=Call(), attempted="test"):
+            preparing = pool.submit(store.prepare, image, path, pull="never", call=call)
+            assert call.waits.wait(LONG)
+            store.remove(image)
+            # What a pull does before it names the image: the config is there, and not what it lists.
+            core.write_document(Digest(details.info.id), details.config, lease=lease, call=Call())
+        with pytest.raises((orlop.NotFound, orlop.Aborted)):
+            preparing.result(LONG)
+    assert store.prepared() == []
+
+
 def test_an_image_removed_before_its_root_is_made_is_pulled_again_if_it_may_be(
     store: orlop.Store, verbs: LocalStore, memory: MemoryRegistry, store_dirs: StoreDirs
 ) -> None:

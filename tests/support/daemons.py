@@ -62,6 +62,9 @@ class Crew:
         if late:
             failed.append(f"not done after {seconds:g} s: {', '.join(late)}")
             failed += [f"--- {name}:\n{text}" for name, text in self._stacks().items()]
+        if failed:
+            others = [name for name in self._members if name not in names]  # whom they may have talked to
+            failed += [f"--- {name} ({self._members[name].poll()}):\n{self.said(name)}" for name in others]
         assert not failed, "\n".join(failed)
 
     def _stacks(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ It is killed if it takes too long, and shows where it was.
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -256,7 +257,10 @@ class Actor:
 
     def check(self, path: str) -> None:
         expected = self.roots[path].contents
-        found = {file: Path(path, file).read_text() for file in expected}
+        try:
+            found = {file: Path(path, file).read_text() for file in expected}
+        except OSError as exc:
+            raise AssertionError(f"{path} {self.roots[path]}: {_mounted_at(path)}") from exc
         assert found == expected, (path, found, expected)
 
     def mount(self) -> bool:
@@ -332,6 +336,18 @@ class Actor:
             return False
         self.face.inspect(name)
         return True
+
+
+def _mounted_at(path: str) -> list[str]:
+    """What is there, for those who look into a failure."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    found = [line for line in lines if path in line.split()]
+    for line in found:
+        for option in line.split(" ")[-1].split(","):
+            if option.startswith(("lowerdir", "upperdir")):
+                place = option.partition("=")[2]
+                found.append(f"{place}: {os.listdir(place) if os.path.isdir(place) else 'gone'}")
+    return [*found, f"{path}: {os.listdir(path) if os.path.isdir(path) else 'gone'}"]
 
 
 NOT_OPERATIONS = ("too late", "in use")  # counts of what came of some

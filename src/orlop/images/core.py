@@ -28,6 +28,7 @@ from orlop.config import DRIVERS, Settings
 from orlop.config import Driver as DriverName
 from orlop.content.blobs import BlobStore
 from orlop.errors import (
+    Aborted,
     DataLoss,
     DeadlineExceeded,
     Error,
@@ -45,7 +46,7 @@ from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
 from orlop.linux.sync import Sync
 from orlop.linux.userns import Privilege
-from orlop.metadata import boots, garbage, layers
+from orlop.metadata import boots, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
 from orlop.snapshots.disks import Disks
@@ -54,7 +55,7 @@ from orlop.snapshots.erofs import ErofsDriver
 from orlop.snapshots.mappings import Mappings
 from orlop.snapshots.native import NativeDriver
 from orlop.snapshots.overlay import OverlayDriver
-from orlop.spec.digest import Digest
+from orlop.spec.digest import DiffID, Digest
 
 if TYPE_CHECKING:
     from orlop.layers.store import LayerStore
@@ -263,6 +264,21 @@ class Core:
         lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
         with _system_errors(f"lock {kind} {key}"):
             return lock if lock.acquire(call=Call(), attempted="collect", blocking=False) else None
+
+    # -- images ---------------------------------------------------------------------------------
+
+    def layers_of(self, config: Digest, what: str) -> tuple[DiffID, ...]:
+        """The layers that a config lists, bottom first; all of them, or an error.
+
+        Raises `NotFound` where the config is gone, `Aborted` where only the rows are: the image was removed,
+        and somebody is bringing it again, whose last transaction has them.
+        """
+        from orlop.spec.documents import parse_config
+
+        diff_ids = self.db.read(lambda tx: images.config_layers(tx, config))
+        if not diff_ids and parse_config(self.blobs.read(config), what).diff_ids():
+            raise Aborted(what, "the image was removed meanwhile", hint="try again")
+        return diff_ids
 
     # -- leases, documents and trash ------------------------------------------------------------
 

@@ -31,7 +31,6 @@ from orlop.layers.sources import DeviceFiles, tree_items
 from orlop.linux import mount, mountinfo
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
 from orlop.linux.sync import Sync
-from orlop.metadata import images
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call, reached
@@ -79,7 +78,7 @@ class Extras:
             row = MountRow(type=extra.type, source=extra.source, target=target, options=extra.options)
             if extra.type == "image":
                 image, indexes = self._find(extra.source, PrepareOptions(pull=options.pull), call)
-                diff_ids = self._core.db.read(lambda tx, c=image.config: images.config_layers(tx, c))  # type: ignore[misc]  # bound now
+                diff_ids = self._core.layers_of(image.config, f"mount image {image.name}")
                 chain = self._chains.ensure(diff_ids, call=call, indexes=indexes)
                 row = replace(row, source=image.name, config=image.config, chain=chain[0].id)
             found.append(row)

@@ -120,7 +120,7 @@ class Grounds:
         stack = self._chains.stack(root.chain)
         if stack:
             return stack
-        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, root.config))
+        diff_ids = self._core.layers_of(root.config, f"prepare {root.path}")
         return self._chains.ensure(diff_ids, call=call, whole=root.chain.endswith("-whole"))
 
     def plain(self, row: RootRow) -> Ground:
@@ -171,7 +171,7 @@ class Grounds:
         core = self._core
         if row.driver == "native" and row.kind == "active":
             return []
-        diff_ids = core.db.read(lambda tx: images.config_layers(tx, row.config))
+        diff_ids = core.layers_of(row.config, f"prepare {row.path}")
         form = _form(row)
         if row.driver == "native":
             return [self.folders.tree(diff_ids, form.bare(), call=call).id]
@@ -304,7 +304,7 @@ class Grounds:
 
     def _copy_tree(self, row: RootRow, folder: int, stack: contextlib.ExitStack, call: Call) -> None:
         """A copy of the tree; where the file system can, its files share the blocks of one that is kept."""
-        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, row.config))
+        diff_ids = self._core.layers_of(row.config, f"prepare {row.path}")
         form = _form(row).bare()
         template: int | None = None
         if row.quota is None and can_reflink(self._core.layout.prepared):

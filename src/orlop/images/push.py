@@ -66,7 +66,7 @@ class Pusher:
         target = Reference.parse(destination or row.name)
         call = call.child()
         job = _Job(target=target, call=call, what=f"push {row.name} to {target}")
-        diff_ids = core.db.read(lambda tx: images.config_layers(tx, row.config))
+        diff_ids = core.layers_of(row.config, job.what)
         with core.lease(job.what) as lease:
             lease.keep(("config", row.config), *(("layer", diff_id) for diff_id in diff_ids))
             if row.manifest is not None and not recompress:

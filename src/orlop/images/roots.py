@@ -124,7 +124,7 @@ class RootService:
     @contextlib.contextmanager
     def _kept(self, row: ImageRow, what: str) -> Iterator[None]:
         """Keep an image from collections for the length of a ``with`` block, if it is still there."""
-        diff_ids = self._core.db.read(lambda tx: images.config_layers(tx, row.config))
+        diff_ids = self._core.layers_of(row.config, what)
         with self._core.lease(what) as lease:
             lease.keep(("config", row.config), *(("layer", diff_id) for diff_id in diff_ids))
             yield
@@ -149,7 +149,8 @@ class RootService:
         """One attempt.  Raises `Aborted` or `NotFound` where a collection was faster."""
         core = self._core
         driver = core.choose(options.driver or core.settings.driver)
-        diff_ids = core.db.read(lambda tx: self._layers_of(tx, image, f"prepare {path}"))
+        diff_ids = core.layers_of(image.config, f"prepare {path}")
+        core.db.read(lambda tx: self._check_there(tx, image, diff_ids, f"prepare {path}"))
         whole = options.self_contained and driver.name == "erofs"
         stack = self._chains.ensure(diff_ids, call=call, whole=whole, indexes=indexes)
         root = RootRow(
@@ -187,9 +188,8 @@ class RootService:
             raise
 
     @staticmethod
-    def _layers_of(tx: Transaction, image: ImageRow, what: str) -> tuple[DiffID, ...]:
-        """The layers of an image.  Raises `DataLoss` if one was lost while the image has its name still."""
-        diff_ids = images.config_layers(tx, image.config)
+    def _check_there(tx: Transaction, image: ImageRow, diff_ids: Sequence[DiffID], what: str) -> None:
+        """Raise `DataLoss` if a layer was lost while the image has its name still."""
         lost = next((diff_id for diff_id in diff_ids if layers.get_layer(tx, diff_id) is None), None)
         if lost is not None and images.images_by_id(tx, NAMESPACE, image.config):
             raise DataLoss(
@@ -197,7 +197,6 @@ class RootService:
                 f"layer {lost} of {image.name} is lost",
                 hint=f"'orlop pull {image.name}' fetches it again",
             )
-        return diff_ids
 
     def _create(
         self,
