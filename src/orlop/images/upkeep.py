@@ -286,7 +286,7 @@ class Keeping(Protocol):
     def collect(self, *, dry_run: bool = False, keep: Keep | None = None, call: Call = ...) -> Collected:
         """Delete what no image, prepared root, lease or pin needs; with ``keep``, images beyond it too.
 
-        Forgotten in one transaction, gone from disk when this returns.  Never in the way of a pull.
+        Forgotten in short transactions, gone from disk when this returns.  Never in the way of a pull.
         """
         ...
 

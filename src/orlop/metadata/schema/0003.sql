@@ -3,7 +3,7 @@
 -- From the config, so that a list of images reads no document; NULL in rows of an older orlop.
 ALTER TABLE images ADD COLUMN platform TEXT;
 ALTER TABLE images ADD COLUMN created TEXT;
--- When a Prepare, a Commit or an inspection last asked for it: policies keep what was used lately.
+-- When it was last pulled, prepared or committed: policies keep what was used lately.
 ALTER TABLE images ADD COLUMN used_at REAL NOT NULL DEFAULT 0;
 UPDATE images SET used_at = updated_at;
 CREATE INDEX images_by_manifest ON images (manifest_digest);
