@@ -13,7 +13,6 @@ from orlop.errors import Cancelled
 from orlop.layers import folder as folders
 from orlop.layers.folder import FolderWriter, Item, Written
 from orlop.layers.forms import OVERRIDE, PLAIN
-from orlop.layers.stamps import Stamps, take_stamps
 from orlop.linux.files import walk_folders
 from orlop.observe import Call
 
@@ -112,34 +111,3 @@ def test_a_cancelled_call_stops_it(tmp_path: Path) -> None:
     call.cancel.cancel()
     with pytest.raises(Cancelled):
         write(tmp_path / "t", [root()], call=call)
-
-
-def stamps_of(tree: Path) -> Stamps:
-    fd = os.open(tree, os.O_RDONLY)
-    try:
-        return Stamps(take_stamps(fd))
-    finally:
-        os.close(fd)
-
-
-def test_a_file_is_untouched_until_its_inode_or_its_path_is_another(tmp_path: Path) -> None:
-    tree = tmp_path / "t"
-    (tree / "d").mkdir(parents=True)
-    old, young = tree / "d/old", tree / "young"
-    old.write_text("1")
-    while young.touch() or young.stat().st_ctime_ns - old.stat().st_ctime_ns < 50_000_000:
-        continue  # the clock that stamps inodes is a coarse one
-    stamps = stamps_of(tree)
-    assert stamps.untouched(b"d/old", old.stat())
-    assert not stamps.untouched(b"young", young.stat())  # a write right now might leave the same ctime
-    assert not stamps.untouched(b"d/other", old.stat())
-    about = old.stat()
-    old.write_text("2")
-    os.utime(old, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert not stamps.untouched(b"d/old", old.stat())
-
-
-def test_stamps_that_are_none_are_told_from_stamps(tmp_path: Path) -> None:
-    assert Stamps.load(tmp_path / "none") is None
-    (tmp_path / "bad").write_bytes(b"ORLOPST1" + bytes(23))
-    assert Stamps.load(tmp_path / "bad") is None

@@ -23,9 +23,9 @@ from orlop.layers.folder import FolderWriter, Item
 from orlop.layers.forms import FORMS, Form, FormName
 from orlop.layers.index import LayerIndex
 from orlop.layers.sources import DeviceFiles, tree_items
-from orlop.layers.stamps import Stamps, take_stamps
+from orlop.layers.stamps import Stamps, stamp_tree
 from orlop.linux import userns
-from orlop.linux.files import can_reflink, write_durably
+from orlop.linux.files import can_reflink
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import images, roots
 from orlop.metadata.roots import ChainRow, RootRow
@@ -295,7 +295,7 @@ class Grounds:
                 if whole:
                     self._copy_tree(row, fd, stack, call)
                     reached("root.copied")
-                    write_durably(folder.parent / STAMPS, take_stamps(fd), sync=self._core.sync)
+                    stamp_tree(fd, folder.parent / STAMPS, sync=self._core.sync)
                 else:
                     FolderWriter(fd, form=_form(row), durable=False, call=call).write([self._root_item(row)])
                     self._core.sync.file(fd)

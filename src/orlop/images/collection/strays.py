@@ -22,7 +22,8 @@ from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
 from orlop.images.core import Core
 from orlop.images.grounds import STAMPS
-from orlop.linux.files import remove_tree, walk_folders
+from orlop.layers.stamps import written_since
+from orlop.linux.files import remove_tree
 from orlop.metadata import garbage, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
@@ -254,14 +255,9 @@ def _was_used(folder: Path) -> bool:
         return upper.is_dir() and any(upper.iterdir())
     if not stamps.exists():
         return False  # the copy was never complete
-    complete = stamps.stat().st_ctime_ns
     fd = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return os.fstat(fd).st_ctime_ns > complete or any(
-            entry.stat(follow_symlinks=False).st_ctime_ns > complete
-            for _, _, entries in walk_folders(fd)
-            for entry in entries
-        )
+        return written_since(fd, stamps)
     finally:
         os.close(fd)
 
