@@ -44,8 +44,10 @@ class Crew:
         return process
 
     def said(self, name: str) -> str:
-        """The end of what a process wrote."""
-        return (self._folder / f"{name}.out").read_bytes()[-_SHOWN:].decode(errors="replace")
+        """The end of what a process wrote; where Python itself crashed, from there on."""
+        wrote = (self._folder / f"{name}.out").read_bytes()
+        crash = wrote.find(b"Fatal Python error")
+        return (wrote[-_SHOWN:] if crash < 0 else wrote[crash:][:_SHOWN]).decode(errors="replace")
 
     def wait(self, names: Sequence[str], seconds: float) -> None:
         """Wait for processes to end well; fails with what they said, or with the stacks of all if some hang."""
