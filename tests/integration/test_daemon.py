@@ -204,3 +204,37 @@ def test_run_works_through_a_daemon(store_dirs: StoreDirs, registry: Registry) -
         )
         assert (done.returncode, done.stdout) == (7, "through\n"), done.stderr
         assert orlop.connect(address).prepared() == []
+
+
+_SERVE_AND_USE = """
+import sys
+from pathlib import Path
+import orlop, orlop.facade
+from orlop.service.daemon import Daemon
+
+root, run, work, layout, registry = sys.argv[1:]
+settings = orlop.Settings(insecure_registries=(registry,))
+with orlop.open(root, run, settings=settings) as store, Daemon(store.verbs, f"unix://{work}/s/orlop.sock"):
+    before = set(sys.modules)
+    store.load(layout, name="localhost/a:1")
+    with store.prepare("localhost/a:1", work + "/root", mount=True) as prepared:
+        Path(work, "root/new").write_text("x")
+        made = prepared.commit().name
+    store.tag(made, f"{registry}/imports:1")
+    store.push(f"{registry}/imports:1")
+    store.pull(f"{registry}/imports:1")
+    store.explain("localhost/a:1"), store.usage(), store.check(), store.pin("localhost/a:1")
+    store.backup(work + "/backup"), store.remove("localhost/a:1"), store.collect()
+    print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_a_daemon_imports_nothing_once_it_serves(store_dirs: StoreDirs, registry: Registry) -> None:
+    image = images.make_image([Layer().file("f", b"data").tar()])
+    layout = images.write_layout(store_dirs.work / "layout", {"latest": image})
+    arguments = (store_dirs.root, store_dirs.run, store_dirs.work, layout, registry.host)
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE_AND_USE, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -24,6 +24,7 @@ import grpc
 from orlop.client.address import Address
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.images.api import Store
+from orlop.images.preload import preload
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
 from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
 from orlop.service.gate import Gate, pools_by_method
@@ -85,6 +86,7 @@ class Daemon:
         Raises `FailedPrecondition` for a second daemon on the store or on the socket, and the errno's
         class where the socket cannot be made.
         """
+        preload()
         root = self._store.info().root
         with ExitStack() as undo:
             undo.callback(claim_root(root, self.address, f"serve {root}").release)
