@@ -55,14 +55,24 @@ def open(  # noqa: A001 - the library's verb
     return Store(LocalStore.open(Path(root), Path(run), settings=settings))
 
 
-def connect(address: str = f"unix://{DEFAULT_SOCKET}") -> Store:
-    """A store served by a daemon at ``unix:///path/to/orlop.sock``.
+def connect(
+    address: str = f"unix://{DEFAULT_SOCKET}",
+    *,
+    tls_cert: StrPath | None = None,
+    tls_key: StrPath | None = None,
+    tls_ca: StrPath | None = None,
+) -> Store:
+    """A store served by a daemon at ``unix:///path/to/orlop.sock``, or at ``tcp://host:port``.
+
+    Over TCP there is mutual TLS only: ``tls_cert`` and ``tls_key`` are the caller's own, ``tls_ca`` is the
+    authority that the daemon's certificate is signed by; paths of PEM files, all three.
 
     Raises `Unavailable` when nothing answers there.  Needs the extra ``daemon``.
     """
     from orlop.client import RemoteStore
 
-    return Store(RemoteStore.connect(address))
+    cert, key, ca = (None if path is None else os.fspath(path) for path in (tls_cert, tls_key, tls_ca))
+    return Store(RemoteStore.connect(address, tls_cert=cert, tls_key=key, tls_ca=ca))
 
 
 def restore(

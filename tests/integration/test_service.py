@@ -377,10 +377,12 @@ def test_a_relative_path_to_load_is_refused_as_it_would_mean_the_daemons_folder(
         remote.load("images.tar")
 
 
-def test_a_request_beyond_the_limit_is_refused(remote):
-    labels = {"x": "y" * (2 << 20)}
-    with pytest.raises(errors.ResourceExhausted, match="larger than max"):
+@pytest.mark.parametrize("size", [1 << 20, 2 << 20, 8 << 20])
+def test_a_request_beyond_the_limit_is_refused_by_name(size, remote):
+    labels = {"x": "y" * size}
+    with pytest.raises(errors.ResourceExhausted, match=r"request_size.*raise daemon\.request_size") as caught:
         remote.prepare_root("alpine", "/srv/a", options=PrepareOptions(labels=labels))
+    assert caught.value.details["limit"] == "daemon.request_size"
 
 
 def test_a_call_unknown_to_the_daemon_is_unimplemented(fake, place, remote, monkeypatch):
@@ -530,18 +532,35 @@ def test_a_cancel_ends_the_call_at_once_and_reaches_the_store(verb, step, observ
 @pytest.mark.parametrize(("verb", "step"), LONG, ids=LONG_IDS)
 def test_a_deadline_reaches_the_store_and_ends_the_call(verb, step, fake, remote):
     with fake.hold(verb) as held:
-        begun = time.monotonic()
-        with pytest.raises(errors.DeadlineExceeded):
-            step(remote, Call(deadline=begun + 0.3))
-        assert 0.25 < time.monotonic() - begun < SOON
-        assert held.calls[0].deadline == pytest.approx(begun + 0.3, abs=0.2)
+        for seconds in (0.3, 3.0, 30.0):  # on a busy machine a call may not arrive in time
+            begun = time.monotonic()
+            with pytest.raises(errors.DeadlineExceeded):
+                step(remote, Call(deadline=begun + seconds))
+            ended = time.monotonic()
+            assert ended - begun > seconds - 0.05
+            if held.calls:
+                break
+        assert begun + seconds - 0.05 < held.calls[-1].deadline < ended + seconds
 
 
-def test_a_call_without_a_deadline_has_none_in_the_store(fake, remote):
-    with fake.hold("pull") as held, ThreadPoolExecutor(1) as pool:
+@pytest.mark.parametrize("own", [86_400.0, 0.0])
+def test_a_call_without_a_deadline_has_the_daemons_own_if_any(own, fake, place):
+    limits = ServiceLimits(transfers_deadline=own)
+    with (
+        daemon_over(fake, place, limits=limits) as daemon,
+        fake.hold("pull") as held,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        before = time.monotonic()
+        remote = RemoteStore.connect(str(daemon.address))
         result = pool.submit(remote.pull, "alpine")
         assert held.entered.wait(SOON)
-        assert held.calls[0].deadline is None
+        given = held.calls[0].deadline
+        if own:
+            assert given is not None
+            assert before + own <= given <= time.monotonic() + own
+        else:
+            assert given is None
         held.release()
         result.result(timeout=SOON)
 
@@ -605,9 +624,8 @@ def test_more_calls_than_may_wait_are_refused_at_once(fake, place):
             results = [pool.submit(remote.pull, "alpine") for _ in range(12)]
             refused = list(islice(as_completed(results, timeout=SOON), 7))
             held.release()
-        assert {str(result.exception()) for result in refused} == {
-            "call /orlop.v1.Transfer/Pull: too many calls of this kind wait already (try again later)"
-        }
+        for result in refused:
+            assert "waiting is 4, the limit is 3 (raise daemon.waiting" in str(result.exception())
         assert all(isinstance(result.exception(), errors.ResourceExhausted) for result in refused)
         assert {result.result().name for result in set(results) - set(refused)} == {
             "docker.io/library/alpine:latest"

@@ -131,10 +131,11 @@ def test_streams_are_what_may_report_progress_and_run_in_no_quick_thread():
                     assert chosen[f"/{service.full_name}/{method.name}"] is not pools.quick
 
 
-def test_threads_and_queues_leave_room_for_quick_calls():
+def test_no_client_alone_takes_all_calls_or_connections():
     limits = DEFAULT_LIMITS
-    others = limits.roots + limits.transfers + limits.idle + 3 * limits.waiting
-    assert limits.calls - others >= limits.quick + limits.reserve
+    assert limits.calls >= 2 * limits.client_calls
+    assert limits.client_calls >= 3 * limits.waiting + limits.quick
+    assert limits.connections >= 2 * limits.client_connections
 
 
 def test_the_library_and_its_verbs_need_no_grpc():

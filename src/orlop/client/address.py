@@ -1,21 +1,25 @@
-"""The addresses of daemons: a unix socket's path, parsed once.
+"""The addresses of daemons: a unix socket's path, or a host and a port, parsed once.
 
 ``unix:///run/orlop/socket/orlop.sock`` and ``unix:PATH`` (gRPC's own short form; a relative path is
-taken from the working folder).  Paths are literal: ``%20`` is three characters.  There is no TCP: whoever
-reaches the socket may do what the daemon may do, and a socket's folder and group decide who that is.
+taken from the working folder).  Paths are literal: ``%20`` is three characters.  ``tcp://HOST:PORT`` is
+spoken with mutual TLS alone; a certificate's name decides there what a socket's mode and users decide here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from orlop.errors import InvalidArgument
 
-__all__ = ["SUN_PATH_MAX", "Address"]
+__all__ = ["SUN_PATH_MAX", "Address", "TcpAddress", "parse_address"]
 
 SUN_PATH_MAX = 107  # unix(7): sun_path has 108 bytes, the last is NUL
+_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])")
+_PORT = re.compile(r"[0-9]{1,5}")
+_HINT = "write unix:///PATH or tcp://HOST:PORT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Address:
         elif text.startswith("unix:"):
             path = text.removeprefix("unix:")
         else:
-            raise InvalidArgument(attempted, f"not a unix socket: {text!r}", hint="write unix:///PATH")
+            raise InvalidArgument(attempted, f"not a unix socket: {text!r}", hint=_HINT)
         if not path or path.endswith("/") or "\0" in path:
             raise InvalidArgument(attempted, f"not the path of a socket: {text!r}", hint="write unix:///PATH")
         if "," in path:  # gRPC's resolver takes what follows for another address, encoded or not
@@ -56,3 +60,38 @@ class Address:
 
     def __str__(self) -> str:
         return f"unix://{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host, as a name or a number (an IPv6 one without its brackets), and a port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, attempted: str) -> TcpAddress:
+        """Check and take apart ``tcp://HOST:PORT``; raises `InvalidArgument`."""
+        host, colon, port = text.removeprefix("tcp://").rpartition(":")
+        if not text.startswith("tcp://") or not colon or not _HOST.fullmatch(host):
+            raise InvalidArgument(attempted, f"not a host and a port: {text!r}", hint=_HINT)
+        if not _PORT.fullmatch(port) or int(port) > 65_535:
+            raise InvalidArgument(attempted, f"not a port: {port!r}", hint=_HINT)
+        return cls(host.strip("[]"), int(port))
+
+    @property
+    def target(self) -> str:
+        """What gRPC is given."""
+        return f"dns:///{self._joined}"
+
+    @property
+    def _joined(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"tcp://{self._joined}"
+
+
+def parse_address(text: str, attempted: str) -> Address | TcpAddress:
+    """One or the other.  Raises `InvalidArgument`."""
+    return TcpAddress.parse(text, attempted) if text.startswith("tcp:") else Address.parse(text, attempted)

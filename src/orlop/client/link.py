@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from orlop.client.address import Address
+from orlop.client.address import Address, TcpAddress
 from orlop.client.status import error_of, no_daemon
+from orlop.client.tls import ClientTls
 from orlop.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -39,6 +40,7 @@ _Q = TypeVar("_Q")
 _A = TypeVar("_A")
 
 _LOOK = 0.05  # seconds between looks at the cancel token while a single answer is awaited
+_CONNECT = 10.0  # seconds for a TCP connection to be there
 _LINGER = 0.25  # seconds that a stream's watcher may outlive it
 _MAX_ANSWER = 64 << 20  # bytes: a list of 100,000 prepared roots has about 30 MB
 _OPTIONS = (
@@ -68,14 +70,18 @@ class Stubs:
 class Link:
     """A connection to the daemon at an address.  Thread-safe; connects when first used."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address | TcpAddress, tls: ClientTls | None = None) -> None:
         self.address = address
+        self._tls = tls
         self._lock = threading.Lock()  # guards _stubs and _closed
         self._stubs: Stubs | None = None
         self._closed = False
 
     def probe(self, attempted: str) -> None:
         """Raise `Unavailable` if nothing listens, `PermissionDenied` if the caller may not connect."""
+        if isinstance(self.address, TcpAddress):
+            self._probe_tcp(self.address, attempted)
+            return
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             try:
@@ -89,6 +95,14 @@ class Link:
                 return  # its backlog is full: it is there, and busy (unix(7), EAGAIN)
             except OSError as exc:
                 raise from_oserror(f"{attempted} at {self.address}", exc) from exc
+
+    def _probe_tcp(self, address: TcpAddress, attempted: str) -> None:
+        try:
+            socket.create_connection((address.host, address.port), timeout=_CONNECT).close()
+        except (ConnectionRefusedError, TimeoutError, socket.gaierror) as exc:
+            raise no_daemon(attempted, address) from exc
+        except OSError as exc:
+            raise from_oserror(f"{attempted} at {address}", exc) from exc
 
     def unary(
         self,
@@ -156,7 +170,7 @@ class Link:
                 _left_to_parents.append(self._stubs.channel)
                 self._stubs = None
             if self._stubs is None:
-                channel = grpc.insecure_channel(self.address.target, options=_OPTIONS)
+                channel = self._channel(attempted)
                 self._stubs = Stubs(
                     os.getpid(),
                     channel,
@@ -165,6 +179,13 @@ class Link:
                     store_pb2_grpc.StoreStub(channel),
                 )
             return self._stubs
+
+    def _channel(self, attempted: str) -> grpc.Channel:
+        target = self.address.target
+        if isinstance(self.address, Address):
+            return grpc.insecure_channel(target, options=_OPTIONS)
+        tls = self._tls or ClientTls.of(None, None, None, attempted)
+        return grpc.secure_channel(target, tls.credentials(attempted), options=_OPTIONS)
 
     @contextmanager
     def _errors(self, attempted: str, call: Call | None) -> Iterator[None]:

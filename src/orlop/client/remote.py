@@ -11,8 +11,9 @@ from contextlib import closing, contextmanager
 from typing import Literal, Protocol, Self, TypeVar
 
 from orlop.client import wire, wirestore
-from orlop.client.address import Address
+from orlop.client.address import TcpAddress, parse_address
 from orlop.client.link import Link, unicode_only
+from orlop.client.tls import ClientTls
 from orlop.errors import Internal, InvalidArgument
 from orlop.images.api import (
     CommitOptions,
@@ -62,19 +63,31 @@ class RemoteStore:
         self._link = link
 
     @classmethod
-    def connect(cls, address: str) -> Self:
-        """Ask the daemon at ``unix:///PATH`` (or ``unix:PATH``).
+    def connect(
+        cls,
+        address: str,
+        *,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        tls_ca: str | None = None,
+    ) -> Self:
+        """Ask the daemon at ``unix:///PATH`` (or ``unix:PATH``), or at ``tcp://HOST:PORT``.
+
+        The latter needs the paths of a certificate for the daemon, of its key, and of the authority that
+        the daemon's own is signed by.
 
         Raises `Unavailable` if nothing listens there, `PermissionDenied` if the socket's mode forbids it,
         `InvalidArgument` for another form of address.
         """
-        link = Link(Address.parse(address, "connect"))
+        where = parse_address(address, "connect")
+        tls = ClientTls.of(tls_cert, tls_key, tls_ca, "connect") if isinstance(where, TcpAddress) else None
+        link = Link(where, tls)
         link.probe("connect")
         return cls(link)
 
     @property
     def address(self) -> str:
-        """Where the daemon listens, as ``unix:///PATH``."""
+        """Where the daemon listens, as ``unix:///PATH`` or ``tcp://HOST:PORT``."""
         return str(self._link.address)
 
     # ------------------------------------------------------------------ images

@@ -262,6 +262,7 @@ def info_to(value: StoreInfo) -> pb.InfoResponse:
         ],
         privilege=value.privilege,
         features={text(name): text(found) for name, found in value.features.items()},
+        limits=value.limits,
     )
 
 
@@ -281,4 +282,5 @@ def info_from(message: pb.InfoResponse) -> StoreInfo:
         ),
         privilege=message.privilege,
         features=dict(message.features),
+        limits=dict(message.limits),
     )

@@ -1,4 +1,4 @@
-"""The daemon: a gRPC server on a unix socket over a store that the caller opened.
+"""The daemon: a gRPC server behind a door (orlop.service.door), over a store that the caller opened.
 
 Invariants: one daemon for each store and for each socket (orlop.service.listener); a stop refuses new
 calls at once, lets running ones finish within a grace, then cancels them, and the socket is gone before
@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
@@ -21,18 +22,23 @@ from typing import Any, Self
 
 import grpc
 
-from orlop.client.address import Address
+from orlop.client.address import Address, TcpAddress, parse_address
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.images.api import Store
 from orlop.images.preload import preload
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
 from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
-from orlop.service.gate import Gate, pools_by_method
+from orlop.service.access import Access
+from orlop.service.deadlines import Deadlines
+from orlop.service.door import Door, Listening
+from orlop.service.gate import Gate, deadlines_by_pool, pools_by_method
 from orlop.service.housekeeping import IDLE_EVERY, CollectsIdle, Housekeeping
 from orlop.service.images import ContainerkitImages, Images
-from orlop.service.listener import Owner, claim_root, claim_socket
+from orlop.service.listener import Behind, Owner, bind_tcp, claim_root, claim_socket
 from orlop.service.pools import DEFAULT_LIMITS, Pools, ServiceLimits
+from orlop.service.shown import Veil
 from orlop.service.store import Store as StoreService
+from orlop.service.tls import ServerTls
 from orlop.service.transfer import Transfer
 
 __all__ = ["GRACE", "SERVICES", "Daemon", "serve"]
@@ -59,19 +65,25 @@ class Daemon:
     def __init__(
         self,
         store: Store,
-        listen: str,
+        listen: str | Sequence[str],
         *,
         group: str | None = None,
         limits: ServiceLimits = DEFAULT_LIMITS,
+        tls: ServerTls | None = None,
         idle_every: float = IDLE_EVERY,
     ) -> None:
-        """Check the address and the group; raises `InvalidArgument`.
+        """Check the addresses, who may do what, and the certificates; raises `InvalidArgument`.
 
-        ``idle_every`` is how many seconds pass between two collections of what ended by itself.
+        ``listen`` is one address or several.  One of TCP needs ``tls``, and names of certificates in
+        ``limits``.  ``idle_every`` is how many seconds pass between two collections of what ended by itself.
         """
-        self.address = Address.parse(listen, f"listen on {listen}")
-        self._attempted = f"listen on {self.address}"
-        self._owner = Owner(group, self._attempted)
+        texts = [listen] if isinstance(listen, str) else list(listen)
+        if not texts:
+            raise InvalidArgument("listen", "no address is given")
+        self.addresses = [parse_address(text, f"listen on {text}") for text in texts]
+        self._owner = Owner(group, self._attempted, opens_to_all=limits.opens_to_all)
+        self._access = Access(limits, group=self._owner.group, attempted=self._attempted)
+        self._credentials = _credentials(self.addresses, tls, limits)
         self._store = store
         self._limits = limits
         self._idle_every = idle_every
@@ -92,21 +104,32 @@ class Daemon:
             undo.callback(claim_root(root, self.address, f"serve {root}").release)
             pools = Pools(self._limits)
             undo.callback(_end_work, pools)
-            server = self._server(pools)
+            deadlines = Deadlines()
+            undo.callback(deadlines.stop)
+            behind = undo.enter_context(Behind(root, self._attempted))
+            server = self._server(pools, deadlines)
             undo.callback(server.stop, 0)
             health = _add_health(server)
             _add_reflection(server)
-            undo.enter_context(
-                claim_socket(self.address, self._owner, lambda: self._bind(server), self._attempted)
+            door = Door(
+                tuple(self._listen(server, behind, undo)),
+                access=self._access,
+                ledger=pools.ledger,
+                connections=self._limits.connections,
+                client_connections=self._limits.client_connections,
             )
+            undo.callback(door.stop)
             server.start()
             undo.callback(self._end_calls, server, pools, health)
+            deadlines.start()
+            undo.callback(door.shut)
+            door.start()
             if isinstance(self._store, CollectsIdle):
                 idle = Housekeeping(self._store, busy=lambda: pools.busy, every=self._idle_every)
                 idle.start()
                 undo.callback(idle.stop)
             self._undo = undo.pop_all()
-        _log.info("serving %s on %s", root, self.address)
+        _log.info("serving %s on %s", root, ", ".join(map(str, self.addresses)))
         return self
 
     def stop(self, grace: float = GRACE) -> None:
@@ -125,11 +148,30 @@ class Daemon:
     def __exit__(self, *exc: object) -> None:
         self.stop()
 
-    def _server(self, pools: Pools) -> grpc.Server:
+    @property
+    def address(self) -> Address | TcpAddress:
+        """The first of its addresses."""
+        return self.addresses[0]
+
+    @property
+    def _attempted(self) -> str:
+        return f"listen on {self.address}"
+
+    def _server(self, pools: Pools, deadlines: Deadlines) -> grpc.Server:
+        info = self._store.info()
+        gate = Gate(
+            pools_by_method(pools),
+            access=self._access,
+            ledger=pools.ledger,
+            veil=Veil(info.root, info.run),
+            deadlines=deadlines,
+            seconds=deadlines_by_pool(pools, self._limits),
+            request_size=self._limits.request_size,
+        )
         server = grpc.server(
             pools.quick,
-            interceptors=[Gate(pools_by_method(pools))],
-            options=(("grpc.max_receive_message_length", self._limits.request_size),),
+            interceptors=[gate],
+            options=_options(self._limits),
             maximum_concurrent_rpcs=self._limits.calls,
         )
         image_pb2_grpc.add_ImagesServicer_to_server(ContainerkitImages(self._store), server)
@@ -138,14 +180,37 @@ class Daemon:
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self._store), server)
         return server
 
-    def _bind(self, server: grpc.Server) -> None:
-        # Older gRPC answers 0, newer raises RuntimeError; the listener has tried the place already.
+    def _listen(self, server: grpc.Server, behind: Behind, undo: ExitStack) -> Iterator[Listening]:
+        """Our sockets, each at its address, and gRPC's behind them."""
+        paths: dict[bool, str] = {}
+        for number, address in enumerate(self.addresses):
+            attempted = f"listen on {address}"
+            if isinstance(address, TcpAddress):
+                sock, self.addresses[number] = bind_tcp(address, attempted)
+                undo.callback(sock.close)
+            else:
+                sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                bind = partial(sock.bind, address.path)
+                undo.enter_context(claim_socket(address, self._owner, bind, attempted))
+            tls = isinstance(address, TcpAddress)
+            if tls not in paths:
+                paths[tls] = behind.path("tls" if tls else "local")
+                self._bind(server, paths[tls], tls=tls)
+            yield Listening(sock=sock, behind=paths[tls], tls=tls)
+
+    def _bind(self, server: grpc.Server, path: str, *, tls: bool) -> None:
+        # Older gRPC answers 0, newer raises RuntimeError.
+        target = Address(path).target
         try:
-            bound = server.add_insecure_port(self.address.target)
+            if tls:
+                assert self._credentials is not None
+                bound = server.add_secure_port(target, self._credentials)
+            else:
+                bound = server.add_insecure_port(target)
         except RuntimeError as exc:
-            raise FailedPrecondition(self._attempted, f"gRPC cannot bind: {exc}") from exc
+            raise FailedPrecondition(self._attempted, f"gRPC cannot bind {path}: {exc}") from exc
         if not bound:
-            raise FailedPrecondition(self._attempted, "gRPC cannot bind")
+            raise FailedPrecondition(self._attempted, f"gRPC cannot bind {path}")
 
     def _end_calls(self, server: grpc.Server, pools: Pools, health: Any) -> None:  # noqa: ANN401 - untyped
         """Refuse new calls, wait for those that do something, end the rest (who watches health, say)."""
@@ -161,12 +226,13 @@ class Daemon:
 
 def serve(
     store: Store,
-    listen: str,
+    listen: str | Sequence[str],
     *,
     group: str | None = None,
     log_level: str = "INFO",
     grace: float = GRACE,
     limits: ServiceLimits = DEFAULT_LIMITS,
+    tls: ServerTls | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve ``store`` on ``listen`` until SIGTERM or SIGINT; a second signal cuts the grace short.
@@ -180,7 +246,7 @@ def serve(
     if level is None:
         raise InvalidArgument("serve", f"not a log level: {log_level!r}")
     logging.basicConfig(stream=sys.stderr, level=level, format=_LOG_FORMAT)
-    daemon = Daemon(store, listen, group=group, limits=limits)
+    daemon = Daemon(store, listen, group=group, limits=limits, tls=tls)
     with _signals(daemon.hurry) as wait:
         daemon.start()
         try:
@@ -225,6 +291,39 @@ def _wait(reader: int) -> None:
     """Until one of our signals has come; each signal with a Python handler is a byte, its number."""
     while not set(os.read(reader, 64)) & set(_SIGNALS):
         continue
+
+
+def _credentials(
+    addresses: Sequence[Address | TcpAddress], tls: ServerTls | None, limits: ServiceLimits
+) -> grpc.ServerCredentials | None:
+    """What TCP is served with; None without TCP.  Raises `InvalidArgument`, and as `ServerTls` does."""
+    tcp = next((address for address in addresses if isinstance(address, TcpAddress)), None)
+    if tcp is None:
+        if tls is not None:
+            raise InvalidArgument(f"listen on {addresses[0]}", "certificates are for TCP, and there is none")
+        return None
+    attempted = f"listen on {tcp}"
+    if not (limits.tls_names or limits.tls_read_only_names):
+        raise InvalidArgument(
+            attempted,
+            "no name of a client's certificate is given, so nobody might do anything",
+            hint="give --tls-name or --tls-read-only-name; '*' is any that the authority has signed",
+        )
+    return (tls or ServerTls.of(None, None, None, attempted)).credentials(attempted)
+
+
+def _options(limits: ServiceLimits) -> tuple[tuple[str, int], ...]:
+    """GRPC's own limits (grpc/impl/channel_arg_names.h), in milliseconds."""
+    options = {
+        "grpc.max_receive_message_length": 2 * limits.request_size,  # the gate says which limit it is
+        "grpc.max_concurrent_streams": limits.client_calls,  # of a connection: the rest waits in the client
+        "grpc.server_handshake_timeout_ms": int(limits.handshake * 1000),
+        "grpc.max_connection_idle_ms": int(limits.idle_connection * 1000),
+        "grpc.keepalive_time_ms": int(limits.keepalive * 1000),
+        "grpc.keepalive_timeout_ms": 20_000,
+        "grpc.http2.min_ping_interval_without_data_ms": 10_000,  # a client may ask that often
+    }
+    return tuple((name, value) for name, value in options.items() if value)
 
 
 def _end_work(pools: Pools) -> None:

@@ -1,24 +1,38 @@
-"""What every call passes on its way in: which threads run it, and what becomes of its errors.
+"""What every call passes on its way in: who calls, may they, is it a request, and which threads run it.
 
 An interceptor, so that the servicers are plain translation: they call the store and let it raise.
 
-Invariants: `orlop.errors` become a status with details (orlop.client.status); anything else is a bug,
-logged with its traceback here and told to the client as INTERNAL without it.
+    bytes ─ decoded ─ its kind's pool, its client's turn ─ refused? ─ who ─ may they ─ valid ─ the store
+
+Invariants: nothing is done for a call before all of it has been asked; `orlop.errors` become a status
+with details (orlop.client.status); anything else is a bug, logged with its traceback here and told to the
+client as INTERNAL without it; who may only look is told no place of the host (orlop.service.shown).
+Health is answered to whoever is connected.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, TypeAlias
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from orlop.client.status import status_of
-from orlop.errors import DataLoss, Error, Internal, ResourceExhausted
-from orlop.service.pools import CallPool, Pools
+from orlop.errors import DataLoss, Error, Internal, InvalidArgument, PermissionDenied, over_limit
+from orlop.service.access import LOOKS, Access
+from orlop.service.clients import NOBODY, Client, Ledger
+from orlop.service.deadlines import Deadlines, Limited
+from orlop.service.pools import CallPool, Pools, ServiceLimits, refusal
+from orlop.service.requests import check
+from orlop.service.shown import Veil, one_line
+from orlop.service.tls import names_of
 
-__all__ = ["Gate", "pools_by_method"]
+__all__ = ["Gate", "deadlines_by_pool", "pools_by_method"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +43,9 @@ _REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 )
+_HEALTH = "/grpc.health.v1.Health/"
+_MANY = 1_000
+_TOLD_AGAIN = 60.0  # seconds between two warnings that a client is refused for the same limit
 
 
 def pools_by_method(pools: Pools) -> dict[str, CallPool]:
@@ -59,13 +76,47 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
     return chosen
 
 
-class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc-stubs only
-    """Runs each method in its pool and maps its errors.  Called by gRPC's single polling thread."""
+def deadlines_by_pool(pools: Pools, limits: ServiceLimits) -> dict[CallPool, float]:
+    """How many seconds a call of each pool may take; 0 for no bound."""
+    return {
+        pools.quick: limits.quick_deadline,
+        pools.roots: limits.roots_deadline,
+        pools.transfers: limits.transfers_deadline,
+        pools.idle: limits.transfers_deadline,
+    }
 
-    def __init__(self, pools: Mapping[str, CallPool]) -> None:
+
+class _Malformed:
+    """In the place of a request whose bytes are none."""
+
+
+class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc-stubs only
+    """Lets calls in, runs each method in its pool, and maps its errors.
+
+    `intercept_service` is called by gRPC's single polling thread, all else by those of the pools.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, CallPool],
+        *,
+        access: Access,
+        ledger: Ledger,
+        veil: Veil,
+        deadlines: Deadlines,
+        seconds: Mapping[CallPool, float],
+        request_size: int,
+    ) -> None:
+        self.veil = veil
+        self.request_size = request_size
+        self.deadlines = deadlines
+        self.seconds = seconds
         self._pools = pools
+        self._access = access
+        self._ledger = ledger
         self._ready: dict[str, _Handler] = {}
-        self._refusing: dict[str, _Handler] = {}
+        self._requests = itertools.count(1)
+        self._refused: dict[tuple[str, str], float] = {}
 
     def intercept_service(
         self,
@@ -74,29 +125,108 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
     ) -> _Handler | None:
         """The handler for a method: gRPC's, in a wrapper that is made once."""
         method = handler_call_details.method
+        found = self._ready.get(method)
+        if found is not None:
+            return found
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None  # not kept: a client could name as many as it likes
         pool = self._pools.get(method)
-        if pool is None:
-            return continuation(handler_call_details)
-        if method not in self._ready:
-            handler = continuation(handler_call_details)
-            if handler is None:
-                return None
-            self._refusing[method] = _wrap(handler, method, None)
-            self._ready[method] = _wrap(handler, method, pool)
-        return self._refusing[method] if pool.full else self._ready[method]
+        self._ready[method] = made = (
+            _wrap(self, handler, method, pool) if pool is not None else _unharmed(handler, method)
+        )
+        return made
+
+    def client(self, context: _Context) -> Client:
+        """Who made a call."""
+        connection = self._ledger.connection(context.peer())
+        if connection is None:
+            return NOBODY
+        if connection.tls and connection.client.role is None:
+            where = connection.client.key
+            connection.client = self._access.certified(
+                names_of(cast("Mapping[str, Sequence[bytes]]", context.auth_context())), where
+            )
+        return connection.client
+
+    def admit(self, method: str, client: Client) -> None:
+        """Raise for a call that its client may not make, or that is too much."""
+        error = refusal()
+        if error is not None:
+            raise error
+        if client.role is None:
+            raise PermissionDenied(
+                f"call {method}",
+                f"{client.key} may not use this daemon",
+                hint="its configuration says who may",
+            )
+        if client.role == "read-only" and method not in LOOKS:
+            raise PermissionDenied(
+                f"call {method}",
+                f"{client.key} may only look",
+                hint="the daemon's configuration says who may change something",
+            )
+
+    def number(self) -> str:
+        """A name for a call, by which the log and its client mean the same."""
+        return f"{os.getpid():x}-{next(self._requests):x}"
+
+    def log_refusal(self, client: Client, error: Error) -> int:
+        """At what level a refusal is logged: a warning once in a while, as a flood is to fill no disk."""
+        now, key = time.monotonic(), (client.key, error.details.get("limit", ""))
+        if now - self._refused.get(key, -_TOLD_AGAIN) < _TOLD_AGAIN:
+            return logging.DEBUG
+        if len(self._refused) >= _MANY:
+            self._refused.clear()
+        self._refused[key] = now
+        return logging.WARNING
 
 
-def _wrap(handler: _Handler, method: str, pool: CallPool | None) -> _Handler:
-    """The handler with another behaviour: in ``pool``, or a refusal where there is none."""
-    codec = {
-        "request_deserializer": handler.request_deserializer,
+def _wrap(gate: Gate, handler: _Handler, method: str, pool: CallPool) -> _Handler:
+    """The handler with another behaviour, in ``pool``."""
+    codec: dict[str, Any] = {
+        "request_deserializer": _careful(handler.request_deserializer, _Malformed),
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(_Unary(method, handler.unary_unary, pool), **codec)
+        return grpc.unary_unary_rpc_method_handler(
+            _Unary(gate, method, handler.unary_unary, pool, stream=False), **codec
+        )
     if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(_Stream(method, handler.unary_stream, pool), **codec)
-    return grpc.stream_stream_rpc_method_handler(_Stream(method, handler.stream_stream, pool), **codec)
+        behaviour = _Stream(gate, method, handler.unary_stream, pool, stream=True)
+        return grpc.unary_stream_rpc_method_handler(behaviour, **codec)
+    behaviour = _Stream(gate, method, handler.stream_stream, pool, stream=True)
+    return grpc.stream_stream_rpc_method_handler(behaviour, **codec)
+
+
+def _unharmed(handler: _Handler, method: str) -> _Handler:
+    """A handler that is not ours (health), with bytes that are no message taken for a name that is none."""
+    if not method.startswith(_HEALTH) or handler.request_streaming:
+        return handler
+    from grpc_health.v1 import health_pb2
+
+    nothing = health_pb2.HealthCheckRequest(service="not a message")
+    decode = _careful(handler.request_deserializer, lambda: nothing)
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(handler.unary_unary, decode, handler.response_serializer)
+    watch = cast("Callable[..., Any]", handler.unary_stream)
+    return grpc.unary_stream_rpc_method_handler(watch, decode, handler.response_serializer)
+
+
+def _careful(
+    decode: Callable[[bytes], Any] | None, otherwise: Callable[[], object]
+) -> Callable[[bytes], object] | None:
+    """A decoder that raises nothing: gRPC would log a traceback, and answer INTERNAL."""
+    if decode is None:
+        return None
+
+    def careful(data: bytes) -> object:
+        try:
+            return decode(data)
+        except DecodeError:
+            return otherwise()
+
+    return careful
 
 
 class _Behaviour:
@@ -106,46 +236,83 @@ class _Behaviour:
     run it in the server's pool: slower when crowded, not wrong.
     """
 
-    def __init__(self, method: str, behaviour: Callable[..., Any] | None, pool: CallPool | None) -> None:
+    def __init__(
+        self, gate: Gate, method: str, behaviour: Callable[..., Any] | None, pool: CallPool, *, stream: bool
+    ) -> None:
+        assert behaviour is not None
+        self._gate = gate
         self._method = method
         self._behaviour = behaviour
-        self.experimental_thread_pool = pool
+        self._seconds = gate.seconds.get(pool, 0.0)
+        self.experimental_thread_pool = pool.streams if stream else pool
 
-    def _admitted(self) -> Callable[..., Any]:
-        if self.experimental_thread_pool is None or self._behaviour is None:
-            raise ResourceExhausted(
-                f"call {self._method}", "too many calls of this kind wait already", hint="try again later"
-            )
-        return self._behaviour
+    def _checked(self, request: object) -> object:
+        attempted = f"call {self._method}"
+        if isinstance(request, _Malformed):
+            raise InvalidArgument(attempted, "the request's bytes are not the message that it takes")
+        if isinstance(request, Message):
+            size, most = request.ByteSize(), self._gate.request_size
+            if size > most:
+                raise over_limit("request_size", size, most, attempted=attempted, table="daemon")
+            check(request, attempted)
+        elif isinstance(request, Iterator):
+            return map(self._checked, request)
+        return request
 
-    def _fail(self, exc: Exception, context: _Context) -> NoReturn:
-        error = exc if isinstance(exc, Error) else self._bug(exc)
+    def _fail(self, exc: Exception, client: Client, number: str, context: _Context) -> NoReturn:
+        error = exc if isinstance(exc, Error) else self._bug(exc, client, number)
         level = logging.ERROR if isinstance(error, (Internal, DataLoss)) else logging.INFO
-        _log.log(level, "%s: %s: %s", self._method, error.code, error)
+        if error is refusal():
+            level = self._gate.log_refusal(client, error)
+        said = one_line(error)
+        _log.log(level, "%s by %s, request %s: %s: %s", self._method, client, number, error.code, said)
+        if client.role != "full":
+            error = self._gate.veil.error(error)
         code, message, trailers = status_of(error)
         context.set_trailing_metadata(trailers)
         context.abort(code, message)
 
-    def _bug(self, exc: Exception) -> Error:
-        _log.error("%s: unexpected error", self._method, exc_info=exc)
-        return Internal(f"call {self._method}", "unexpected error", hint="the daemon's log has the details")
+    def _bug(self, exc: Exception, client: Client, number: str) -> Error:
+        _log.error("%s by %s, request %s: unexpected error", self._method, client, number, exc_info=exc)
+        hint = f"the daemon's log has the details, under request {number}"
+        return Internal(f"call {self._method}", "unexpected error", hint=hint)
+
+    def _begin(self, context: _Context) -> tuple[Client, str]:
+        client, number = self._gate.client(context), self._gate.number()
+        _log.debug("%s by %s, request %s", self._method, client, number)
+        return client, number
+
+    def _shown(self, answer: object, client: Client) -> object:
+        if client.role != "full" and isinstance(answer, Message):
+            return self._gate.veil.message(answer)
+        return answer
 
 
 class _Unary(_Behaviour):
     """One answer."""
 
     def __call__(self, request: object, context: _Context) -> object:
+        client, number = self._begin(context)
         try:
-            return self._admitted()(request, context)
+            self._gate.admit(self._method, client)
+            limited = Limited(context, self._seconds)
+            with self._gate.deadlines.watch(context, limited.time_remaining()):
+                answer = self._behaviour(self._checked(request), cast("_Context", limited))
+            return self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - the last place to make a status of it; logged in _fail
-            self._fail(exc, context)
+            self._fail(exc, client, number, context)
 
 
 class _Stream(_Behaviour):
     """A stream of answers."""
 
     def __call__(self, request: object, context: _Context) -> Iterator[object]:
+        client, number = self._begin(context)
         try:
-            yield from self._admitted()(request, context)
+            self._gate.admit(self._method, client)
+            limited = Limited(context, self._seconds)
+            with self._gate.deadlines.watch(context, limited.time_remaining()):
+                for answer in self._behaviour(self._checked(request), cast("_Context", limited)):
+                    yield self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - as above
-            self._fail(exc, context)
+            self._fail(exc, client, number, context)

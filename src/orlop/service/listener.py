@@ -1,8 +1,11 @@
-"""The daemon's place: one daemon for a store, one for a socket, and who may use that socket.
+"""The daemon's places: one daemon for a store, one for a socket, who may use that socket, and what is behind.
 
 The socket stands in a folder of its own, which is made (0750, root and the group) if only the last
-component is missing.  The socket is 0660, root's and the group's.  Beside it lies ``NAME.lock``, held
-while the daemon lives: whoever has it may remove a socket that nobody answers on.
+component is missing.  The socket is 0660, root's and the group's; where the configuration names others who
+may use it, they are 0755 and 0666, and the door alone decides (orlop.service.door).  Beside it lies
+``NAME.lock``, held while the daemon lives: whoever has it may remove a socket that nobody answers on.
+
+gRPC's own socket is behind the door, in ``ROOT/locks/door``, mode 0700.
 
 Invariants: a live socket is never removed; the mode and the owner are right before the first call is
 answered, and nobody else can connect before.
@@ -18,12 +21,12 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from orlop.client.address import Address
+from orlop.client.address import SUN_PATH_MAX, Address, TcpAddress
 from orlop.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.linux.flock import FileLock
 from orlop.observe import Call
 
-__all__ = ["DEFAULT_GROUP", "Owner", "claim_root", "claim_socket"]
+__all__ = ["DEFAULT_GROUP", "Behind", "Owner", "bind_tcp", "claim_root", "claim_socket"]
 
 DEFAULT_GROUP = "orlop"
 _FOLDER_MODE = 0o750
@@ -33,18 +36,23 @@ class Owner:
     """Whom the socket belongs to, and with what mode.
 
     Root's daemon: ``group``, else the group ``orlop`` where the system has it, else root.  Another
-    user's: the user alone (0600), unless ``group`` names one of the user's groups.
+    user's: the user alone (0600), unless ``group`` names one of the user's groups.  With
+    ``opens_to_all`` everybody can connect, and the door lets in who is named.
     """
 
-    def __init__(self, group: str | None, attempted: str) -> None:
+    def __init__(self, group: str | None, attempted: str, *, opens_to_all: bool = False) -> None:
         self.uid = os.geteuid()
         self.mode = 0o660
+        self.folder_mode = _FOLDER_MODE
         gid = _gid(DEFAULT_GROUP if group is None and self.uid == 0 else group)
         if group is not None and gid is None:
             raise InvalidArgument(attempted, f"there is no group {group!r}", hint=f"addgroup {group}")
         if gid is None and self.uid != 0:
             self.mode = 0o600
         self.gid = os.getegid() if gid is None else gid
+        self.group = None if self.mode == 0o600 else self.gid  # whose members may use it
+        if opens_to_all:
+            self.mode, self.folder_mode = 0o666, 0o755
 
     def apply(self, path: str, mode: int) -> None:
         """Give a path to the owner; the group first, so that no mode opens it to the wrong one."""
@@ -52,7 +60,7 @@ class Owner:
         os.chmod(path, mode)
 
 
-def claim_root(root: str, address: Address, attempted: str) -> FileLock:
+def claim_root(root: str, address: Address | TcpAddress, attempted: str) -> FileLock:
     """The lock that makes this process the store's only daemon.
 
     Raises `FailedPrecondition`, naming the other daemon, where there is one.
@@ -94,7 +102,7 @@ def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attem
             undo.callback(lock.release)
             _remove_stale(address, attempted)
             _try_bind(path)
-            before = os.umask(0o077)  # gRPC makes the socket; until it is ours alone nobody else's
+            before = os.umask(0o077)  # until its owner and mode are set it is ours alone
             try:
                 bind()
             finally:
@@ -102,6 +110,61 @@ def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attem
             undo.callback(_unlink, path)
             owner.apply(path, owner.mode)
         yield
+
+
+def bind_tcp(address: TcpAddress, attempted: str) -> tuple[socket.socket, TcpAddress]:
+    """A socket at a host's first address, and where it is: port 0 stands for any that is free.
+
+    Raises `InvalidArgument` for a host that has no address here, and the errno's class.
+    """
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as exc:
+        raise InvalidArgument(attempted, f"{address.host} is no address of this machine: {exc}") from exc
+    family, kind, protocol, _, where = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        return sock, TcpAddress(address.host, sock.getsockname()[1])
+    except OSError as exc:
+        sock.close()
+        raise from_oserror(attempted, exc) from exc
+
+
+class Behind:
+    """The folder of the sockets that only the door connects to; a context manager.
+
+    Its paths are of any length: where a socket's would be too long, they go by way of the open folder.
+    """
+
+    def __init__(self, root: str, attempted: str) -> None:
+        self._folder = os.path.join(root, "locks", "door")
+        self._attempted = attempted
+        self._names: list[str] = []
+        self._fd = -1
+
+    def __enter__(self) -> Behind:
+        with _system_errors(self._attempted):
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            os.chmod(self._folder, 0o700)
+            for name in os.listdir(self._folder):  # left by one that was killed: the root's lock is ours
+                os.unlink(os.path.join(self._folder, name))
+            self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for name in self._names:
+            _unlink(os.path.join(self._folder, name))
+        os.close(self._fd)
+
+    def path(self, name: str) -> str:
+        """Where a socket of this name is to be."""
+        self._names.append(name)
+        path = os.path.join(self._folder, name)
+        return path if len(os.fsencode(path)) <= SUN_PATH_MAX else f"/proc/self/fd/{self._fd}/{name}"
 
 
 def _gid(group: str | None) -> int | None:
@@ -133,7 +196,7 @@ def _make_folder(folder: str, owner: Owner, attempted: str) -> None:
         raise FailedPrecondition(
             attempted, f"the folder {parent} does not exist", hint="make it, or listen elsewhere"
         ) from exc
-    owner.apply(folder, _FOLDER_MODE)
+    owner.apply(folder, owner.folder_mode)
 
 
 def _remove_stale(address: Address, attempted: str) -> None:
@@ -159,7 +222,7 @@ def _remove_stale(address: Address, attempted: str) -> None:
 
 
 def _try_bind(path: str) -> None:
-    """Bind and let go: gRPC would say only that it failed, the kernel says why."""
+    """Bind and let go: what the kernel says against the place, with the place's name."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
         try:
             trial.bind(path)
@@ -178,4 +241,4 @@ def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
-        return  # gRPC removes it itself when it closes the listener
+        return

@@ -1,0 +1,144 @@
+"""Who may do what: users and groups of this machine, names of certificates, and which calls only look.
+
+Not the limits of how much (orlop.service.clients), nor where connections come from (orlop.service.door).
+
+Invariants: root and the daemon's own user may do everything; who is named nowhere may do nothing; a user
+that is named goes before the groups, and a right to everything before one to look, among names alike.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orlop.errors import InvalidArgument
+from orlop.service.clients import Client, Role
+from orlop.service.pools import ServiceLimits
+
+__all__ = ["LOOKS", "Access", "Peer", "peer_of"]
+
+_SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module has no name for it
+_MAX_GROUPS = 65_536  # NGROUPS_MAX, linux/limits.h
+_ANY = "*"
+
+LOOKS = frozenset(
+    {
+        "/orlop.v1.Images/ListPrepared",
+        "/orlop.v1.Images/List",
+        "/orlop.v1.Images/Inspect",
+        "/orlop.v1.Store/Info",
+        "/orlop.v1.Store/Usage",
+        "/orlop.v1.Store/Explain",
+        "/orlop.v1.Store/ListPins",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    }
+)
+"""The calls that change nothing: all that a read-only client may ask for, health apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """The process that connected, as the kernel noted it then.  ``groups`` are its supplementary ones."""
+
+    pid: int
+    uid: int
+    gid: int
+    groups: frozenset[int]
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Whose unix socket it is at the other end (unix(7), SO_PEERCRED).  Raises OSError."""
+    size = struct.calcsize("3i")
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return Peer(pid=pid, uid=uid & 0xFFFFFFFF, gid=gid & 0xFFFFFFFF, groups=_groups(connection))
+
+
+def _groups(connection: socket.socket) -> frozenset[int]:
+    width = struct.calcsize("I")
+    for count in (64, _MAX_GROUPS):
+        try:
+            raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, count * width)
+        except OSError:  # ERANGE: there are more; before Linux 4.13 none are told, and none count
+            continue
+        return frozenset(struct.unpack(f"{len(raw) // width}I", raw))
+    return frozenset()
+
+
+class Access:
+    """The rules of one daemon, made of its `ServiceLimits`.  Raises `InvalidArgument` for unknown names.
+
+    ``group`` is the socket's own, whose members may do everything; None where there is none.
+    """
+
+    def __init__(self, limits: ServiceLimits, *, group: int | None, attempted: str) -> None:
+        self._own = frozenset({0, os.geteuid()})
+        self._users = _ids(limits.users, _uid, "user", attempted)
+        self._groups = _ids(limits.groups, _gid, "group", attempted) | (
+            {group} if group is not None else set()
+        )
+        self._looking_users = _ids(limits.read_only_users, _uid, "user", attempted)
+        self._looking_groups = _ids(limits.read_only_groups, _gid, "group", attempted)
+        self._certificates: tuple[tuple[frozenset[str], Role | None], ...] = (
+            (frozenset(limits.tls_names), "full"),
+            (frozenset(limits.tls_read_only_names), "read-only"),
+        )
+
+    def owns(self, peer: Peer) -> bool:
+        """Whether it is root's or the daemon's own."""
+        return peer.uid in self._own
+
+    def local(self, peer: Peer) -> Client:
+        """A process of this machine."""
+        return Client(
+            key=f"uid {peer.uid}", role=self._role(peer), about=f"gid {peer.gid}, process {peer.pid}"
+        )
+
+    def certified(self, names: Iterable[str], where: str) -> Client:
+        """One that showed a certificate with these names, which its authority has vouched for."""
+        names = list(dict.fromkeys(names))
+        for known, role in self._certificates:
+            for name in names:
+                if name in known:
+                    return Client(key=f"certificate {name}", role=role, about=where)
+        key = f"certificate {names[0] if names else 'without a name'}"
+        role = next((role for known, role in self._certificates if _ANY in known), None)
+        return Client(key=key, role=role, about=where)
+
+    def _role(self, peer: Peer) -> Role | None:
+        if peer.uid in self._own or peer.uid in self._users:
+            return "full"
+        if peer.uid in self._looking_users:
+            return "read-only"
+        gids = peer.groups | {peer.gid}
+        if gids & self._groups:
+            return "full"
+        return "read-only" if gids & self._looking_groups else None
+
+
+def _ids(names: Iterable[str], find: Callable[[str], int], kind: str, attempted: str) -> frozenset[int]:
+    found = set()
+    for name in names:
+        if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+            found.add(int(name))
+            continue
+        try:
+            found.add(find(name))
+        except (KeyError, ValueError) as exc:  # ValueError: a NUL in it
+            raise InvalidArgument(
+                attempted, f"there is no {kind} {name!r}", hint=f"add the {kind}, or give its number"
+            ) from exc
+    return frozenset(found)
+
+
+def _uid(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _gid(name: str) -> int:
+    return grp.getgrnam(name).gr_gid

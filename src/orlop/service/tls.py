@@ -1,0 +1,79 @@
+"""Mutual TLS for the daemon: its own certificate, and the authority that signs its clients'.
+
+There is no TCP without: who cannot show a certificate of that authority gets no call through.  Who may do
+what with one is `orlop.service.access`.  The files are read once, when the daemon starts.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
+
+__all__ = ["ServerTls", "names_of"]
+
+_MAX_FILE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """Paths of PEM files: the daemon's certificate with its chain, its key, the clients' authority."""
+
+    cert: str
+    key: str
+    client_ca: str
+
+    def credentials(self, attempted: str) -> grpc.ServerCredentials:
+        """What gRPC listens with; each client has to show a certificate.
+
+        Raises the errno's class for a file that cannot be read, `FailedPrecondition` for what is no
+        certificate, or a key that is another's.
+        """
+        cert, key, authority = (_read(path, attempted) for path in (self.cert, self.key, self.client_ca))
+        trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:  # gRPC would listen, and fail each handshake
+            trial.load_cert_chain(self.cert, self.key, password="")
+            trial.load_verify_locations(self.client_ca)
+        except (ssl.SSLError, OSError, ValueError) as exc:
+            raise FailedPrecondition(
+                attempted,
+                f"{self.cert}, {self.key} and {self.client_ca} do not serve: {exc}",
+                hint="PEM files of a certificate, its own key without a password, and an authority",
+            ) from exc
+        return grpc.ssl_server_credentials(
+            [(key, cert)], root_certificates=authority, require_client_auth=True
+        )
+
+    @classmethod
+    def of(cls, cert: str | None, key: str | None, client_ca: str | None, attempted: str) -> ServerTls:
+        """All three, or `InvalidArgument`."""
+        given = {"--tls-cert": cert, "--tls-key": key, "--tls-client-ca": client_ca}
+        missing = [name for name, value in given.items() if not value]
+        if missing or not (cert and key and client_ca):
+            raise InvalidArgument(
+                attempted,
+                f"TCP is served with mutual TLS only, and {', '.join(missing)} is missing",
+                hint="give --tls-cert, --tls-key and --tls-client-ca, or listen on a unix socket",
+            )
+        return cls(cert=cert, key=key, client_ca=client_ca)
+
+
+def names_of(auth_context: Mapping[str, Sequence[bytes]]) -> list[str]:
+    """The names in the certificate that a client has shown, as gRPC tells them."""
+    keys = ("x509_subject_alternative_name", "x509_common_name")
+    return [name.decode(errors="replace") for key in keys for name in auth_context.get(key, ())]
+
+
+def _read(path: str, attempted: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+    except OSError as exc:
+        raise from_oserror(attempted, exc) from exc
+    if len(data) > _MAX_FILE:
+        raise FailedPrecondition(attempted, f"{path} has more than {_MAX_FILE} bytes, and is no certificate")
+    return data
