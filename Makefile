@@ -1,5 +1,5 @@
 # Everything starts here, on a Debian 12 or 13 that has make and a network; `make help` lists it.
-# SOAK_SECONDS bounds the long seeded trials; LAB is where the bench images lie.
+# SOAK_SECONDS bounds the long seeded trials, FUZZ_SECONDS the fuzzers; LAB is where the bench images lie.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,11 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB ?= /var/tmp/orlop-lab
 SOAK_SECONDS ?= 600
+FUZZ_SECONDS ?= 600
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
 
-.PHONY: help setup lint format test unit integration images check-images soak bench demo proto lock clean
+.PHONY: help setup lint format test unit integration images check-images soak fuzz bench demo proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +50,10 @@ check-images: images ## the bench images' trees beside what GNU tar makes of the
 
 soak: setup ## the long seeded trials, SOAK_SECONDS in all
 	$(PYTEST) -m soak --timeout $$(( SOAK_SECONDS + 600 )) tests
+
+fuzz: ## fuzz all parsers, FUZZ_SECONDS in all
+	@tools/setup-venv .cache/venv-fuzz requirements/fuzz.txt
+	.cache/venv-fuzz/bin/python fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 bench: images ## measure beside other tools
 	$(BIN)/python bench/run.py

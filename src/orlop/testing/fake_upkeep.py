@@ -179,6 +179,7 @@ class FakeUpkeep(FakeBase):
             ),
             privilege="none",
             features={"kernel": "none", "user namespaces": "no"},
+            limits={"depth": 100},
         )
 
     def close(self) -> None:

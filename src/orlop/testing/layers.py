@@ -229,7 +229,8 @@ def _records(member: Member, name: bytes) -> Iterator[tuple[bytes, bytes]]:
     if nanoseconds or not 0 <= seconds <= 0o77777777777:
         yield b"mtime", _decimal(member.mtime_ns)
     for key_text, data in sorted(member.xattrs.items()):
-        yield b"SCHILY.xattr." + key_text.encode("utf-8", "surrogateescape"), data
+        key = key_text.encode("utf-8", "surrogateescape")
+        yield b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), data  # as GNU tar does
 
 
 def _decimal(nanoseconds: int) -> bytes:

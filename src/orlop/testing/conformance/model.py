@@ -96,7 +96,7 @@ class _Model:
     def apply(self, layer: Layer) -> None:
         """Lay one layer over the tree."""
         self._hide(layer)
-        newest = max((member.mtime_ns for member in layer.members), default=0)
+        newest = max((member.mtime_ns for member in layer.members if _brings(member)), default=0)
         if b"" not in self._nodes:
             self._put(b"", _implied(newest))
         for member in layer.members:
@@ -171,6 +171,11 @@ def _entry(member: Member) -> Entry:
 def _implied(newest: int) -> Entry:
     """A folder that a layer only implies, and none has below."""
     return Entry(kind="folder", mode=0o755, mtime_ns=newest)
+
+
+def _brings(member: Member) -> bool:
+    """Whether a member is an entry of its own: no whiteout, no further name of another."""
+    return member.kind != "hardlink" and not _path(member).rpartition(b"/")[2].startswith(_WHITEOUT)
 
 
 def _path(member: Member) -> bytes:
