@@ -1,6 +1,6 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [pull|drivers|scale|durable] [IMAGE ...]
+    python bench/run.py [pull|drivers|scale|durable|confinement] [IMAGE ...]
 
 QUICK=1: two images, two rounds; ROUNDS=N: how often.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import drivers, durable, lab, pull, scale
+from bench import confinement, drivers, durable, lab, pull, scale
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -86,7 +86,21 @@ def bench_durable(disk: Path, images: list[str], rounds: int) -> tuple[str, dict
     return "# What durability costs\n\n" + durable.table(found), {"steps": values}
 
 
-PARTS = {"pull": bench_pull, "drivers": bench_drivers, "scale": bench_scale, "durable": bench_durable}
+def bench_confinement(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    image = images[0] if images else "debian-min"
+    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
+    what, found = confinement.compare(disk, layouts / image, 3 * rounds, say)
+    text = "# What confinement costs\n\n" + confinement.table(what, found)
+    return text, {"what": what, "ways": {name: asdict(way) for name, way in found.items()}}
+
+
+PARTS = {
+    "pull": bench_pull,
+    "drivers": bench_drivers,
+    "scale": bench_scale,
+    "durable": bench_durable,
+    "confinement": bench_confinement,
+}
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from orlop.errors import (
 from orlop.version import __version__
 
 if TYPE_CHECKING:
+    from orlop import config
     from orlop.config import Limits, Settings
     from orlop.facade import Prepared, Store, connect, open, restore  # noqa: A004 - the library's verb
     from orlop.images.api import (
@@ -108,6 +109,7 @@ __all__ = [
     "Unimplemented",
     "Usage",
     "__version__",
+    "config",
     "connect",
     "errors",
     "open",
@@ -149,6 +151,10 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
+    if name == "config":
+        from importlib import import_module
+
+        return import_module("orlop.config")  # which makes it an attribute, too
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,6 +32,8 @@ __all__ = [
     "Unimplemented",
     "by_code",
     "from_oserror",
+    "limit_hint",
+    "over_limit",
 ]
 
 
@@ -192,3 +194,24 @@ def from_oserror(attempted: str, exc: OSError, *, hint: str = "") -> Error:
     if exc.filename is not None:
         reason = f"{reason}: {os.fsdecode(exc.filename)}"
     return cls(attempted, reason, hint=hint, details={"errno": errno.errorcode.get(exc.errno or 0, "")})
+
+
+def limit_hint(name: str, *, table: str = "limits") -> str:
+    """How a limit is raised, in the words that every error uses.
+
+    ``table`` is where it stands in the configuration file: ``limits``, or ``daemon`` for what clients may
+    ask of a daemon.
+    """
+    return f"raise {table}.{name}, with --limit or in a configuration file: docs/limits.md"
+
+
+def over_limit(
+    name: str, value: int | str, limit: int, *, attempted: str, table: str = "limits"
+) -> ResourceExhausted:
+    """The error for a limit of the configuration that was passed: it names it and says how to raise it."""
+    return ResourceExhausted(
+        attempted,
+        f"{name} is {value}, the limit is {limit}",
+        hint=limit_hint(name, table=table),
+        details={"limit": f"{table}.{name}" if table != "limits" else name},
+    )

@@ -79,7 +79,7 @@ class Bench:
     """A store with one image, and what is prepared from it."""
 
     def __init__(self, store: orlop.Store, driver: Driver, work: Path, oracle: Path) -> None:
-        self._store, self._driver, self._work, self._oracle = store, driver, work, oracle
+        self._store, self.driver, self._work, self._oracle = store, driver, work, oracle
         self.warnings: list[str] = []
         self._tars = [layer.tar() for layer in image_layers()]
         images = {"base": make_image(self._tars[:1]), "latest": make_image(self._tars)}
@@ -91,7 +91,7 @@ class Bench:
     def prepare(self, name: str = "localhost/layout:latest", *, mount: bool = True) -> Prepared:
         self._count += 1
         path = self._work / f"root{self._count}"
-        return self._store.prepare(name, path, mount=mount, driver=self._driver)
+        return self._store.prepare(name, path, mount=mount, driver=self.driver)
 
     def check(self, root: Prepared, *, tree: Path | None = None) -> str:
         """Commit a root and compare; returns the image's name.  ``tree`` is where it is mounted."""
@@ -297,6 +297,8 @@ def test_a_commit_shows_what_the_root_showed(bench: Bench, change: str) -> None:
     with bench.prepare() as root:
         CHANGES[change](Path(root.path))
         name = bench.check(root)
+        if bench.driver != "erofs":  # the long trials have series with every driver
+            return
         with bench.prepare(name) as above:  # and a commit on the commit
             subprocess.run(
                 ["bash", "-euc", "echo second > second; rm -rf filler/1*"], cwd=above.path, check=True
@@ -513,7 +515,7 @@ def vandalise(bench: Bench, seed: int) -> None:
             name = bench.check(root)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_series_of_changes_is_captured(bench: Bench, seed: int) -> None:
     vandalise(bench, seed)
 

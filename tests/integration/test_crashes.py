@@ -44,6 +44,7 @@ def test_every_point_is_passed_by_some_scenario(trials: Trials) -> None:
     assert set(points()) - passed == set()
 
 
+@pytest.mark.hostile(39)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_kill_at_each_point_loses_nothing_and_leaves_nothing(trials: Trials, name: str) -> None:
     recorded = {name: trials.recorded(name) for name in SCENARIOS}
@@ -51,12 +52,14 @@ def test_a_kill_at_each_point_loses_nothing_and_leaves_nothing(trials: Trials, n
         trials.kill(name, at)
 
 
+@pytest.mark.hostile(39)
 def test_a_kill_at_any_moment_loses_nothing_and_leaves_nothing(trials: Trials) -> None:
     dice = random.Random(11)
     for name in dice.sample(sorted(SCENARIOS), RANDOM_SHARE):
         trials.kill_after(name, dice.uniform(0.002, 1.1 * trials.duration(name)))
 
 
+@pytest.mark.hostile(39)
 @pytest.mark.soak
 def test_kills_at_every_point_and_at_any_moment_for_long(trials: Trials, soak_seconds: float) -> None:
     seed = int(os.environ.get("SEED") or time.time())

@@ -131,6 +131,7 @@ def figures(error: orlop.ResourceExhausted, place: Place) -> tuple[int, int]:
 # ------------------------------------------------------------------ a real disk without room
 
 
+@pytest.mark.hostile(40)
 def test_40_a_pull_that_cannot_fit_is_refused_with_figures_before_anything_is_fetched(place: Place) -> None:
     name = serve(place.registry, "big", make(Layer().file("data", noise(6 << 20))))
     with place.open() as store:
@@ -148,6 +149,7 @@ def test_40_a_pull_that_cannot_fit_is_refused_with_figures_before_anything_is_fe
         assert store.pull(name).name == name
 
 
+@pytest.mark.hostile(40)
 def test_40_a_pull_that_runs_out_of_room_gives_all_back_and_says_how_much_was_needed(place: Place) -> None:
     small_layer = Layer().file("small", noise(100_000))
     name = serve(
@@ -169,6 +171,7 @@ def test_40_a_pull_that_runs_out_of_room_gives_all_back_and_says_how_much_was_ne
             assert (place.store_dirs.work / "a/t2").read_bytes() == TEXT * 4
 
 
+@pytest.mark.hostile(40)
 def test_40_an_import_and_a_commit_that_do_not_fit_are_refused_with_figures(
     place: Place, workdir: Path
 ) -> None:
@@ -193,6 +196,7 @@ def test_40_an_import_and_a_commit_that_do_not_fit_are_refused_with_figures(
         root.cleanup()
 
 
+@pytest.mark.hostile(40)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_40_a_prepare_without_room_takes_none_and_can_be_done_again(
     place: Place, workdir: Path, driver: str
@@ -219,6 +223,7 @@ def test_40_a_prepare_without_room_takes_none_and_can_be_done_again(
             assert (path / "d3").read_bytes() == noise(1 << 20, 3)
 
 
+@pytest.mark.hostile(40)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_40_what_is_there_can_be_read_and_deleted_without_a_free_block(
     place: Place, workdir: Path, driver: str
@@ -260,6 +265,7 @@ def test_40_what_is_there_can_be_read_and_deleted_without_a_free_block(
     assert free_blocks(place.disk) > 0
 
 
+@pytest.mark.hostile(40)
 def test_40_the_reserve_comes_back_when_there_is_room(place: Place, workdir: Path) -> None:
     layout = images.write_layout(workdir / "layout", {"v1": make(Layer().file("data", noise(3 << 20)))})
     reserve = place.root / "reserve"
@@ -434,6 +440,7 @@ def bench(store_dirs: StoreDirs, workdir: Path, registry: MemoryRegistry) -> Ite
         one.close()
 
 
+@pytest.mark.hostile(40)
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_40_a_write_that_fails_fails_its_verb_and_nothing_else(
     bench: Callable[[str], Bench], driver: str
@@ -457,6 +464,7 @@ def test_a_verb_that_is_done_does_not_fail_for_a_lock_file_that_stays(bench: Cal
     trials.store.get(trials.path).cleanup()
 
 
+@pytest.mark.hostile(40)
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("driver", DRIVERS)

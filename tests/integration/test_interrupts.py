@@ -212,5 +212,6 @@ def test_a_second_signal_ends_a_command_at_once(
             assert "stopping" in process.stderr.readline() + process.stderr.readline()
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)
-            assert process.returncode == 130
+            # killed by it where the first had just ended the work: 130, too, to a shell
+            assert process.returncode in (130, -signal.SIGINT)
     expect_clean(store, store_dirs, images_left=[image])

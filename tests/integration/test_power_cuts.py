@@ -39,6 +39,7 @@ def wrong(verdicts: list[Verdict]) -> str:
     )
 
 
+@pytest.mark.hostile(39)
 @pytest.mark.parametrize("driver", list(SHARE))
 def test_39_after_a_cut_of_power_images_are_whole_and_what_was_answered_is_there(
     workdir: Path, driver: str
@@ -61,6 +62,7 @@ def test_a_store_that_does_not_sync_is_found_out(workdir: Path) -> None:
     assert "DataLoss" in wrong(verdicts) or "other bytes" in wrong(verdicts)
 
 
+@pytest.mark.hostile(40)
 @pytest.mark.parametrize("driver", list(SHARE))
 def test_40_a_disk_that_takes_no_more_writes_fails_what_writes_and_loses_nothing(
     workdir: Path, driver: str
@@ -78,6 +80,7 @@ def test_40_a_disk_that_takes_no_more_writes_fails_what_writes_and_loses_nothing
     assert not wrong(verdicts)
 
 
+@pytest.mark.hostile(39)
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_many_cuts(workdir: Path, soak_seconds: float) -> None:

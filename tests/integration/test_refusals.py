@@ -48,6 +48,7 @@ def test_an_unknown_image(run_cli: Run) -> None:
     refused(run_cli("rmi", "nothing"), 3, "nothing")
 
 
+@pytest.mark.hostile(18)
 def test_a_name_that_is_none(run_cli: Run) -> None:
     refused(run_cli("pull", "UPPER/case"), 2, "lower case")
     refused(run_cli("pull", "a@sha256:../../x"), 2, "digest")
@@ -95,6 +96,7 @@ def test_a_command_for_an_image_that_has_none(run_cli: Run, image: str) -> None:
     assert "command" in done.stderr
 
 
+@pytest.mark.hostile(19)
 def test_bytes_that_do_not_have_their_digest(run_cli: Run, registry: Registry) -> None:
     image = images.make_image([Layer().file("f", os.urandom(100)).tar()], compression="none")
     images.push(registry, "refused-rotten", "v1", image)
@@ -151,6 +153,7 @@ def store_at(root: Path, run: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.hostile(36)
 @pytest.mark.parametrize("name", ["a,b", "a:b", "a b", "a\\b", 'a"b'])
 def test_a_store_whose_path_a_mount_option_could_not_hold(workdir: Path, name: str) -> None:
     refused(store_at(workdir / name, workdir / "run"), 2, "choose another")
@@ -193,6 +196,7 @@ def test_a_store_of_a_newer_orlop(run_cli: Run, store_dirs: StoreDirs) -> None:
     refused(run_cli("images"), 5, "time-travel")
 
 
+@pytest.mark.hostile(32)
 def test_a_user_may_not_use_roots_store(workdir: Path) -> None:
     with orlop.open(workdir / "root", workdir / "run") as store:
         store.images()

@@ -123,6 +123,7 @@ def test_a_host_without_an_address_is_not_tried_again(client):
         client.resolve(Reference.parse("nowhere.invalid/a:1"), call=CALL)
 
 
+@pytest.mark.hostile(19)
 def test_wrong_bytes_for_a_digest_are_data_loss(server, client):
     server.misbehave(Fault(method="GET", path="/manifests/sha256|/blobs/", corrupt=True))
     digest = Digest.of(MANIFEST)
@@ -135,6 +136,7 @@ def test_wrong_bytes_for_a_digest_are_data_loss(server, client):
         client.blob(ref(server), Descriptor(digest=Digest.of(DATA), size=len(DATA)), call=CALL)
 
 
+@pytest.mark.hostile(19)
 def test_another_document_under_a_digest_is_data_loss(server, client):
     # The registry is at one with itself; it is the question that it did not answer.
     digest = Digest.of(b"asked for")
@@ -145,6 +147,7 @@ def test_another_document_under_a_digest_is_data_loss(server, client):
         client.manifest(ref(server), Descriptor(digest=digest, size=len(MANIFEST)), call=CALL)
 
 
+@pytest.mark.hostile(18)
 @pytest.mark.parametrize("said", ["sha256:" + "0" * 64, "sha256:../../x", "md5:0", "nothing"])
 def test_a_registry_that_contradicts_itself_is_data_loss(server, client, said):
     server.misbehave(Fault(path="/manifests/1", headers={"Docker-Content-Digest": said}))
@@ -152,6 +155,7 @@ def test_a_registry_that_contradicts_itself_is_data_loss(server, client, said):
         client.resolve(ref(server), call=CALL)
 
 
+@pytest.mark.hostile(15)
 @pytest.mark.parametrize("no_length", [False, True])
 def test_a_manifest_over_the_limit_is_not_read_to_its_end(server, no_length):
     server.add_manifest("a/b", "big", b" " * 9_000_000, OCI_MANIFEST)
@@ -162,12 +166,14 @@ def test_a_manifest_over_the_limit_is_not_read_to_its_end(server, no_length):
     client.close()
 
 
+@pytest.mark.hostile(16)
 @pytest.mark.parametrize("size", [0, 10, len(DATA) - 1, len(DATA) + 1])
 def test_a_descriptor_that_lies_about_a_blobs_size_is_data_loss(server, client, size):
     with pytest.raises(DataLoss, match="descriptor says"):
         client.blob(ref(server), Descriptor(digest=Digest.of(DATA), size=size), call=CALL)
 
 
+@pytest.mark.hostile(15)
 def test_a_config_over_the_limit_is_not_asked_for(server, client):
     with pytest.raises(ResourceExhausted, match="config_size"):
         client.blob(ref(server), Descriptor(digest=Digest.of(DATA), size=1 << 40), call=CALL)
@@ -200,6 +206,7 @@ def test_a_download_goes_on_where_the_last_one_ended(server, client, offset):
     assert read(stream) == DATA[offset:]
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -217,12 +224,14 @@ def test_a_range_that_lies_gives_the_whole_from_its_start(server, client, fault)
     assert read(stream) == DATA
 
 
+@pytest.mark.hostile(38)
 def test_a_stale_offset_behind_the_end_gives_the_whole(server, client):
     stream = client.open_blob(ref(server), Digest.of(DATA), offset=len(DATA) + 1, call=CALL)
     assert stream.offset == 0
     assert read(stream) == DATA
 
 
+@pytest.mark.hostile(38)
 def test_twenty_cuts_cost_no_byte_twice(server, client):
     cuts = random.Random(2)
     got, said = bytearray(), []
@@ -239,6 +248,7 @@ def test_twenty_cuts_cost_no_byte_twice(server, client):
     assert said[20] == ""
 
 
+@pytest.mark.hostile(38)
 def test_a_body_without_a_length_is_read_to_its_end(server, client):
     server.misbehave(Fault(path="/blobs/", no_length=True))
     stream = client.open_blob(ref(server), Digest.of(DATA), call=CALL)
@@ -246,6 +256,7 @@ def test_a_body_without_a_length_is_read_to_its_end(server, client):
     assert read(stream) == DATA
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize("sent", [1_000, 300_000])
 def test_a_stalled_download_ends_after_the_timeout_and_keeps_what_came(server, sent):
     server.misbehave(Fault(path="/blobs/", hold_after=sent))
@@ -257,6 +268,7 @@ def test_a_stalled_download_ends_after_the_timeout_and_keeps_what_came(server, s
     client.close()
 
 
+@pytest.mark.hostile(38)
 def test_a_trickle_does_not_count_as_life(server):
     server.misbehave(Fault(path="/blobs/|/manifests/", trickle=0.02))
     client = connect(timeout=0.2, retries=0)
@@ -327,6 +339,7 @@ def test_a_deadline_ends_a_stalled_download(server, client):
 # Troubles
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_passing_trouble_is_sat_out(server, client, status):
     server.misbehave(Fault(path="/manifests/", status=status, headers={"Retry-After": "0"}, times=2))
@@ -334,6 +347,7 @@ def test_a_passing_trouble_is_sat_out(server, client, status):
     assert len(server.seen("GET", "/manifests/")) == 3
 
 
+@pytest.mark.hostile(38)
 def test_a_lasting_trouble_is_told_after_the_last_try(server, client):
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"rate limit reached"}]}'
     server.misbehave(Fault(path="/manifests/", status=429, body=body))
@@ -342,6 +356,7 @@ def test_a_lasting_trouble_is_told_after_the_last_try(server, client):
     assert len(server.seen("GET", "/manifests/")) == 3
 
 
+@pytest.mark.hostile(38)
 def test_a_long_retry_after_is_told_and_not_waited_for(server, client):
     server.misbehave(Fault(path="/manifests/", status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(Unavailable, match="3600"):
@@ -349,12 +364,14 @@ def test_a_long_retry_after_is_told_and_not_waited_for(server, client):
     assert len(server.seen("GET", "/manifests/")) == 1
 
 
+@pytest.mark.hostile(38)
 def test_a_pause_between_tries_ends_with_the_call(server, client):
     server.misbehave(Fault(path="/manifests/", status=429, headers={"Retry-After": "60"}))
     with pytest.raises(DeadlineExceeded):
         client.resolve(ref(server), call=Call(deadline=time.monotonic() + 0.3))
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize("fault", [{"drop": True}, {"cut_after": 10}], ids=["no answer", "half an answer"])
 def test_a_cut_connection_is_tried_again(server, client, fault):
     server.misbehave(Fault(path="/manifests/", times=2, **fault))
@@ -452,6 +469,7 @@ def test_many_threads_share_one_token():
         client.close()
 
 
+@pytest.mark.hostile(21)
 def test_a_realm_on_another_host_gets_that_registrys_credentials_and_no_others(tmp_path):
     with MemoryRegistry(auth="bearer", users={"me": "pw"}) as server, MemoryRegistry() as realm:
         server.realm = f"{realm.url}/token"
@@ -466,6 +484,7 @@ def test_a_realm_on_another_host_gets_that_registrys_credentials_and_no_others(t
         client.close()
 
 
+@pytest.mark.hostile(22, 24)
 def test_a_token_server_that_redirects_gives_no_credentials_away(tmp_path):
     with MemoryRegistry(auth="bearer", users={"me": "pw"}) as server, MemoryRegistry() as thief:
         server.misbehave(Fault(path="/token", status=307, headers={"Location": f"{thief.url}/token"}))
@@ -487,6 +506,7 @@ def test_a_token_server_that_redirects_gives_no_credentials_away(tmp_path):
 # Redirects
 
 
+@pytest.mark.hostile(24)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_blob_elsewhere_is_fetched_without_credentials(tmp_path, status):
     with MemoryRegistry(auth="basic", users={"me": "pw"}) as server, MemoryRegistry() as cdn:
@@ -513,6 +533,7 @@ def test_credentials_stay_with_a_redirect_at_home(tmp_path):
         client.close()
 
 
+@pytest.mark.hostile(24)
 def test_a_challenge_from_where_a_redirect_led_is_not_answered(tmp_path):
     with MemoryRegistry() as server, MemoryRegistry(auth="basic", users={"me": "pw"}) as thief:
         digest = Digest.of(DATA)
@@ -525,6 +546,7 @@ def test_a_challenge_from_where_a_redirect_led_is_not_answered(tmp_path):
         client.close()
 
 
+@pytest.mark.hostile(38)
 def test_redirects_in_a_circle_end(server, client):
     server.misbehave(Fault(path="/blobs/", status=302, headers={"Location": "/v2/a/b/blobs/again"}))
     with pytest.raises(Unavailable, match="more than 5"):
@@ -532,6 +554,7 @@ def test_redirects_in_a_circle_end(server, client):
     assert len(server.seen("GET", "/blobs/")) == 6
 
 
+@pytest.mark.hostile(22)
 @pytest.mark.parametrize("address", ["169.254.169.254", "0.0.0.0", "[fe80::1]", "[fd00:ec2::254]"])
 def test_no_registry_sends_us_to_a_metadata_service(server, client, address):
     location = f"http://{address}/latest/meta-data?token=s3cret"
@@ -544,6 +567,7 @@ def test_no_registry_sends_us_to_a_metadata_service(server, client, address):
 ZONES = {"127.0.0.2": Zone.PUBLIC, "127.0.0.3": Zone.PRIVATE, "127.0.0.4": Zone.PUBLIC}
 
 
+@pytest.mark.hostile(22)
 @pytest.mark.parametrize(
     ("registry", "target", "followed"),
     [
@@ -574,6 +598,7 @@ def test_a_public_registry_does_not_reach_inwards(registry, target, followed):
         client.close()
 
 
+@pytest.mark.hostile(21, 22)
 def test_a_public_registrys_realm_does_not_reach_inwards(tmp_path):
     wire = Wire(timeout=5.0, classify=lambda address: ZONES.get(address, Zone.LOOPBACK))
     with MemoryRegistry(address="127.0.0.2", auth="bearer") as server, MemoryRegistry() as inside:
@@ -585,6 +610,7 @@ def test_a_public_registrys_realm_does_not_reach_inwards(tmp_path):
         client.close()
 
 
+@pytest.mark.hostile(25)
 def test_debug_logs_hold_no_query(server, client, caplog):
     digest = Digest.of(DATA)
     location = f"/v2/a/b/blobs/{digest}?X-Amz-Signature=s3cret"
@@ -690,6 +716,7 @@ def test_an_upload_of_other_bytes_is_refused_by_the_registry(server, client):
         client.upload_blob(ref(server), [b"x"], digest=Digest.of(b"y"), size=1, call=CALL)
 
 
+@pytest.mark.hostile(23)
 def test_an_upload_location_elsewhere_gets_the_bytes_and_no_credentials(tmp_path):
     with MemoryRegistry(auth="basic", users={"me": "pw"}) as server, MemoryRegistry() as other:
         other.uploads = server.uploads

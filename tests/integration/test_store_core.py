@@ -525,6 +525,7 @@ def test_a_store_that_was_being_made_when_its_maker_died_can_be_opened(store_dir
         assert store.images() == []
 
 
+@pytest.mark.hostile(32)
 def test_a_store_and_its_mount_points_are_closed_to_others_but_the_way_to_the_socket(
     store_dirs: StoreDirs,
 ) -> None:
@@ -668,6 +669,7 @@ def test_an_image_for_another_platform_is_not_prepared_in_place_of_the_wanted_on
         assert (store_dirs.work / "a/platform").read_text() == other
 
 
+@pytest.mark.hostile(30)
 def test_no_image_gets_a_name_that_says_another_digest(
     store: orlop.Store, image: str, store_dirs: StoreDirs, workdir: Path
 ) -> None:
@@ -683,6 +685,7 @@ def test_no_image_gets_a_name_that_says_another_digest(
     assert [info.name for info in store.images()] == [image]
 
 
+@pytest.mark.hostile(36)
 def test_a_path_that_no_mount_option_or_message_can_hold_is_refused(
     store: orlop.Store, image: str, store_dirs: StoreDirs
 ) -> None:

@@ -43,6 +43,7 @@ def image(store: orlop.Store, workdir: Path) -> str:
 # ---------------------------------------------------------------------- 32
 
 
+@pytest.mark.hostile(32)
 @pytest.mark.parametrize("driver", ["erofs", "overlay", "native"])
 def test_nobody_else_reaches_a_set_user_id_file_of_an_image(
     store: orlop.Store, image: str, store_dirs: StoreDirs, driver: str
@@ -70,6 +71,7 @@ def test_nobody_else_reaches_a_set_user_id_file_of_an_image(
 # ---------------------------------------------------------------------- 33
 
 
+@pytest.mark.hostile(33)
 def test_of_many_who_want_one_path_one_gets_it(store_dirs: StoreDirs, store: orlop.Store, image: str) -> None:
     place = store_dirs.work / "one"
     barrier = threading.Barrier(6)
@@ -88,6 +90,7 @@ def test_of_many_who_want_one_path_one_gets_it(store_dirs: StoreDirs, store: orl
     assert len(list((store_dirs.root / "prepared").iterdir())) == 1
 
 
+@pytest.mark.hostile(33)
 def test_a_folder_swapped_for_a_link_while_it_is_committed_gives_nothing_away(
     store: orlop.Store, image: str, store_dirs: StoreDirs
 ) -> None:
@@ -134,6 +137,7 @@ def test_a_folder_swapped_for_a_link_while_it_is_committed_gives_nothing_away(
 ODD = ["a:b", "a,b", "a\\b", "a b", 'a"b', "a\tb", "a\\:b", "lowerdir=x,upperdir=y", "#a", "-o"]
 
 
+@pytest.mark.hostile(36)
 @pytest.mark.parametrize("driver", ["erofs", "overlay"])
 def test_a_path_of_any_characters_is_mounted_and_nothing_else(
     store: orlop.Store, image: str, store_dirs: StoreDirs, driver: str
@@ -149,6 +153,7 @@ def test_a_path_of_any_characters_is_mounted_and_nothing_else(
     assert store.check().clean
 
 
+@pytest.mark.hostile(36)
 @pytest.mark.parametrize("name", ["a:b", "a,b", "a\\b", "a b", 'a"b', "a\nb"])
 def test_a_store_is_not_made_where_options_would_need_to_be_escaped(workdir: Path, name: str) -> None:
     for root, run in ((workdir / name, workdir / "run"), (workdir / "root", workdir / name)):

@@ -93,10 +93,12 @@ class Crew:
 
 
 @contextmanager
-def daemon(crew: Crew, root: Path, run: Path, *, socket: Path, registry: str = "") -> Iterator[str]:
-    """A daemon for a store, answering calls; yields its address."""
+def daemon(
+    crew: Crew, root: Path, run: Path, *, socket: Path, registry: str = "", options: Sequence[str] = ()
+) -> Iterator[str]:
+    """A daemon for a store, answering calls; yields its address.  ``options`` are global ones."""
     address = f"unix://{socket}"
-    options = ["--insecure-registry", registry] if registry else []
+    options = [*options, *(["--insecure-registry", registry] if registry else [])]
     process = crew.start(
         "daemon",
         [

@@ -17,7 +17,7 @@ import shutil
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,6 +149,18 @@ def make_image(
         config=config_bytes,
         platform=platform,
     )
+
+
+def repacked(image: Image, blobs: Sequence[bytes]) -> Image:
+    """The same image with other blobs for its layers, whatever they hold; the diff IDs stay."""
+    manifest = json.loads(image.document)
+    old = [layer["digest"] for layer in manifest["layers"]]
+    manifest["layers"] = [
+        descriptor(layer["mediaType"], blob) for layer, blob in zip(manifest["layers"], blobs, strict=True)
+    ]
+    kept = {digest: blob for digest, blob in image.blobs.items() if digest not in old}
+    new = {digest_of(blob): blob for blob in blobs}
+    return replace(image, document=_json(manifest), blobs={**kept, **new})
 
 
 def make_index(images: Sequence[Image], *, docker: bool = False) -> Image:

@@ -111,6 +111,7 @@ def test_a_user_is_looked_up_in_the_image(
     assert resolve_user(text, root_fd=root_fd) == User(uid=uid, gid=gid, groups=groups, home=home)
 
 
+@pytest.mark.hostile(29)
 @pytest.mark.parametrize(
     "text",
     [
@@ -156,6 +157,7 @@ def test_numbers_need_no_account_files_and_names_do(root: Path, root_fd: int) ->
         resolve_user("0:root", root_fd=root_fd)
 
 
+@pytest.mark.hostile(28)
 def test_links_of_account_files_stay_inside_the_root(root: Path, root_fd: int, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_bytes(b"spy:x:31337:31337::/:/bin/sh\n")
@@ -192,6 +194,7 @@ def make_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
+@pytest.mark.hostile(28)
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("make", [make_fifo, make_socket, make_huge, make_loop, Path.mkdir])
 @pytest.mark.parametrize(("name", "text"), [("passwd", "0"), ("passwd", "app"), ("group", "app:app")])
@@ -377,6 +380,7 @@ def test_a_read_only_volume_is_so_with_what_is_mounted_below_it(root_fd: int, tm
     assert options["/writable"] == ["rbind", "rprivate"]
 
 
+@pytest.mark.hostile(26, 27)
 def test_an_images_volumes_and_labels_steer_nothing(root_fd: int) -> None:
     labels = {"run.oci.handler": "krun", "org.systemd.property.X": "1", "org.opencontainers.image.os": "lies"}
     config = ImageConfig(

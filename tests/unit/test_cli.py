@@ -904,6 +904,7 @@ def test_a_name_that_is_in_use_keeps_its_root(run_in, verbs):
         (("--env-file", "/does/not/exist", "alpine"), "No such file"),
         (("--entrypoint", "[1]", "alpine"), "not a list of texts"),
         (("--entrypoint", "[", "alpine"), "not JSON"),
+        (("--entrypoint", "[" * 100_000, "alpine"), "not JSON"),
         (("--path", "rel", "alpine"), "the path is relative"),
     ],
 )

@@ -95,6 +95,7 @@ def test_paths_longer_than_path_max(tmp_path: Path) -> None:
         os.close(fd)
 
 
+@pytest.mark.hostile(1, 2)
 def test_a_name_that_is_taken_is_not_written_through(tmp_path: Path) -> None:
     items = [
         root(),

@@ -70,9 +70,23 @@ def test_what_is_no_regular_file_is_refused_without_waiting(root: int, kind: str
     else:
         os.mknod("x", 0o600 | (stat.S_IFIFO if kind == "fifo" else stat.S_IFSOCK), dir_fd=root)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match="not a regular file"):
-        files.open_in_root(root, "x")
+    for opener in (files.open_in_root, files.open_beneath):
+        with pytest.raises(OSError, match="not a regular file"):
+            opener(root, "x")
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("target", ["etc/passwd", "/etc/passwd", "../secret", "/proc/self/fd/0", "x"])
+def test_beneath_a_folder_no_symlink_is_followed_wherever_it_stands(root: int, target: str) -> None:
+    os.symlink(target, "x", dir_fd=root)
+    os.symlink("etc", "way", dir_fd=root)
+    assert read(files.open_beneath(root, "etc/passwd")) == b"inside"
+    for name in ("x", "way/passwd", "x/y"):
+        with pytest.raises(OSError, match=r"Too many levels|not a regular file"):
+            files.open_beneath(root, name)
+    for name in ("../secret", "/etc/passwd", "etc/../../secret"):
+        with pytest.raises(OSError, match="cross-device"):
+            files.open_beneath(root, name)
 
 
 def test_a_durable_write_replaces_whole_and_leaves_no_other_name(tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def test_devices_are_asked_for_only_when_needed() -> None:
 # ------------------------------------------------------------------ xattrs
 
 
+@pytest.mark.hostile(41)
 def test_overlays_own_xattrs_are_nested_and_come_back() -> None:
     pairs = (
         (b"trusted.overlay.opaque", b"y"),

@@ -22,6 +22,7 @@ def first(document, registry="r.example", repository="a/b", scheme="https"):
     return next(find(document, registry, repository, scheme=scheme), None)
 
 
+@pytest.mark.hostile(21)
 @pytest.mark.parametrize(
     ("keys", "registry", "repository", "expected"),
     [
@@ -49,6 +50,7 @@ def test_the_longest_key_that_fits_wins_and_no_other_hosts(keys, registry, repos
     assert (f"{found.username}:{found.password}".removesuffix(":pw") if found else None) == expected
 
 
+@pytest.mark.hostile(24)
 def test_a_key_for_https_is_not_used_in_the_clear():
     document = {"auths": {"https://r.example": auth("me")}}
     assert first(document, scheme="https").username == "me"
@@ -165,6 +167,7 @@ def test_a_helper_without_the_credential_says_so(tmp_path):
     assert ask_helper(Helper(name="none", server="r"), str(tmp_path), Call()) is None
 
 
+@pytest.mark.hostile(25)
 @pytest.mark.parametrize(
     ("name", "script", "error", "words"),
     [

@@ -51,6 +51,7 @@ def test_the_hint_tells_missing_credentials_from_refused_ones():
     assert "may not do this" in from_status(ENDPOINT, answer(403, authenticated=True), "x").hint
 
 
+@pytest.mark.hostile(25)
 def test_who_was_asked_and_who_answered_are_both_named():
     made = from_status(ENDPOINT, answer(403, url="https://cdn.example/b?Signature=s3cret"), "x")
     assert "cdn.example (sent there by r.example)" in made.reason
@@ -63,6 +64,7 @@ def test_a_long_retry_after_is_told():
     )
 
 
+@pytest.mark.hostile(25)
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -75,6 +77,7 @@ def test_a_url_is_shown_without_secrets(url, shown):
     assert redact(url) == shown
 
 
+@pytest.mark.hostile(25)
 @pytest.mark.parametrize(
     "text",
     [
@@ -98,6 +101,7 @@ def test_a_registrys_words_stay_on_one_short_line():
     assert said.startswith("a [31m b")
 
 
+@pytest.mark.hostile(15)
 @pytest.mark.parametrize(
     ("data", "said"),
     [

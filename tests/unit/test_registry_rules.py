@@ -20,6 +20,7 @@ SECURE = Endpoint(registry="r.example", origin=origin_of("https://r.example", "t
 PLAIN = Endpoint(registry="r.example", origin=origin_of("http://r.example", "test"), verify=False)
 
 
+@pytest.mark.hostile(22)
 @pytest.mark.parametrize(
     ("address", "zone"),
     [
@@ -51,6 +52,7 @@ def test_an_address_has_its_zone(address, zone):
     assert zone_of(address) is zone
 
 
+@pytest.mark.hostile(22)
 def test_a_registry_sends_outwards_and_sideways_but_never_inwards():
     allowed = {(a.name, b.name) for a in Zone for b in Zone if may_follow(a, b)}
     assert allowed == {
@@ -71,6 +73,7 @@ def test_loopback_is_known_by_its_name(host):
     assert is_loopback_host(host)
 
 
+@pytest.mark.hostile(22)
 @pytest.mark.parametrize("host", ["localhost.example.com", "127.0.0.1.nip.io", "10.0.0.1", "example.com"])
 def test_what_only_looks_like_loopback_is_not(host):
     assert not is_loopback_host(host)
@@ -120,6 +123,7 @@ def redirect(request_url, location, *, status=307, method="GET", body=None, endp
     return next_hop(request, response, hops)
 
 
+@pytest.mark.hostile(24)
 @pytest.mark.parametrize(
     ("location", "url", "keeps"),
     [
@@ -142,18 +146,21 @@ def test_a_redirect_takes_credentials_only_within_the_origin(location, url, keep
     assert request.headers["Accept"] == "x"
 
 
+@pytest.mark.hostile(24)
 def test_credentials_do_not_come_back_with_a_way_home():
     away = redirect("https://r.example/v2/a", "https://cdn.example/b")
     response = Response(status=302, reason="", url=away.url, headers={"location": "https://r.example/v2/c"})
     assert "Authorization" not in next_hop(away, response, 1).headers
 
 
+@pytest.mark.hostile(24)
 def test_a_redirect_from_plain_http_to_tls_drops_credentials():
     assert (
         "Authorization" not in redirect("http://r.example/a", "https://r.example/a", endpoint=PLAIN).headers
     )
 
 
+@pytest.mark.hostile(24)
 @pytest.mark.parametrize(
     "location",
     [
@@ -176,6 +183,7 @@ def test_a_plain_registry_may_redirect_plainly():
     )
 
 
+@pytest.mark.hostile(38)
 def test_redirects_are_limited():
     assert redirect("https://r.example/a", "/b", hops=MAX_HOPS - 1) is not None
     with pytest.raises(Unavailable, match="more than 5"):
@@ -210,6 +218,7 @@ def test_an_upload_location_that_forgets_tls_keeps_it():
     assert url == "https://r.example/v2/u?_state=a%2Fb"
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -236,6 +245,7 @@ def test_waits_double_up_to_the_cap_and_jitter_takes_at_most_half():
     assert [shortest.delay(n) for n in (1, 2, 3, 4, 5)] == [0.5, 1, 2, 4, 4]
 
 
+@pytest.mark.hostile(38)
 def test_what_the_server_asks_for_is_a_floor_and_too_much_is_refused():
     backoff = Backoff(base=1.0, jitter=lambda: 0.5)
     assert 10.0 <= backoff.delay(1, 10.0) <= 11.0
@@ -243,6 +253,7 @@ def test_what_the_server_asks_for_is_a_floor_and_too_much_is_refused():
     assert backoff.delay(1, MAX_WAIT + 1) is None
 
 
+@pytest.mark.hostile(38)
 @pytest.mark.parametrize(
     ("value", "extent"),
     [

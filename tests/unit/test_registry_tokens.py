@@ -67,6 +67,7 @@ def test_an_identity_token_is_posted_and_not_put_in_the_url():
     assert "refresh-me" not in request.url
 
 
+@pytest.mark.hostile(21)
 @pytest.mark.parametrize(
     "realm",
     [

@@ -73,6 +73,7 @@ def test_a_job_says_what_the_bundle_said(tmp_path: Path, tree: Path, root_fd: in
     assert (volume.target, volume.source, volume.read_only) == ("/in", "/etc/hosts", True)
 
 
+@pytest.mark.hostile(27)
 def test_places_of_volumes_are_made_inside_the_root_and_named_without_symlinks(
     tree: Path, root_fd: int
 ) -> None:

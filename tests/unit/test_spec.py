@@ -347,7 +347,7 @@ def test_what_is_no_json_is_refused(data: bytes) -> None:
 
 
 def test_a_document_beyond_the_limit_is_not_even_read() -> None:
-    with pytest.raises(ResourceExhausted, match="11 bytes, the limit is 10"):
+    with pytest.raises(ResourceExhausted, match="config_size is 11, the limit is 10"):
         parse_json(b" " * 11, "read it", limit=10)
 
 

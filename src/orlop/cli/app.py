@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from orlop import __version__
 from orlop.cli import output
+from orlop.cli.configuration import configuration_of, configuration_options
 from orlop.cli.exits import EXIT_CODES, Misuse, report
 from orlop.cli.session import DRIVER, OpenStore, Runner, Session, Target, open_store
 from orlop.errors import from_oserror
@@ -53,7 +54,7 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "unshare": ("unshare", "Open a shell where prepared roots can be mounted without root."),
     },
     "Service": {
-        "daemon": ("daemon", "Serve the store on a unix socket."),
+        "daemon": ("daemon", "Serve the store on a unix socket, or over TLS."),
         "gc": ("upkeep", "Delete what no image, prepared root, lease or pin needs."),
         "pin": ("pins", "Keep an image, a layer, a chain or a blob, whatever happens to its names."),
         "unpin": ("pins", "Take pins back; what nothing else needs is deleted."),
@@ -179,7 +180,7 @@ def global_options(function: _F) -> _F:
         click.option("--debug", is_flag=True, help="Show tracebacks."),
         click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
     )
-    for option in reversed(options):
+    for option in reversed((options[0], options[1], configuration_options, *options[2:])):
         function = option(function)
     return function
 
@@ -193,20 +194,29 @@ def global_options(function: _F) -> _F:
 )
 @click.option(
     "--host",
-    metavar="unix://PATH",
+    metavar="ADDRESS",
     envvar="ORLOP_HOST",
-    help="Ask the daemon at this socket instead of opening the store here.",
+    help="Ask the daemon at unix://PATH or tcp://HOST:PORT instead of opening the store here.",
+)
+@click.option("--tls-cert", metavar="FILE", envvar="ORLOP_TLS_CERT", help="Over TCP: who you are.")
+@click.option("--tls-key", metavar="FILE", envvar="ORLOP_TLS_KEY", help="The key of --tls-cert.")
+@click.option(
+    "--tls-ca", metavar="FILE", envvar="ORLOP_TLS_CA", help="The authority of the daemon's certificate."
 )
 @global_options
 @click.pass_context
 def app(
     ctx: click.Context,
     host: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_ca: str | None,
     root: str | None,
     run: str | None,
     insecure_registries: tuple[str, ...],
     driver: Driver | None,
     durable: bool | None,
+    limits: tuple[str, ...],
     debug: bool,
 ) -> None:
     """orlop: container images, and root file systems from them.
@@ -214,6 +224,8 @@ def app(
     Name an image and a path; get a root file system there.  Write in it, make an image of what
     changed, clean up.
     """
+    if ctx.get_parameter_source("host") is ParameterSource.DEFAULT_MAP and ctx.invoked_subcommand == "daemon":
+        host = None  # a file tells clients where the daemon is, and it is one
     said = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if "root" in said and "host" not in said:
         host = None  # a store that was asked for here and now beats a daemon of the environment
@@ -223,6 +235,7 @@ def app(
             ("insecure_registries", "--insecure-registry"),
             ("driver", "--driver"),
             ("durable", "--durable"),
+            ("limits", "--limit"),
         ):
             if name in said:
                 raise Misuse(f"{option} is the daemon's business", f"leave out {option} or --host", ctx=ctx)
@@ -234,7 +247,11 @@ def app(
         insecure_registries=insecure_registries,
         driver=driver,
         durable=durable,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
         debug=debug,
+        configuration=configuration_of(ctx, limits),
     )
     if ctx.invoked_subcommand is None:
         output.write(ctx.get_help() + "\n")

@@ -13,8 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 from orlop.errors import FailedPrecondition, InvalidArgument
 
-__all__ = ["auth_files", "default_root", "default_run", "registries", "source_date_epoch", "whose"]
+__all__ = [
+    "auth_files",
+    "config_files",
+    "default_root",
+    "default_run",
+    "registries",
+    "source_date_epoch",
+    "whose",
+]
 
+SYSTEM_CONFIG = "/etc/orlop/config.toml"
 # What `orlop.rootless` and `podman unshare` leave there: who one is outside.
 _OUTER_UIDS = ("_ORLOP_UID", "_CONTAINERS_ROOTLESS_UID")
 
@@ -74,6 +83,12 @@ def auth_files(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     from orlop.registry.credentials import usual_sources
 
     return usual_sources(environ, uid=whose(environ, uid)).files
+
+
+def config_files(environ: Mapping[str, str]) -> tuple[str, str]:
+    """The system's configuration file and the user's; neither need exist."""
+    base = _absolute(environ.get("XDG_CONFIG_HOME")) or os.path.join(_home(environ), ".config")
+    return SYSTEM_CONFIG, os.path.join(base, "orlop", "config.toml")
 
 
 def registries(values: Iterable[str]) -> tuple[str, ...]:

@@ -79,8 +79,8 @@ def entrypoint_of(text: str | None) -> tuple[str, ...] | None:
         return (text,) if text else ()
     try:
         words = json.loads(text)
-    except ValueError as exc:
-        raise InvalidArgument(f"use entrypoint {text!r}", f"not JSON: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InvalidArgument(f"use entrypoint {text[:100]!r}", f"not JSON: {exc}") from exc
     if not all(isinstance(word, str) for word in words):
         raise InvalidArgument(f"use entrypoint {text!r}", "not a list of texts")
     return tuple(words)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -31,6 +30,7 @@ from typing import Any, Self
 
 from orlop.cli.terminal import ConsoleSocket, Relay, raw_mode
 from orlop.errors import AlreadyExists, Error, FailedPrecondition, NotFound, PermissionDenied, from_oserror
+from orlop.linux.programs import find_helper
 from orlop.linux.reaper import subreaper
 
 __all__ = ["RUNTIMES", "choose_runtime", "run_container"]
@@ -62,7 +62,7 @@ def choose_runtime(name: str | None = None, *, cgroups: Path = _CGROUPS) -> str:
     that is no program, `FailedPrecondition` where none is installed or none works.
     """
     if name is not None:
-        found = shutil.which(name)
+        found = find_helper(name)
         if found is None:
             raise NotFound(
                 f"use runtime {name}", "no such program", hint="install it, or leave out --runtime"
@@ -70,7 +70,7 @@ def choose_runtime(name: str | None = None, *, cgroups: Path = _CGROUPS) -> str:
         return os.path.abspath(found)
     refused = ""
     for candidate in RUNTIMES:
-        found = shutil.which(candidate)
+        found = find_helper(candidate)
         if found is not None and candidate == "crun" and _is_hybrid(cgroups):
             refused = "crun cannot run with cgroups v1 and v2 side by side"
         elif found is not None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from orlop.cli.environment import auth_files, default_root, default_run, registries
-from orlop.config import DRIVERS
+from orlop.config import DRIVERS, Configuration
 from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
 if TYPE_CHECKING:
@@ -57,7 +57,11 @@ class Target:
     insecure_registries: tuple[str, ...] = ()
     driver: Driver | None = None
     durable: bool | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_ca: str | None = None
     debug: bool = False
+    configuration: Configuration = field(default_factory=Configuration)
 
     @property
     def root_path(self) -> str:
@@ -76,14 +80,16 @@ class Target:
 
     def settings(self) -> Settings:
         """The settings of a store that is opened in this process."""
-        from orlop.config import Settings
-
-        return Settings(
-            driver=self.driver or "auto",
-            durable=self.durable is not False,
-            insecure_registries=registries(self.insecure_registries),
-            auth_files=auth_files(os.environ, os.geteuid()),
-            helper_path=os.environ.get("PATH", os.defpath),
+        said = self.configuration.settings()
+        elsewhere = any(os.environ.get(name) for name in ("REGISTRY_AUTH_FILE", "DOCKER_CONFIG"))
+        return replace(
+            said,
+            driver=self.driver or said.driver,
+            durable=said.durable if self.durable is None else self.durable,
+            insecure_registries=registries(self.insecure_registries or said.insecure_registries),
+            auth_files=(not elsewhere and said.auth_files) or auth_files(os.environ, os.geteuid()),
+            # PATH is always set, and by nobody for orlop: a file that says it knows better.
+            helper_path=self.configuration.get("helper_path") or os.environ.get("PATH", os.defpath),
         )
 
 
@@ -99,7 +105,9 @@ def open_store(target: Target) -> Store:
     if target.host is None:
         return facade.open(target.root_path, target.run_path, settings=target.settings())
     with needs_extra(f"connect to {target.host}", "daemon"):
-        return facade.connect(target.host)
+        return facade.connect(
+            target.host, tls_cert=target.tls_cert, tls_key=target.tls_key, tls_ca=target.tls_ca
+        )
 
 
 @contextmanager

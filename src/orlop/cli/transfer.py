@@ -80,7 +80,7 @@ def import_verb(session: Session, source: str, name: str | None, quiet: bool, pr
     """Import an OCI layout or a docker archive.
 
     SOURCE is a layout as a folder or a tar, or what `docker save` wrote.  Prints the names of the
-    images it brought.
+    images it brought: all that are in it, or none where one of the names means another image here.
     """
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
         for info in store.load(source, name=name, call=call):

@@ -13,15 +13,17 @@ from orlop.cli import output
 from orlop.cli.exits import one_line
 from orlop.cli.quantities import duration_of, size_of
 from orlop.cli.session import Session, pass_session, progress_options, verb
+from orlop.config import DEFAULT_LIMITS
 from orlop.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
+    from orlop.config import Configuration
     from orlop.images.upkeep import StoreInfo
 
 __all__ = ["gc_verb", "info_verb", "version_verb"]
 
-_TABLES = ("drivers", "features")  # what `info` shows below its other fields
+_TABLES = ("drivers", "features", "limits")  # what `info` shows below its other fields
 
 
 @verb(
@@ -102,8 +104,8 @@ def info_verb(session: Session, as_json: bool) -> None:
     """Show the store and what serves it.
 
     Its folders, driver and format, and how much there is; then each driver with the reason why it works
-    here or does not, and what was found of the kernel's features.  The driver is the one that new roots
-    get: --driver or ORLOP_DRIVER chooses another.
+    here or does not, what was found of the kernel's features, and the limits that are not the default.  The
+    driver is the one that new roots get: --driver, ORLOP_DRIVER or a configuration file choose another.
     """
     with session.store() as store:
         info = store.info()
@@ -114,18 +116,32 @@ def info_verb(session: Session, as_json: bool) -> None:
         output.write_json(fields)
         return
     _show({key: value for key, value in fields.items() if key not in _TABLES}, as_json=False)
-    _show_findings(info)
+    _show_findings(info, session.target.configuration if session.target.host is None else None)
 
 
-def _show_findings(info: StoreInfo) -> None:
+def _show_findings(info: StoreInfo, configuration: Configuration | None) -> None:
+    """The tables of `info`; a daemon's ``configuration`` is not known here."""
+    default = DEFAULT_LIMITS.as_dict()
     drivers: list[output.Column] = [
         ("DRIVER", lambda driver: driver.name),
         ("WORKS", lambda driver: output.yes_no(driver.available)),
         ("REASON", lambda driver: driver.reason),
     ]
     features: list[output.Column] = [("FEATURE", lambda pair: pair[0]), ("FOUND", lambda pair: pair[1])]
+    limits: list[output.Column] = [
+        ("LIMIT", lambda pair: pair[0]),
+        ("VALUE", lambda pair: str(pair[1])),
+        ("DEFAULT", lambda pair: str(default.get(pair[0], ""))),
+    ]
+    if configuration is not None:
+        limits.append(("FROM", lambda pair: configuration.source(f"limits.{pair[0]}")))
     # A map that came from a daemon has no order.
-    for items, columns in ((info.drivers, drivers), (sorted(info.features.items()), features)):
+    tables = (
+        (info.drivers, drivers),
+        (sorted(info.features.items()), features),
+        (sorted(info.limits.items()), limits),
+    )
+    for items, columns in tables:
         if items:
             output.write("\n")
             output.show_list(items, columns, form="table", names=str)

@@ -11,7 +11,6 @@ for the command may have begun.  A way that was asked for by name is the only on
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,6 +23,7 @@ from orlop.cli.runtime import RUNTIMES, choose_runtime, run_container
 from orlop.errors import Error, FailedPrecondition, NotFound
 from orlop.images.namespace import UserNamespace
 from orlop.linux import userns
+from orlop.linux.programs import find_helper
 from orlop.linux.userns import Privilege
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def choose_ways(asked: str | None, privilege: Privilege) -> tuple[Way, ...]:
     from orlop.cli.bubblewrap import ability
     from orlop.cli.chroot import may_chroot
 
-    bwrap = shutil.which("bwrap")
+    bwrap = find_helper("bwrap")
     wraps = (Way(kind="bwrap", program=bwrap),) if bwrap else ()
     if privilege not in CANNOT_MOUNT:
         return (*_runtimes(), *wraps, Way(kind="chroot"))
@@ -90,7 +90,7 @@ def choose_ways(asked: str | None, privilege: Privilege) -> tuple[Way, ...]:
 
 
 def _found(name: str) -> str:
-    found = shutil.which(name)
+    found = find_helper(name)
     if found is None:
         raise NotFound(f"use runtime {name}", "no such program", hint="install it, or leave out --runtime")
     return os.path.abspath(found)
@@ -103,7 +103,7 @@ def _runtimes() -> list[Way]:
     except FailedPrecondition:
         return []
     others = RUNTIMES[RUNTIMES.index(os.path.basename(first)) + 1 :]
-    found = [first, *(path for name in others if (path := shutil.which(name)) is not None)]
+    found = [first, *(path for name in others if (path := find_helper(name)) is not None)]
     return [Way(kind="oci", program=os.path.abspath(path)) for path in found]
 
 

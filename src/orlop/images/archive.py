@@ -7,6 +7,7 @@ the store's own ingest folder first.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,16 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orlop.errors import InvalidArgument, NotFound, ResourceExhausted, from_oserror
+from orlop.config import over_limit
+from orlop.errors import InvalidArgument, NotFound, from_oserror
 from orlop.images.core import Core
 from orlop.layers.builder import MAX_FOLLOW, clean
 from orlop.layers.compression import detect
 from orlop.layers.index import COPIED, LINK, LayerIndex
 from orlop.layers.worker.client import Feed, Unpacked, unpack
-from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from orlop.linux.files import open_beneath
 from orlop.observe import Call
 
-__all__ = ["Member", "Source", "open_source"]
+__all__ = ["Member", "Source", "open_source", "read_member"]
+
+_SHOWN = 300  # characters of a name in an archive that an error repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +44,28 @@ class Source(Protocol):
     """An archive or a folder that images are imported from."""
 
     def find(self, name: str) -> Member | None:
-        """A regular file by its path, or None."""
+        """A regular file by its path, or None; good until the next `release`."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the files that were found."""
         ...
 
 
-def read_member(source: Source, name: str, *, limit: int, attempted: str) -> bytes:
-    """A small file's bytes.  Raises `NotFound`, or `ResourceExhausted` past ``limit``."""
+def read_member(source: Source, name: str, *, limit: str, most: int, attempted: str) -> bytes:
+    """A small file's bytes.  Raises `NotFound`, or `ResourceExhausted` past ``most``, the limit ``limit``."""
+    shown = name[:_SHOWN]
     member = source.find(name)
     if member is None:
-        raise NotFound(attempted, f"there is no {name} in it")
-    if member.size > limit:
-        raise ResourceExhausted(attempted, f"{name} has {member.size} bytes, the limit is {limit}")
-    return os.pread(member.fd, member.size, member.offset)
+        raise NotFound(attempted, f"there is no {shown} in it")
+    try:
+        if member.size > most:
+            raise over_limit(limit, member.size, most, attempted=f"{attempted}: read {shown}")
+        return os.pread(member.fd, member.size, member.offset)
+    except OSError as exc:
+        raise from_oserror(f"read {shown}", exc) from exc
+    finally:
+        source.release()
 
 
 @contextmanager
@@ -59,7 +73,7 @@ def open_source(core: Core, path: Path, *, call: Call) -> Iterator[Source]:
     """Open a folder or a tar.  Raises `NotFound`, `InvalidArgument`."""
     what = f"import {path}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as exc:
         raise from_oserror(what, exc) from exc
     try:
@@ -86,23 +100,31 @@ class _Folder:
     def find(self, name: str) -> Member | None:
         fd = self._open.get(name)
         if fd is None:
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            what = f"read {name[:_SHOWN]!r}"
+            if "\0" in name:
+                raise InvalidArgument(what, "no file has that name")
             try:
-                fd = openat2(self._fd, name, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+                fd = open_beneath(self._fd, name)
             except FileNotFoundError:
                 return None
             except OSError as exc:
-                raise from_oserror(f"read {name}", exc, hint="symlinks in a layout are not followed") from exc
+                if exc.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
+                    return None
+                if exc.errno in (errno.ELOOP, errno.EXDEV):
+                    raise InvalidArgument(what, "symlinks in a layout are not followed") from exc
+                if exc.errno == errno.EINVAL:
+                    raise InvalidArgument(what, "it is not a regular file") from exc
+                raise from_oserror(what, exc) from exc
             self._open[name] = fd
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
-            raise InvalidArgument(f"read {name}", "it is not a regular file")
-        return Member(fd, 0, about.st_size)
+        return Member(fd, 0, os.fstat(fd).st_size)
 
     def __enter__(self) -> _Folder:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
@@ -152,6 +174,9 @@ class _Tar:
         if index.flags[node] & COPIED and node in index.sparse:
             raise InvalidArgument(f"read {name}", "it is a sparse member")
         return Member(self._fd, index.offset[node], index.size[node])
+
+    def release(self) -> None:
+        """Nothing is open but the archive itself."""
 
     def _walk(self, parts: list[bytes]) -> int | None:
         index, followed = self._index, 0

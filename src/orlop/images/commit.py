@@ -57,8 +57,8 @@ class Committer:
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
             self._roots.grounds.check_privilege(root, what)
             data = core.blobs.read(root.config)
-            old = parse_config(data, what, limit=core.settings.limits.config_size)
-            document = parse_json(data, what, limit=core.settings.limits.config_size)
+            old = parse_config(data, what)
+            document = parse_json(data, what)
             edit_config(document, None, options)  # refuses what it will refuse before the work is done
             call.observer.progress(Progress(item=path, phase="reading"))
             diff_id = self._capture(root, lease, call)

@@ -216,7 +216,9 @@ class Core:
                 from orlop.registry.credentials import CredentialSources
 
                 sources = CredentialSources(
-                    files=self.settings.auth_files, helper_path=self.settings.helper_path
+                    files=self.settings.auth_files,
+                    helper_path=self.settings.helper_path,
+                    file_size=self.settings.limits.auth_file_size,
                 )
                 self._registry = Registry(self.settings, sources)
             return self._registry

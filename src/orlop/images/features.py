@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from orlop.errors import Error
 from orlop.linux import confine, mountinfo
+from orlop.linux.confine import Confinement
 from orlop.linux.files import can_reflink
 
-__all__ = ["features"]
+__all__ = ["confinement_words", "features"]
 
 _FILESYSTEMS = {
     mountinfo.EXT_MAGIC: "ext4",
@@ -21,8 +24,14 @@ _FILESYSTEMS = {
 }
 
 
-def features(root: Path) -> dict[str, str]:
-    """Names and findings.  Looks, and changes nothing; a thing that cannot be found out is ``unknown``."""
+_TCP = 4  # the version of Landlock from which it knows of TCP
+
+
+def features(root: Path, confined: Callable[[], Confinement]) -> dict[str, str]:
+    """Names and findings.  Looks, and changes nothing; a thing that cannot be found out is ``unknown``.
+
+    ``confined`` asks a worker what its confinement came to.
+    """
     known = _read("/proc/filesystems").split()
     magic = mountinfo.filesystem_magic(root)
     return {
@@ -32,7 +41,36 @@ def features(root: Path) -> dict[str, str]:
         "file system of the store": _FILESYSTEMS.get(magic, f"{magic:#x}"),
         "reflink": _yes(can_reflink(root)),
         "user namespaces": _namespaces(),
-        "landlock": f"version {abi}" if (abi := confine.landlock_abi()) else "no",
+        **_confinement(confined),
+    }
+
+
+def _confinement(confined: Callable[[], Confinement]) -> dict[str, str]:
+    try:
+        return confinement_words(confined())
+    except Error as exc:
+        landlock = f"version {abi}" if (abi := confine.landlock_abi()) else "no"
+        return {"landlock": landlock, "confinement of workers": f"unknown: {exc}"}
+
+
+def confinement_words(found: Confinement) -> dict[str, str]:
+    """What keeps a worker from the rest of the machine, and what does not, as it was tried."""
+    lacks: list[str] = []
+    if not found.seccomp:
+        lacks.append("no seccomp: it can make system calls that it does not need")
+    if not found.landlock:
+        lacks.append(
+            "no Landlock: " + ("seccomp alone" if found.seccomp else "nothing") + " keeps it from files"
+        )
+    if not found.seccomp and found.landlock < _TCP:
+        lacks.append("nothing keeps it from the network")
+    if not found.user_changed:
+        lacks.append("it runs as the user who runs orlop: no other is to be had here")
+    return {
+        "landlock": f"version {found.landlock}" if found.landlock else "no",
+        "seccomp": _yes(found.seccomp),
+        "workers' user": str(confine.NOBODY) if found.user_changed else str(os.geteuid()),
+        "confinement of workers": "; ".join(lacks) or "whole",
     }
 
 

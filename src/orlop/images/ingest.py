@@ -19,6 +19,7 @@ from orlop.errors import (
     Cancelled,
     DataLoss,
     Error,
+    Internal,
     InvalidArgument,
     ResourceExhausted,
     Unavailable,
@@ -34,11 +35,14 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.observe import Call, Progress, Rate, reached
+from orlop.registry.blobs import BlobStream
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 
 __all__ = ["BlobLayer", "LayerIngest"]
 
+HEAD = 64 << 10  # bytes at a tar's start in which a file system's superblock would lie
+LIFE = 16 << 10  # bytes that a connection must bring to count as a try that got on
 WRITE_BACK = 8 << 20  # bytes of tar after which write-back is started, so that the last fsync is short
 
 
@@ -114,7 +118,11 @@ class LayerIngest:
         return self._core.db.read(body)
 
     def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
-        """Put a lease on the layers that are there; returns the others."""
+        """Put a lease on the layers that are there; returns the others.
+
+        That a layer which is there also comes as the blob of this manifest is not remembered: nobody has
+        looked, and a push must not name a blob for it that a stranger made up.
+        """
 
         def body(tx: Transaction) -> list[BlobLayer]:
             missing: list[BlobLayer] = []
@@ -123,7 +131,6 @@ class LayerIngest:
                     missing.append(layer)
                 else:
                     lease.add(tx, "layer", layer.diff_id)
-                    layers.add_layer_blob(tx, _layer_blob(layer))
             return missing
 
         lease.mark_used()
@@ -160,15 +167,23 @@ class LayerIngest:
     def _fetch_into(
         self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
     ) -> LayerIndex:
-        """Go on with a download, or begin it; again from the start if what was left over is bad."""
+        """Go on with a download, or begin it; again from the start if what was left over is bad.
+
+        What turns out to be bad, or too much, does not wait to be resumed, and neither does nothing.
+        """
         resumed = ingest.size > 0
         try:
+            try:
+                return self._fetch_locked(ref, layer, ingest, call, lease)
+            except (DataLoss, InvalidArgument):
+                if not resumed:
+                    raise
+                ingest.truncate()
             return self._fetch_locked(ref, layer, ingest, call, lease)
-        except (DataLoss, InvalidArgument):
-            ingest.truncate()
-            if not resumed:
-                raise
-        return self._fetch_locked(ref, layer, ingest, call, lease)
+        except Error as exc:
+            if isinstance(exc, DataLoss | InvalidArgument | ResourceExhausted) or ingest.size == 0:
+                ingest.discard()
+            raise
 
     def _fetch_locked(
         self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
@@ -221,7 +236,7 @@ class LayerIngest:
                 call=call,
                 written=written,
             )
-        except (InvalidArgument, ResourceExhausted) as exc:
+        except (Internal, InvalidArgument, ResourceExhausted, Unavailable) as exc:
             raise type(exc)(f"unpack layer {item}", exc.reason, hint=exc.hint, details=exc.details) from exc
 
     def _finish(
@@ -240,6 +255,10 @@ class LayerIngest:
             raise DataLoss(
                 f"unpack layer {layer.digest}",
                 f"its diff ID is {unpacked.diff_id}, the image's config says {layer.diff_id}",
+            )
+        if len(unpacked.index) == 1 and _goes_on(new.tar):
+            raise InvalidArgument(
+                f"unpack layer {layer.digest}", "no tar: it begins as an empty one, and then goes on"
             )
         core = self._core
         for warning in unpacked.index.warnings:
@@ -392,13 +411,16 @@ class _Download:
                 with self._core.registry.open_blob(
                     self._ref, self._layer.digest, offset=before, call=self._outer
                 ) as stream:
-                    if stream.offset != before:
-                        raise InvalidArgument(what, "the registry answered another range than was asked for")
-                    yield from stream
+                    if stream.size not in (None, self._layer.size):
+                        raise DataLoss(
+                            what,
+                            f"the registry has {stream.size} bytes, the manifest says {self._layer.size}",
+                        )
+                    yield from _behind(stream, before, what)
                     if self._ingest.size == before:
                         raise Unavailable(what, "the registry sends nothing more")
             except Unavailable:
-                tries = 0 if self._ingest.size > before else tries + 1
+                tries = 0 if self._ingest.size - before >= LIFE else tries + 1
                 if tries > self._core.settings.retries:
                     raise
                 self._outer.pause(0.1 * 2**tries, what)
@@ -407,6 +429,26 @@ class _Download:
         self._outer.check(what)
         if self._stopped:
             raise Cancelled(what, "given up")
+
+
+def _behind(stream: BlobStream, offset: int, what: str) -> Iterator[bytes]:
+    """The chunks of a stream from ``offset`` on, also where a registry without ranges sends the whole."""
+    if stream.offset > offset:
+        raise InvalidArgument(what, "the registry answered another range than was asked for")
+    known = offset - stream.offset
+    for chunk in stream:
+        if known < len(chunk):
+            yield chunk[known:] if known else chunk
+        known = max(known - len(chunk), 0)
+
+
+def _goes_on(tar: int) -> bool:
+    """Whether a tar without entries holds something all the same.
+
+    File system images leave their first kilobyte empty, which looks like the end of a tar.
+    """
+    head = os.pread(tar, HEAD, 0)
+    return not any(head[:1024]) and any(head)  # else it has entries, of the root alone
 
 
 def _verify_range(source: int, offset: int, layer: BlobLayer, call: Call) -> None:

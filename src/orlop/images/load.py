@@ -1,35 +1,42 @@
 """Import: OCI layouts (folder or tar) and ``docker save`` archives, old and new.
 
 Sources: OCI image-layout.md and image-index.md; Docker's image spec v1.2 (manifest.json).
-Nothing that is imported moves a name that means another image.
+
+Invariants:
+
+- An archive never moves a name that means another image, as `docker load` would: what a user has is not
+  another's to replace.  Nor does it give a name with the digest of something else.
+- All images of an archive get their names in one transaction, or none gets any.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import msgspec
-
-from orlop.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from orlop.config import over_limit
+from orlop.errors import DataLoss, InvalidArgument, NotFound
 from orlop.images.api import ImageInfo
 from orlop.images.archive import Member, Source, open_source, read_member
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.images.names import new_name
-from orlop.images.pull import check_image, choose_manifest, name_image
+from orlop.images.pull import Naming, check_image, choose_manifest, name_images
 from orlop.images.space import needing
 from orlop.metadata.images import ManifestRow
 from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import (
+    INDEX_TYPES,
+    OCI_INDEX,
     OCI_LAYER,
     Descriptor,
+    DockerImage,
     Index,
     Manifest,
     parse_config,
-    parse_json,
+    parse_docker_list,
     parse_manifest,
 )
 from orlop.spec.platform import host_platform
@@ -40,6 +47,7 @@ __all__ = ["Loader"]
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
+_Limit = Literal["manifest_size", "index_size", "config_size"]
 
 
 class Loader:
@@ -57,82 +65,104 @@ class Loader:
         wanted = new_name(name, what) if name else None
         with open_source(self._core, Path(path), call=call) as source, self._core.lease(what) as lease:
             if source.find("index.json") is not None:
-                return self._layout(source, Path(path), wanted, lease, call, what)
-            if source.find("manifest.json") is not None:
-                return self._docker(source, Path(path), wanted, lease, call, what)
-            raise InvalidArgument(
-                what, "neither an OCI layout nor a docker archive: no index.json and no manifest.json in it"
-            )
+                namings = self._layout(source, Path(path), wanted, lease, call, what)
+            elif source.find("manifest.json") is not None:
+                namings = self._docker(source, Path(path), wanted, lease, call, what)
+            else:
+                raise InvalidArgument(
+                    what,
+                    "neither an OCI layout nor a docker archive: no index.json and no manifest.json in it",
+                )
+            return name_images(self._core, namings, keep_others=True, call=call)
+
+    def _check_count(self, what: str, count: int) -> None:
+        """Refuse more names than an archive may give; an image without one counts as one."""
+        limit = self._core.settings.limits.archive_names
+        if count > limit:
+            raise over_limit("archive_names", count, limit, attempted=what)
 
     # -- OCI layouts ----------------------------------------------------------------------------
 
     def _layout(
         self, source: Source, path: Path, wanted: str | None, lease: Lease, call: Call, what: str
-    ) -> list[ImageInfo]:
+    ) -> list[Naming]:
         limits = self._core.settings.limits
-        data = read_member(source, "index.json", limit=limits.manifest_size, attempted=what)
-        index = parse_manifest(
-            data, "application/vnd.oci.image.index.v1+json", what, limit=limits.manifest_size
-        )
+        data = self._read(source, "index.json", "index_size", what)
+        index = parse_manifest(data, OCI_INDEX, what, limits=limits)
         if not isinstance(index, Index) or not index.manifests:
             raise InvalidArgument(what, "its index.json lists no image")
         if wanted and len(index.manifests) > 1:
             raise InvalidArgument(what, f"it holds {len(index.manifests)} images; a single name fits none")
-        found: list[ImageInfo] = []
-        for descriptor in index.manifests:
-            name = wanted or _layout_name(descriptor, path)
-            found.append(self._layout_image(source, descriptor, name, lease, call, what))
-        return found
+        self._check_count(what, len(index.manifests))
+        names = [wanted or _layout_name(descriptor, path, what) for descriptor in index.manifests]
+        return [
+            self._layout_image(source, descriptor, name, lease, call, what)
+            for descriptor, name in zip(index.manifests, names, strict=True)
+        ]
 
     def _layout_image(
         self, source: Source, descriptor: Descriptor, name: str, lease: Lease, call: Call, what: str
-    ) -> ImageInfo:
+    ) -> Naming:
         limits = self._core.settings.limits
         for _ in range(limits.index_nesting + 1):
-            data = self._document(source, descriptor, limits.manifest_size, what)
-            document = parse_manifest(data, descriptor.media_type, what, limit=limits.manifest_size)
+            call.check(what)
+            kind: _Limit = "index_size" if descriptor.media_type in INDEX_TYPES else "manifest_size"
+            data = self._document(source, descriptor, kind, what)
+            document = parse_manifest(data, descriptor.media_type, what, limits=limits)
             if isinstance(document, Manifest):
                 break
             descriptor = choose_manifest(document, host_platform(), what)
         else:
-            raise ResourceExhausted(what, "indexes are nested too deep", hint="limits.index_nesting")
-        config_data = self._document(source, document.config, limits.config_size, what)
-        config = parse_config(config_data, what, limit=limits.config_size)
+            most = limits.index_nesting
+            raise over_limit("index_nesting", f"more than {most}", most, attempted=what)
+        config_data = self._document(source, document.config, "config_size", what)
+        config = parse_config(config_data, what, limits=limits)
         diff_ids = check_image(document, config, name, limit=limits.layers)
-        wanted: list[tuple[Member, BlobLayer]] = []
+        wanted: list[tuple[str, BlobLayer]] = []
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
+            name_of_blob = _blob_name(layer.checked_digest())
+            size = _size_of(source, name_of_blob, what)
+            if size != layer.size:
+                raise DataLoss(what, f"{layer.digest} has {size} bytes, its descriptor says {layer.size}")
             blob = BlobLayer(
-                digest=layer.checked_digest(), size=layer.size, media_type=layer.media_type, diff_id=diff_id
+                digest=layer.checked_digest(), size=size, media_type=layer.media_type, diff_id=diff_id
             )
-            wanted.append((_blob(source, layer, what), blob))
-        self._read_layers(wanted, lease, call, what, verify=True)
+            wanted.append((name_of_blob, blob))
+        self._read_layers(source, wanted, lease, call, what, verify=True)
         digest = descriptor.checked_digest()
         self._keep(lease, {digest: data, document.config.checked_digest(): config_data}, call)
         manifest = ManifestRow(digest=digest, media_type=document.media_type, size=len(data))
-        return name_image(
-            self._core,
-            name,
-            config=document.config.checked_digest(),
-            diff_ids=diff_ids,
-            manifest=manifest,
-            keep_other=True,
-            call=call,
-        )
+        config_digest = document.config.checked_digest()
+        return Naming(name=name, config=config_digest, diff_ids=diff_ids, manifest=manifest)
 
     def _read_layers(
-        self, wanted: list[tuple[Member, BlobLayer]], lease: Lease, call: Call, what: str, *, verify: bool
+        self,
+        source: Source,
+        wanted: list[tuple[str, BlobLayer]],
+        lease: Lease,
+        call: Call,
+        what: str,
+        *,
+        verify: bool,
     ) -> None:
+        """Bring in the layers of an image, named by their paths in the archive; one is open at a time."""
         least = self._ingest.least_size([blob for _, blob in wanted])
         with needing(self._core.layout.root, least, what):
-            for member, blob in wanted:
+            for name, blob in wanted:
+                member = _member(source, name, what)
                 self._ingest.read_file(
                     member.fd, blob, offset=member.offset, verify=verify, call=call, lease=lease
                 )
+                source.release()
 
-    def _document(self, source: Source, descriptor: Descriptor, limit: int, what: str) -> bytes:
+    def _read(self, source: Source, name: str, limit: _Limit, what: str) -> bytes:
+        """A document of the archive, if it is within a limit."""
+        most: int = getattr(self._core.settings.limits, limit)
+        return read_member(source, name, limit=limit, most=most, attempted=what)
+
+    def _document(self, source: Source, descriptor: Descriptor, limit: _Limit, what: str) -> bytes:
         digest = descriptor.checked_digest()
-        name = f"blobs/{digest.algorithm}/{digest.hex}"
-        data = read_member(source, name, limit=limit, attempted=what)
+        data = self._read(source, _blob_name(digest), limit, what)
         if len(data) != descriptor.size or not digest.verifies(data):
             raise DataLoss(what, f"{digest} has other bytes than its descriptor says")
         return data
@@ -145,92 +175,91 @@ class Loader:
 
     def _docker(
         self, source: Source, path: Path, wanted: str | None, lease: Lease, call: Call, what: str
-    ) -> list[ImageInfo]:
-        limits = self._core.settings.limits
-        data = read_member(source, "manifest.json", limit=limits.manifest_size, attempted=what)
-        try:
-            images = msgspec.json.decode(data, type=list[dict[str, Any]])
-        except msgspec.MsgspecError as exc:
-            raise InvalidArgument(what, f"its manifest.json is not a list of images: {exc}") from exc
+    ) -> list[Naming]:
+        data = self._read(source, "manifest.json", "manifest_size", what)
+        images = parse_docker_list(data, what, limits=self._core.settings.limits)
         if not images:
             raise InvalidArgument(what, "its manifest.json lists no image")
         if wanted and len(images) > 1:
             raise InvalidArgument(what, f"it holds {len(images)} images; a single name fits none")
-        found: list[ImageInfo] = []
-        for image in images:
-            tags = image.get("RepoTags") or []
-            names = [wanted] if wanted else [str(Reference.parse(str(tag))) for tag in tags]
-            found += self._docker_image(source, image, names, path, lease, call, what)
+        self._check_count(what, sum(max(1, len(image.repo_tags or ())) for image in images))
+        names = [
+            [wanted] if wanted else [new_name(tag, what) for tag in image.repo_tags or ()] for image in images
+        ]
+        found: list[Naming] = []
+        for image, own in zip(images, names, strict=True):
+            found += self._docker_image(source, image, own, path, lease, call, what)
         return found
 
     def _docker_image(
         self,
         source: Source,
-        image: dict[str, Any],
+        image: DockerImage,
         names: list[str],
         path: Path,
         lease: Lease,
         call: Call,
         what: str,
-    ) -> list[ImageInfo]:
+    ) -> list[Naming]:
         limits = self._core.settings.limits
-        config_name, layer_names = image.get("Config"), image.get("Layers")
-        if not isinstance(config_name, str) or not isinstance(layer_names, list):
-            raise InvalidArgument(what, "an image in its manifest.json has no Config or no Layers")
-        data = read_member(source, config_name, limit=limits.config_size, attempted=what)
-        parse_json(data, what, limit=limits.config_size)
-        config = parse_config(data, what, limit=limits.config_size)
+        call.check(what)
+        data = self._read(source, image.config, "config_size", what)
+        config = parse_config(data, what, limits=limits)
         diff_ids = config.diff_ids()
-        if len(diff_ids) != len(layer_names) or len(diff_ids) > limits.layers:
-            raise InvalidArgument(what, f"{len(layer_names)} layers for {len(diff_ids)} diff IDs")
-        wanted: list[tuple[Member, BlobLayer]] = []
-        for layer_name, diff_id in zip(layer_names, diff_ids, strict=True):
-            member = source.find(str(layer_name))
-            if member is None:
-                raise NotFound(what, f"there is no {layer_name} in it")
+        if len(diff_ids) > limits.layers:
+            raise over_limit("layers", len(diff_ids), limits.layers, attempted=what)
+        if len(diff_ids) != len(image.layers):
+            raise InvalidArgument(what, f"{len(image.layers)} layers for {len(diff_ids)} diff IDs")
+        wanted: list[tuple[str, BlobLayer]] = []
+        for layer_name, diff_id in zip(image.layers, diff_ids, strict=True):
             # An archive's layers have no digest but their diff ID, which is computed anyway.
-            blob = BlobLayer(digest=Digest(diff_id), size=member.size, media_type=OCI_LAYER, diff_id=diff_id)
-            wanted.append((member, blob))
-        self._read_layers(wanted, lease, call, what, verify=False)
+            size = _size_of(source, layer_name, what)
+            blob = BlobLayer(digest=Digest(diff_id), size=size, media_type=OCI_LAYER, diff_id=diff_id)
+            wanted.append((layer_name, blob))
+        self._read_layers(source, wanted, lease, call, what, verify=False)
         digest = Digest.of(data)
         self._keep(lease, {digest: data}, call)
         names = names or [str(Reference.parse(f"localhost/{_plain(path)}:{digest.hex[:12]}"))]
-        return [
-            name_image(
-                self._core,
-                name,
-                config=digest,
-                diff_ids=diff_ids,
-                manifest=None,
-                keep_other=True,
-                call=call,
-            )
-            for name in names
-        ]
+        return [Naming(name=name, config=digest, diff_ids=diff_ids, manifest=None) for name in names]
 
 
-def _blob(source: Source, descriptor: Descriptor, what: str) -> Member:
-    digest = descriptor.checked_digest()
-    name = f"blobs/{digest.algorithm}/{digest.hex}"
+def _blob_name(digest: Digest) -> str:
+    """Where a layout has a blob."""
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _member(source: Source, name: str, what: str) -> Member:
     member = source.find(name)
     if member is None:
-        raise NotFound(what, f"there is no {name} in it")
-    if member.size != descriptor.size:
-        raise DataLoss(what, f"{digest} has {member.size} bytes, its descriptor says {descriptor.size}")
+        raise NotFound(what, f"there is no {name[:300]} in it")
     return member
 
 
-def _layout_name(descriptor: Descriptor, path: Path) -> str:
+def _size_of(source: Source, name: str, what: str) -> int:
+    size = _member(source, name, what).size
+    source.release()
+    return size
+
+
+def _layout_name(descriptor: Descriptor, path: Path, what: str) -> str:
     """A name for an image of a layout: its annotations', else one made of the layout's own name."""
     annotations = descriptor.annotations or {}
     full = annotations.get(_FULL_NAME)
     if full:
-        return str(Reference.parse(full))
+        return _true_name(full, descriptor, what)
     ref = annotations.get(_REF_NAME, "")
     if "/" in ref or ":" in ref:
-        return str(Reference.parse(ref))
+        return _true_name(ref, descriptor, what)
     tag = ref or descriptor.digest.partition(":")[2][:12]
-    return str(Reference.parse(f"localhost/{_plain(path)}:{tag}"))
+    return new_name(f"localhost/{_plain(path)}:{tag}", what)
+
+
+def _true_name(text: str, descriptor: Descriptor, what: str) -> str:
+    """The full name that an annotation says; a digest in it must be that of what it stands at."""
+    ref = Reference.parse(text)
+    if ref.digest is not None and ref.digest != descriptor.digest:
+        raise InvalidArgument(what, f"{text[:300]} is the name of another image by its digest")
+    return str(ref)
 
 
 def _plain(path: Path) -> str:

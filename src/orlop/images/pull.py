@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from orlop.config import over_limit
 from orlop.errors import (
     AlreadyExists,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
 )
 from orlop.images.api import ImageInfo
 from orlop.images.core import NAMESPACE, Core, Lease
@@ -36,9 +37,13 @@ from orlop.spec.documents import (
 from orlop.spec.platform import Platform, host_platform
 from orlop.spec.reference import Reference
 
-__all__ = ["Pulled", "Puller", "check_image", "choose_manifest", "name_image"]
+__all__ = ["Naming", "Pulled", "Puller", "check_image", "choose_manifest", "name_image", "name_images"]
 
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "")
+# Tars, compressed or not: what a layer is but for those that a kernel would mount or a key would open.
+_LAYER_TYPE = re.compile(r"application/[a-z0-9.-]*\btar(?:[.+](?:gzip|zstd|xz|bzip2))?")
+_OFFERED = 20  # platforms that an error lists
+_SAID = 128  # characters of a platform or a time that a list of images repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +124,14 @@ class Puller:
         data, media_type = fetched.data, fetched.descriptor.media_type
         digest = Digest(fetched.descriptor.digest)
         for _ in range(limits.index_nesting + 1):
-            document = parse_manifest(data, media_type, f"pull {ref}", limit=limits.manifest_size)
+            document = parse_manifest(data, media_type, f"pull {ref}", limits=limits)
             if isinstance(document, Manifest):
                 return document, Document(digest=digest, media_type=document.media_type, data=data)
             descriptor = choose_manifest(document, wanted, f"pull {ref}")
             data = registry.manifest(ref, descriptor, call=call)
             media_type, digest = descriptor.media_type, descriptor.checked_digest()
-        raise ResourceExhausted(
-            f"pull {ref}",
-            f"indexes are nested deeper than {limits.index_nesting}",
-            hint="limits.index_nesting",
-        )
+        most = limits.index_nesting
+        raise over_limit("index_nesting", f"more than {most}", most, attempted=f"pull {ref}")
 
     def _config(
         self, ref: Reference, manifest: Manifest, digest: Digest, name: str, lease: Lease, call: Call
@@ -144,14 +146,12 @@ class Puller:
             )
         limit = core.settings.limits.config_size
         if manifest.config.size > limit:
-            raise ResourceExhausted(
-                what, f"the config has {manifest.config.size} bytes", hint="limits.config_size"
-            )
+            raise over_limit("config_size", manifest.config.size, limit, attempted=what)
         try:
             data = core.blobs.read(digest)
         except (NotFound, DataLoss):  # collected at this moment, or gone bad
             data = core.registry.blob(ref, manifest.config, call=call)
-        config = parse_config(data, what, limit=limit)
+        config = parse_config(data, what, limits=core.settings.limits)
         core.write_document(digest, data, lease=lease, call=call)
         return config
 
@@ -160,10 +160,13 @@ def choose_manifest(index: Index, wanted: Platform, attempted: str) -> Descripto
     """The manifest of an index that serves a platform.  Raises `NotFound`, listing what there is."""
     chosen = index.choose(wanted)
     if chosen is None:
-        offered = sorted({str(p) for d in index.manifests if (p := d.platform_value()) and p.os != "unknown"})
+        offered = sorted(
+            {str(p)[:100] for d in index.manifests if (p := d.platform_value()) and p.os != "unknown"}
+        )
+        more = f" and {len(offered) - _OFFERED} more" if len(offered) > _OFFERED else ""
         raise NotFound(
             attempted,
-            f"no image for {wanted}; there are {', '.join(offered) or 'none'}",
+            f"no image for {wanted}; there are {', '.join(offered[:_OFFERED]) or 'none'}{more}",
             hint="choose one with --platform",
         )
     return chosen
@@ -174,9 +177,7 @@ def check_image(manifest: Manifest, config: ImageConfig, name: str, *, limit: in
     what = f"read image {name}"
     diff_ids = config.diff_ids()
     if len(diff_ids) > limit:
-        raise ResourceExhausted(
-            what, f"it has {len(diff_ids)} layers, the limit is {limit}", hint="limits.layers"
-        )
+        raise over_limit("layers", len(diff_ids), limit, attempted=what)
     if len(diff_ids) != len(manifest.layers):
         raise InvalidArgument(
             what, f"the manifest has {len(manifest.layers)} layers, the config {len(diff_ids)} diff IDs"
@@ -187,7 +188,21 @@ def check_image(manifest: Manifest, config: ImageConfig, name: str, *, limit: in
             raise InvalidArgument(what, f"one blob stands for two different layers: {descriptor.digest}")
         if "foreign" in descriptor.media_type or "nondistributable" in descriptor.media_type:
             raise InvalidArgument(what, f"layer {descriptor.digest} is not distributable")
+        if descriptor.media_type and not _LAYER_TYPE.fullmatch(descriptor.media_type):
+            raise InvalidArgument(
+                what, f"layer {descriptor.digest} is no tar, but of type {descriptor.media_type[:100]!r}"
+            )
     return diff_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """A name for an image whose layers, config and manifest are durable already."""
+
+    name: str
+    config: Digest
+    diff_ids: tuple[DiffID, ...]
+    manifest: ManifestRow | None
 
 
 def name_image(
@@ -197,41 +212,66 @@ def name_image(
     config: Digest,
     diff_ids: tuple[DiffID, ...],
     manifest: ManifestRow | None,
-    keep_other: bool = False,
     call: Call,
 ) -> ImageInfo:
-    """The transaction that makes a name mean an image; everything it names is durable already.
+    """The transaction that makes a name mean an image."""
+    naming = Naming(name=name, config=config, diff_ids=diff_ids, manifest=manifest)
+    return name_images(core, [naming], call=call)[0]
 
-    With ``keep_other`` a name that means another image is not moved.
+
+def name_images(
+    core: Core, namings: Sequence[Naming], *, keep_others: bool = False, call: Call
+) -> list[ImageInfo]:
+    """Give all of some names, or none, in one transaction.
+
+    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.
     """
-    says = parse_config(core.blobs.read(config), f"name image {name}", limit=core.settings.limits.config_size)
+    says: dict[Digest, tuple[str, str]] = {}
+    for naming in namings:
+        if naming.config not in says:
+            data = core.blobs.read(naming.config)
+            config = parse_config(data, f"name image {naming.name}")
+            says[naming.config] = (str(config.platform())[:_SAID], (config.created or "")[:_SAID])
 
-    def body(tx: Transaction) -> ImageInfo:
-        known = images.get_image(tx, NAMESPACE, name)
-        if keep_other and known is not None and known.config != config:
-            raise AlreadyExists(
-                f"name image {name}", "the name means another image", hint="give another name"
-            )
-        for diff_id in diff_ids:
-            if layers.get_layer(tx, diff_id) is None:
-                raise FailedPrecondition(f"name image {name}", f"layer {diff_id} is gone", hint="try again")
-        for digest in (config, *((manifest.digest,) if manifest is not None else ())):
-            if not layers.has_blob(tx, digest):
-                raise FailedPrecondition(f"name image {name}", f"blob {digest} is gone", hint="try again")
-        images.add_config(tx, config, diff_ids)
-        if manifest is not None:
-            images.add_manifest(tx, config, manifest)
-        images.put_image(
-            tx,
-            NAMESPACE,
-            name,
-            config=config,
-            manifest=manifest.digest if manifest else None,
-            platform=str(says.platform()),
-            created=says.created or "",
-        )
-        return info_of(tx, name)
+    def body(tx: Transaction) -> list[ImageInfo]:
+        for naming in namings:
+            if keep_others:
+                _check_name_is_free(tx, naming)
+            _put(tx, naming, says[naming.config])
+        return [info_of(tx, naming.name) for naming in namings]
 
-    info = core.db.write(body, call=call)
+    infos = core.db.write(body, call=call)
     reached("image.named")
-    return info
+    return infos
+
+
+def _check_name_is_free(tx: Transaction, naming: Naming) -> None:
+    known = images.get_image(tx, NAMESPACE, naming.name)
+    if known is not None and known.config != naming.config:
+        raise AlreadyExists(
+            f"name image {naming.name}", "the name means another image", hint="give another name"
+        )
+
+
+def _put(tx: Transaction, naming: Naming, says: tuple[str, str]) -> None:
+    """Write one name's rows; ``says`` are its platform and time.  What they name must have rows."""
+    what = f"name image {naming.name}"
+    for diff_id in naming.diff_ids:
+        if layers.get_layer(tx, diff_id) is None:
+            raise FailedPrecondition(what, f"layer {diff_id} is gone", hint="try again")
+    manifest = naming.manifest
+    for digest in (naming.config, *((manifest.digest,) if manifest is not None else ())):
+        if not layers.has_blob(tx, digest):
+            raise FailedPrecondition(what, f"blob {digest} is gone", hint="try again")
+    images.add_config(tx, naming.config, naming.diff_ids)
+    if manifest is not None:
+        images.add_manifest(tx, naming.config, manifest)
+    images.put_image(
+        tx,
+        NAMESPACE,
+        naming.name,
+        config=naming.config,
+        manifest=manifest.digest if manifest else None,
+        platform=says[0],
+        created=says[1],
+    )

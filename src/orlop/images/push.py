@@ -81,7 +81,7 @@ class Pusher:
                 document, media_type = encode(manifest), OCI_MANIFEST
             self._send_document(row.config, job)
             digest = core.registry.put_manifest(target, document, media_type, call=call)
-            self._remember(row, digest, media_type, document, manifest, diff_ids, target, lease)
+            self._remember(row, digest, media_type, document, manifest, target, lease)
         size = len(document) + manifest.config.size + sum(layer.size for layer in manifest.layers)
         call.observer.progress(Progress(item=str(target), phase="done", done=size, total=size))
         return PushResult(name=str(target), digest=digest, size=size)
@@ -258,7 +258,6 @@ class Pusher:
         media_type: str,
         document: bytes,
         manifest: Manifest,
-        diff_ids: tuple[DiffID, ...],
         target: Reference,
         lease: Lease,
     ) -> None:
@@ -270,15 +269,8 @@ class Pusher:
             images.add_manifest(
                 tx, row.config, ManifestRow(digest=digest, media_type=media_type, size=len(document))
             )
-            for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True):
-                blob = LayerBlob(
-                    diff_id=diff_id,
-                    digest=descriptor.checked_digest(),
-                    size=descriptor.size,
-                    media_type=descriptor.media_type,
-                )
-                layers.add_layer_blob(tx, blob)
-                layers.add_source(tx, blob.digest, target.registry, target.repository)
+            for descriptor in manifest.layers:
+                layers.add_source(tx, descriptor.checked_digest(), target.registry, target.repository)
             for image in images.images_by_id(tx, NAMESPACE, row.config):
                 if image.manifest is None or image.name == str(target):
                     images.put_image(

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from orlop.images.pull import Puller
     from orlop.images.roots import RootService
     from orlop.images.upkeep import BackedUp, Checked, Explanation, Usage
+    from orlop.linux.confine import Confinement
 
 __all__ = ["LocalStore"]
 
@@ -424,11 +425,19 @@ class LocalStore:
             ),
             privilege=core.privilege,
             features={
-                **features(core.layout.root),
+                **features(core.layout.root, lambda: self._confinement),
                 "lowers in one mount": str(self._most_lowers()),
                 "durable": self._durability(),
             },
+            limits=core.settings.limits.changed(),
         )
+
+    @cached_property
+    def _confinement(self) -> Confinement:
+        """What a worker says of its confinement; asked once."""
+        from orlop.layers.worker.client import confinement
+
+        return confinement(self._core.template, call=Call())
 
     def _durability(self) -> str:
         """Whether what is answered for outlasts a power cut, and whether all of it does."""

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _NO_TEXTS: Mapping[str, str] = MappingProxyType({})
+_NO_NUMBERS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +266,8 @@ class StoreInfo:
     ``driver`` is the one that new roots get; ``drivers`` all of them with the reason.  ``privilege``
     is ``root``, ``user-namespace`` (with many ids), ``single-id`` (root of a namespace with one id),
     ``container`` (root that may give files away, and not mount)
-    or ``none``.  ``features`` says of each kernel feature that orlop can use what was found.
+    or ``none``.  ``features`` says of each kernel feature that orlop can use what was found, ``limits`` those
+    of `orlop.config.Limits` that differ from their defaults.
     """
 
     version: str
@@ -278,6 +280,7 @@ class StoreInfo:
     drivers: tuple[DriverInfo, ...] = ()
     privilege: str = ""
     features: Mapping[str, str] = field(default_factory=lambda: _NO_TEXTS)
+    limits: Mapping[str, int] = field(default_factory=lambda: _NO_NUMBERS)
 
 
 class Keeping(Protocol):

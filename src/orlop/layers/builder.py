@@ -17,7 +17,7 @@ import os
 import stat
 from array import array
 
-from orlop.config import DEFAULT_LIMITS, Limits
+from orlop.config import DEFAULT_LIMITS, Limits, over_limit, too_long
 from orlop.errors import InvalidArgument
 from orlop.layers.index import (
     COPIED,
@@ -28,7 +28,6 @@ from orlop.layers.index import (
     MAX_ID,
     OPAQUE,
     LayerIndex,
-    over_limit,
 )
 from orlop.layers.nested import holdable
 from orlop.layers.tarread import Entry
@@ -41,6 +40,7 @@ OPAQUE_MARK = b".wh..wh..opq"
 META = b".wh..wh."  # aufs's own bookkeeping; the image spec reserves it
 MAX_FOLLOW = 40  # symlinks in one path, as the kernel has it (MAXSYMLINKS)
 _ODD = (b"", b".", b"..")
+_PIECE = 64  # bytes that an xattr or a piece of a sparse file takes in memory, beside its own
 
 
 def clean(path: bytes) -> list[bytes]:
@@ -75,6 +75,7 @@ class IndexBuilder:
         self._dead = False  # whether some node was replaced by a later one
         self._dropped: dict[str, int] = {}
         self._newest: tuple[int, int] | None = None
+        self._said = 0  # bytes of names, targets, xattrs and maps; a global header repeats them for nothing
         self._append(0, b"", stat.S_IFDIR | 0o755, IMPLIED)
 
     # -- entries --------------------------------------------------------------------------------
@@ -98,10 +99,7 @@ class IndexBuilder:
         if name.startswith(WHITEOUT):
             self._mark(parent, name, entry)
             return
-        if b"\0" in name or len(name) > self._limits.name_size:
-            raise InvalidArgument(
-                _WHAT, f"not a file name: {name[:100]!r} ({len(name)} bytes)", hint="limits.name_size"
-            )
+        self._check_name(name)
         if entry.mode >> 12 == 0:
             self._hard_link(parent, name, entry)
             return
@@ -135,13 +133,12 @@ class IndexBuilder:
         if kind == stat.S_IFDIR:
             self._children[node] = {}
         elif kind == stat.S_IFLNK:
-            if not 0 < len(entry.link) <= self._limits.link_size or b"\0" in entry.link:
-                raise InvalidArgument(
-                    _WHAT,
-                    f"{entry.name[:100]!r} is a symlink to {entry.link[:100]!r}",
-                    hint="limits.link_size",
-                )
+            if not entry.link or b"\0" in entry.link:
+                raise InvalidArgument(_WHAT, f"{entry.name[:100]!r} is a symlink to {entry.link[:100]!r}")
+            if len(entry.link) > self._limits.link_size:
+                raise too_long("link_size", entry.link, self._limits.link_size)
             index.targets[node] = entry.link
+            self._spend(len(entry.link))
         self._fill(node, entry)
 
     def _replace(self, node: int) -> None:
@@ -166,6 +163,7 @@ class IndexBuilder:
             self._newest = (entry.mtime, entry.nsec)
         if entry.xattrs:
             index.xattrs[node] = entry.xattrs
+            self._spend(sum(_PIECE + len(name) + len(value) for name, value in entry.xattrs))
             if not all(holdable(name) for name, _ in entry.xattrs):
                 self._warn("xattrs of names that Linux does not know")
         elif node in index.xattrs:
@@ -176,6 +174,7 @@ class IndexBuilder:
             index.offset[node] = entry.offset
             if entry.extents is not None:
                 index.sparse[node] = entry.extents
+                self._spend(_PIECE * len(entry.extents))
                 index.flags[node] |= COPIED
             elif entry.dirty:
                 index.flags[node] |= COPIED
@@ -198,8 +197,9 @@ class IndexBuilder:
             self._warn("aufs bookkeeping")
             return
         hidden = name[len(WHITEOUT) :]
-        if hidden in _ODD or b"\0" in hidden or len(hidden) > self._limits.name_size:
+        if hidden in _ODD or b"\0" in hidden:
             raise InvalidArgument(_WHAT, f"a whiteout of nothing: {entry.name[:100]!r}")
+        self._check_name(hidden)
         node = self._children[parent].get(hidden)
         if node is None:
             self._children[parent][hidden] = self._append(parent, hidden, 0, HIDES)
@@ -234,6 +234,7 @@ class IndexBuilder:
         if lower is not None:
             node = self._append(parent, name, 0, hides | LOWER_LINK)
             index.targets[node] = lower
+            self._spend(len(lower))
         else:
             node = self._append(parent, name, 0, hides | LINK)
             index.offset[node] = target or 0
@@ -274,11 +275,16 @@ class IndexBuilder:
             node = child if child is not None else 0
         return node
 
+    def _check_name(self, name: bytes) -> None:
+        if b"\0" in name:
+            raise InvalidArgument(_WHAT, f"not a file name: {name[:100]!r}")
+        if len(name) > self._limits.name_size:
+            raise too_long("name_size", name, self._limits.name_size)
+
     def _imply(self, parent: int, name: bytes, said: bytes) -> int:
         """A folder that no entry is about, until one is."""
         index = self._index
-        if b"\0" in name or len(name) > self._limits.name_size:
-            raise InvalidArgument(_WHAT, f"not a folder's name: {name[:100]!r}", hint="limits.name_size")
+        self._check_name(name)
         if name.startswith(WHITEOUT):
             raise InvalidArgument(_WHAT, f"{said[:100]!r} lies below a whiteout")
         hides = 0
@@ -331,6 +337,7 @@ class IndexBuilder:
         node = len(index.names)
         if node >= self._limits.layer_entries:
             raise over_limit("layer_entries", node + 1, self._limits.layer_entries)
+        self._spend(len(name))
         index.parent.append(parent)
         index.names.append(name)
         index.mode.append(mode)
@@ -342,6 +349,11 @@ class IndexBuilder:
         index.size.append(0)
         index.offset.append(0)
         return node
+
+    def _spend(self, count: int) -> None:
+        self._said += count
+        if self._said > self._limits.metadata_size:
+            raise over_limit("metadata_size", self._said, self._limits.metadata_size)
 
     def _warn(self, what: str) -> None:
         self._dropped[what] = self._dropped.get(what, 0) + 1

@@ -13,17 +13,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from orlop.erofs.reader import Image, Inode, open_image
 from orlop.errors import FailedPrecondition
 from orlop.layers.index import Xattrs
 from orlop.observe import Call
 
-__all__ = ["ChainView", "LowerEntry", "LowerReader"]
+__all__ = ["ChainView", "LowerEntry", "LowerReader", "Steps", "joined"]
 
 CHUNK = 1 << 20
 
+Steps = tuple[Any, bytes] | None
+"""A path as what lies above it and its last name: in a deep folder of many, thousands share the long part."""
 _OPAQUE = (b"trusted.overlay.opaque", b"y")
 
 
@@ -162,17 +164,18 @@ class ChainView:
 
     def shared(self, entry: LowerEntry, path: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
         """The files with several names at or below an entry: (image, nid), and the path of each name."""
-        todo = [(entry, path)]
+        start: Steps = (None, path) if path else None
+        todo: list[tuple[LowerEntry, Steps]] = [(entry, start)]
         while todo:
-            at, path = todo.pop()
+            at, steps = todo.pop()
             if not stat.S_ISDIR(at.mode):
                 if at.inode.nlink > 1:
-                    yield (at.image, at.inode.nid), path
+                    yield (at.image, at.inode.nid), joined(steps)
                 continue
             for name in self.names(at):
                 child = self.child(at, name)
-                if child is not None:
-                    todo.append((child, path + b"/" + name if path else name))
+                if child is not None and (child.inode.nlink > 1 or stat.S_ISDIR(child.mode)):
+                    todo.append((child, (steps, name)))
 
     def close(self) -> None:
         """Let go of the files.  Idempotent."""
@@ -224,6 +227,15 @@ class LowerReader:
                 return False
             at += len(chunk)
         return True
+
+
+def joined(steps: Steps) -> bytes:
+    """The text of a path."""
+    parts: list[bytes] = []
+    while steps is not None:
+        steps, name = steps
+        parts.append(name)
+    return b"/".join(reversed(parts))
 
 
 def _is_whiteout(image: Image, nid: int) -> bool:

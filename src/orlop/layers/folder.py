@@ -1,8 +1,11 @@
 """Trees as folders: entries in, files on disk out, each made below a directory descriptor.
 
-The target is a new, private folder that nobody else writes to, and every entry comes with the number of a
-parent that was made before as a folder; so no name is ever resolved through anything but folders of our
-own making, and no link is followed.  Where entries come from is `orlop.layers.sources`'.
+The target is a new, private folder, and every entry comes with the number of a parent that was made before
+as a folder; so no name is ever resolved through anything but folders of our own making, and no link is
+followed.  Even somebody who may write there cannot turn us elsewhere: a folder is opened one name at a time
+(`openat2`, no symlink and no mount allowed), a file is written by the descriptor that made it, and the
+metadata of all else are set by a descriptor of what was made.  Where entries come from is
+`orlop.layers.sources`'.
 
 Folders get their metadata last, the deepest first.  With ``durable`` all is on disk when `write` returns.
 """
@@ -19,7 +22,16 @@ from dataclasses import dataclass
 
 from orlop.errors import DataLoss
 from orlop.layers.forms import OVERRIDE, REAL, Form, Stat, apply, record
-from orlop.linux.files import clone_file, copy_range, walk_folders
+from orlop.linux.files import (
+    RESOLVE_BENEATH,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+    clone_file,
+    copy_range,
+    openat2,
+    walk_folders,
+)
 from orlop.observe import Call
 
 __all__ = ["FolderWriter", "Item", "Piece", "Written", "sync_tree"]
@@ -30,6 +42,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LITTLE_LEFT = 256  # blocks; with more, ENOSPC says that an xattr has no room in its inode
+_CHILD = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
+_HANDLE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _SYNCS = 8
 _CHECK_EVERY = 64  # entries between two looks at the cancel token
 # An xattr that the file system or our privileges refuse, and that is left out with a word about it.
@@ -112,7 +126,7 @@ class _OpenFolders:
             at = self._places[at][0]
         fd = self._fds[at] if at else self._root
         for step in reversed(missing):
-            fd = os.open(self._places[step][1], _FOLDER, dir_fd=fd)
+            fd = openat2(fd, self._places[step][1], _FOLDER, resolve=_CHILD)
             self._fds[step] = fd
         while len(self._fds) > _OPEN_FOLDERS and next(iter(self._fds)) != key:
             os.close(self._fds.popitem(last=False)[1])
@@ -239,16 +253,23 @@ class FolderWriter:
             os.symlink(item.target, name, dir_fd=parent)
         else:
             want = self._node(parent, name, want)
-        where = b"/proc/self/fd/%d/%s" % (parent, name)
-        given = not self._form.owners or self._give(where, want)
-        if not given and want.mode & 0o170000 == stat.S_IFREG:
-            os.setxattr(where, OVERRIDE, record(_stat(item)))
-        if item.mode & 0o170000 != stat.S_IFLNK:
-            os.chmod(where, want.mode & 0o7777)
-        for key, value in want.xattrs:
-            self._set_xattr(where, key, value)
-        moment = item.mtime * 1_000_000_000 + item.nsec
-        os.utime(name, ns=(moment, moment), dir_fd=parent, follow_symlinks=False)
+        fd = os.open(name, _HANDLE, dir_fd=parent)
+        try:
+            # By this path every call reaches the very inode, a symlink's too: a magic link is the last to be
+            # followed (path_resolution(7), proc(5)).
+            where = b"/proc/self/fd/%d" % fd
+            _check_made(os.fstat(fd), want)
+            given = not self._form.owners or self._give(where, want)
+            if not given and want.mode & 0o170000 == stat.S_IFREG:
+                os.setxattr(where, OVERRIDE, record(_stat(item)))
+            if item.mode & 0o170000 != stat.S_IFLNK:
+                os.chmod(where, want.mode & 0o7777)
+            for key, value in want.xattrs:
+                self._set_xattr(where, key, value)
+            moment = item.mtime * 1_000_000_000 + item.nsec
+            os.utime(where, ns=(moment, moment))
+        finally:
+            os.close(fd)
 
     def _node(self, parent: int, name: bytes, want: Stat) -> Stat:
         """Make what is no file, folder or symlink; a device that may not be made becomes an empty file."""
@@ -268,7 +289,7 @@ class FolderWriter:
     def _give(self, where: int | bytes, want: Item | Stat) -> bool:
         """Give an entry its owner; False if the user namespace that we are in does not map it."""
         try:
-            os.chown(where, want.uid, want.gid, follow_symlinks=isinstance(where, int))
+            os.chown(where, want.uid, want.gid)
         except OSError as exc:
             if exc.errno == errno.EINVAL and not self._form.real:
                 return False
@@ -281,10 +302,7 @@ class FolderWriter:
 
     def _set_xattr(self, where: int | bytes, key: bytes, value: bytes) -> None:
         try:
-            if isinstance(where, int):
-                os.setxattr(where, key, value)
-            else:
-                os.setxattr(where, key, value, follow_symlinks=False)
+            os.setxattr(where, key, value)
         except OSError as exc:
             full = exc.errno == errno.ENOSPC and os.fstatvfs(self._root).f_bavail < _LITTLE_LEFT
             if exc.errno not in _REFUSED or full:
@@ -308,6 +326,15 @@ class FolderWriter:
                 os.setxattr(fd, self._form.marks + b"opaque", b"y")
             moment = item.mtime * 1_000_000_000 + item.nsec
             os.utime(fd, ns=(moment, moment))
+
+
+def _check_made(about: os.stat_result, want: Stat) -> None:
+    """Refuse what is not what was just made: somebody writes to this folder, too."""
+    kind = want.mode & 0o170000
+    device = kind in (stat.S_IFCHR, stat.S_IFBLK)
+    same = about.st_mode & 0o170000 == kind and about.st_nlink == 1
+    if not same or (device and about.st_rdev != want.rdev):
+        raise DataLoss("unpack layer", "somebody else writes to the folder it is unpacked into")
 
 
 def _stat(item: Item) -> Stat:

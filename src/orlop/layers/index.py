@@ -19,8 +19,8 @@ import zlib
 from array import array
 from dataclasses import dataclass, field
 
-from orlop.config import DEFAULT_LIMITS, Limits
-from orlop.errors import DataLoss, InvalidArgument, ResourceExhausted
+from orlop.config import DEFAULT_LIMITS, Limits, over_limit
+from orlop.errors import DataLoss, InvalidArgument
 
 __all__ = [
     "COPIED",
@@ -220,6 +220,7 @@ class LayerIndex:
         if b"/" in joined or joined.count(b"\0") != count - 1:
             raise InvalidArgument("check layer index", "a name holds a slash or a NUL")
         depth = array("I", bytes(4 * count))
+        length = array("Q", bytes(8 * count))  # of the path, one more than it has
         is_dir = stat.S_IFDIR
         for node in range(1, count):
             above = parent[node]
@@ -229,8 +230,11 @@ class LayerIndex:
             if not 0 < len(name) <= limits.name_size or name in (b".", b".."):
                 raise InvalidArgument("check layer index", f"not a file name: {name[:300]!r}")
             depth[node] = depth[above] + 1
+            length[node] = length[above] + len(name) + 1
         if max(depth) > limits.depth:
             raise over_limit("depth", max(depth), limits.depth)
+        if max(length) > limits.path_size + 1:  # longer than any that was said, by way of symlinks
+            raise over_limit("path_size", max(length) - 1, limits.path_size)
 
     def _validate_values(self, limits: Limits) -> None:
         what = "check layer index"
@@ -291,10 +295,12 @@ class LayerIndex:
             self._node(node)
             if len(pairs) > limits.xattr_count:
                 raise over_limit("xattr_count", len(pairs), limits.xattr_count)
-            if sum(len(name) + len(value) for name, value in pairs) > limits.xattr_total:
-                raise over_limit("xattr_total", len(pairs), limits.xattr_total)
-            if any(not 0 < len(name) < 256 or len(value) > limits.xattr_value for name, value in pairs):
-                raise InvalidArgument(what, f"an xattr of node {node} is too large")
+            if (total := sum(len(name) + len(value) for name, value in pairs)) > limits.xattr_total:
+                raise over_limit("xattr_total", total, limits.xattr_total)
+            if (largest := max((len(value) for _, value in pairs), default=0)) > limits.xattr_value:
+                raise over_limit("xattr_value", largest, limits.xattr_value)
+            if not all(0 < len(name) < 256 for name, _ in pairs):
+                raise InvalidArgument(what, f"an xattr of node {node} has no name that can be")
             if any(b"\0" in name for name, _ in pairs):
                 raise InvalidArgument(what, f"the name of an xattr of node {node} holds a NUL")
             if len({name for name, _ in pairs}) != len(pairs):
@@ -348,16 +354,6 @@ def _is_clean(path: bytes, limits: Limits) -> bool:
     """Whether a path is the kind that the builder cleans names to."""
     parts = path.split(b"/")
     return len(path) <= limits.path_size and b"\0" not in path and not {b"", b".", b".."} & set(parts)
-
-
-def over_limit(name: str, value: int, limit: int) -> ResourceExhausted:
-    """The error for a limit of the configuration that was passed."""
-    return ResourceExhausted(
-        "read layer",
-        f"{name} is {value}, the limit is {limit}",
-        hint=f"raise limits.{name}",
-        details={"limit": name},
-    )
 
 
 def _to_bytes(column: array[int]) -> bytes:

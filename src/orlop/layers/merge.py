@@ -21,7 +21,7 @@ import stat
 from collections.abc import Callable, Sequence
 
 from orlop.erofs.tree import Node
-from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from orlop.layers.builder import MAX_FOLLOW
 from orlop.layers.chainview import ChainView, LowerEntry
 from orlop.layers.datalayout import DataLayout
@@ -38,6 +38,7 @@ from orlop.layers.nested import escape_xattrs
 
 __all__ = ["DataLayout", "LowerLinkError", "Merger"]
 
+_STEPS, _STEPS_PER_ENTRY = 5_000_000, 64  # that all the hard links of a layer may take to be looked up
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 
 
@@ -74,8 +75,10 @@ class Merger:
         self.root = Node(stat.S_IFDIR | 0o755)
         self.warnings: list[str] = []
         self._below = below
-        self._hidden: dict[tuple[int, int], set[bytes]] = {}  # (image, nid) with names -> those that went
+        # (image, nid) with names -> those that went, as hashes: two alike would cost a whole merge, no more
+        self._hidden: dict[tuple[int, int], set[int]] = {}
         self._fresh = True
+        self._steps = 0  # that looking up this layer's hard links may still take
         if below is not None:
             self.root = _Top(stat.S_IFDIR | 0o755, 0, 0, 0, 0)
             _take_below(self.root, below.lookup(b""))
@@ -91,6 +94,7 @@ class Merger:
         Raises `InvalidArgument` for a hard link to nothing, `LowerLinkError` for one that only a
         whole merge can make.
         """
+        self._steps = _STEPS + _STEPS_PER_ENTRY * len(index)
         links = self._lower_links(index)
         layout = layout or DataLayout(index)
         made: list[Node | None] = [None] * len(index)
@@ -266,7 +270,7 @@ class Merger:
     def _note_gone(self, entry: LowerEntry, path: bytes) -> None:
         assert self._below is not None
         for place, name in self._below.shared(entry, path):
-            self._hidden.setdefault(place, set()).add(name)
+            self._hidden.setdefault(place, set()).add(hash(name))
 
     # -- hard links to lower layers -------------------------------------------------------------
 
@@ -288,6 +292,9 @@ class Merger:
         node, above, followed = self.root, list[Node](), 0
         while todo:
             part = todo.pop()
+            self._steps -= 1
+            if self._steps < 0:  # 40 symlinks of 2,000 components each, for every one of very many links
+                raise ResourceExhausted("merge layers", "its hard links lead through too many symlinks")
             if part == b"..":
                 node = above.pop() if above else self.root
                 continue

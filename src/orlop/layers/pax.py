@@ -10,9 +10,9 @@ import binascii
 import re
 from urllib.parse import unquote_to_bytes
 
-from orlop.config import Limits
+from orlop.config import Limits, over_limit
 from orlop.errors import InvalidArgument
-from orlop.layers.index import MAX_TIME, Xattrs, over_limit
+from orlop.layers.index import MAX_TIME, Xattrs
 
 __all__ = ["number", "parse", "record", "time", "xattrs"]
 
@@ -20,6 +20,7 @@ _WHAT = "read tar"
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
 _SCHILY = b"SCHILY.xattr."
 _LIBARCHIVE = b"LIBARCHIVE.xattr."
+_OTHER_KEYS = 64  # beside those of xattrs, which bsdtar writes in both forms
 
 
 def parse(data: bytes, into: dict[bytes, bytes], sparse: list[bytes] | None, limits: Limits) -> None:
@@ -46,7 +47,7 @@ def parse(data: bytes, into: dict[bytes, bytes], sparse: list[bytes] | None, lim
             into[key] = value
         else:
             into.pop(key, None)
-        if len(into) > limits.xattr_count + 64:
+        if len(into) > 2 * limits.xattr_count + _OTHER_KEYS:
             raise over_limit("xattr_count", len(into), limits.xattr_count)
         at = stop
 
@@ -119,6 +120,8 @@ def xattrs(records: dict[bytes, bytes], limits: Limits) -> Xattrs:
         total += len(name) + len(found[name])
     if not found:
         return ()
+    if len(found) > limits.xattr_count:
+        raise over_limit("xattr_count", len(found), limits.xattr_count)
     if total > limits.xattr_total:
         raise over_limit("xattr_total", total, limits.xattr_total)
     return tuple(sorted(found.items()))

@@ -127,7 +127,8 @@ def tree_items(
         if folder and wanted != {b""}:
             names = sorted(view.names(entry), reverse=True)
             for below in names:
-                deeper = path + b"/" + below if path else below
+                # Without a choice nobody asks for the paths, which would be long in a deep folder of many.
+                deeper = b"" if wanted is None else path + b"/" + below if path else below
                 if wanted is not None and deeper not in wanted:
                     continue
                 child = view.child(entry, below)

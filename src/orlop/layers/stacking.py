@@ -17,12 +17,15 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field
 
-from orlop.layers.chainview import ChainView
+from orlop.errors import ResourceExhausted
+from orlop.layers.chainview import ChainView, Steps, joined
 from orlop.layers.index import HIDES, IMPLIED, LINK, LOWER_LINK, OPAQUE, LayerIndex
 from orlop.layers.sources import is_left_out
 
 __all__ = ["Stack"]
 
+# Bytes of the paths that may stand in a glue folder, and of those above them; 10^5 usual ones are 20 MiB.
+_MOST_TEXT = 256 << 20
 _BOTTOM = -1  # the number of a merged folder below all layers
 
 Inode = tuple[int, int]  # the layer's number, the node in its index
@@ -50,6 +53,7 @@ class Stack:
         self._count = 0
         self._names: dict[Inode, int] = {}  # inodes with several names in their folder -> how many
         self._links: set[bytes] = set()  # paths that are hard links to lower layers, as long as they show
+        self._text = 0  # bytes of them
 
     @classmethod
     def above(cls, view: ChainView) -> Stack:
@@ -101,7 +105,7 @@ class Stack:
         if flags & LOWER_LINK:
             above.children.pop(name, None)
             above.marks = True
-            self._links.add(index.path(node))
+            self._note(self._links, index.path(node))
             return None
         if kind == stat.S_IFDIR:
             below = above.children.get(name)
@@ -122,23 +126,40 @@ class Stack:
     def glue(self, view: ChainView) -> frozenset[bytes]:
         """The paths, of folders and of files with all their names, that must stand in the glue folder."""
         folders: set[bytes] = set()
-        shown: dict[Inode, list[bytes]] = {}
-        todo: list[tuple[bytes, _Folder]] = [(b"", self._root)]
+        shown: dict[Inode, list[Steps]] = {}
+        self._text = sum(map(_cost, self._links))
+        todo: list[tuple[Steps, _Folder]] = [(None, self._root)]
         while todo:
-            path, folder = todo.pop()
+            steps, folder = todo.pop()
             if folder.stale or (folder.marks and folder.parts == 1):
-                folders.add(path)
+                self._note(folders, joined(steps))
             for name, child in folder.children.items():
-                below = path + b"/" + name if path else name
                 if isinstance(child, _Folder):
-                    todo.append((below, child))
+                    todo.append(((steps, name), child))
                 elif child in self._names:
-                    shown.setdefault(child, []).append(below)
+                    shown.setdefault(child, []).append((steps, name))
         files = {path for path in self._links if _is_file(view, path)}
         for inode, paths in shown.items():
             if len(paths) != self._names[inode]:
-                files.update(paths)
+                for steps in paths:
+                    self._note(files, joined(steps))
         return frozenset(folders | _whole_groups(view, files))
+
+    def _note(self, paths: set[bytes], path: bytes) -> None:
+        """Remember a path that must stand in the glue folder, within bounds: deep folders have long ones."""
+        paths.add(path)
+        self._text += _cost(path)
+        if self._text > _MOST_TEXT:
+            raise ResourceExhausted(
+                "stack layers",
+                f"what overlayfs would show wrong has paths of more than {_MOST_TEXT} bytes",
+                hint="use the driver erofs or native",
+            )
+
+
+def _cost(path: bytes) -> int:
+    """The bytes of a path and of all above it."""
+    return len(path) * (2 + path.count(b"/")) // 2
 
 
 def _is_file(view: ChainView, path: bytes) -> bool:

@@ -15,10 +15,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from orlop.config import DEFAULT_LIMITS, Limits
+from orlop.config import DEFAULT_LIMITS, Limits, over_limit
 from orlop.errors import InvalidArgument
 from orlop.layers import pax
-from orlop.layers.index import BLOCK, MAX_TIME, Extents, Xattrs, over_limit
+from orlop.layers.index import BLOCK, MAX_TIME, Extents, Xattrs
 
 __all__ = ["Entry", "TarReader"]
 
@@ -96,6 +96,7 @@ class TarReader:
     def __init__(self, chunks: Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._chunks = iter(chunks)
         self._limits = limits
+        self._largest = min(limits.layer_size, limits.file_size)
         self._buffer = b""
         self._at = 0  # within the buffer
         self._base = 0  # of the buffer, within the stream
@@ -145,6 +146,7 @@ class TarReader:
         sparse_pairs: list[bytes] = []
         gnu_name: bytes | None = None
         gnu_link: bytes | None = None
+        held = 0  # bytes of extended headers that wait for their entry
         while True:
             start = self._base + self._at
             header = self._take(BLOCK)
@@ -161,9 +163,11 @@ class TarReader:
             self._check_sum(header, start)
             kind = header[156]
             if kind in b"xXgLK":
-                data = self._record(header, kind)
+                data = self._record(header, held)
+                held += len(data) if kind != 0x67 else 0
                 if kind == 0x67:
                     pax.parse(data, self._globals, None, self._limits)
+                    self._check_globals()
                 elif kind == 0x4C:
                     gnu_name = data.partition(b"\0")[0]
                 elif kind == 0x4B:
@@ -172,18 +176,27 @@ class TarReader:
                     pax.parse(data, records, sparse_pairs, self._limits)
                 continue
             if kind == 0x56:  # a volume's label
-                records, sparse_pairs, gnu_name, gnu_link = {}, [], None, None
+                records, sparse_pairs, gnu_name, gnu_link, held = {}, [], None, None, 0
                 continue
             yield self._entry(header, start, records, sparse_pairs, gnu_name, gnu_link)
             if records or sparse_pairs or gnu_name is not None or gnu_link is not None:
-                records, sparse_pairs, gnu_name, gnu_link = {}, [], None, None
-        self._drain()
+                records, sparse_pairs, gnu_name, gnu_link, held = {}, [], None, None, 0
+        self._drain(empty=start == BLOCK)  # two blocks of zeros are all that there was
 
-    def _drain(self) -> None:
+    def _drain(self, *, empty: bool) -> None:
+        """Go past what follows the end marker.
+
+        Behind that of an archive of nothing there may be only zeros: anything else is no archive, but the
+        image of a file system, whose first block many leave free.
+        """
+        more = empty and bool(self._buffer[self._at :].strip(b"\0"))
         self._base += len(self._buffer)
         self._buffer, self._at = b"", 0
         for chunk in self._chunks:
             self._base += len(chunk)
+            more = more or (empty and chunk.count(0) != len(chunk))
+        if more:
+            raise InvalidArgument(_WHAT, "not a tar: it begins with the end of one, and goes on")
         self.size = self._base
 
     def _check_sum(self, header: bytes, start: int) -> None:
@@ -197,15 +210,28 @@ class TarReader:
         if stored not in (sum(plain), signed):
             raise InvalidArgument(_WHAT, f"not a tar header at byte {start}: its checksum does not match")
 
-    def _record(self, header: bytes, kind: int) -> bytes:
+    def _record(self, header: bytes, held: int) -> bytes:
+        """The bytes of an extended header; ``held`` are those of others for the same entry."""
         size = _number(header[124:136], "size")
-        if not 0 <= size <= self._limits.pax_size:
-            raise over_limit("pax_size", size, self._limits.pax_size)
+        self._check_size("pax_size", size, self._limits.pax_size, held)
         data = self._take(size)
         if len(data) < size:
             raise InvalidArgument(_WHAT, "the archive is cut off in an extended header")
         self._skip(-size % BLOCK)
         return data
+
+    @staticmethod
+    def _check_size(name: str, size: int, limit: int, held: int = 0) -> None:
+        if size < 0:
+            raise InvalidArgument(_WHAT, f"a size of {size} bytes")
+        if held + size > limit:
+            raise over_limit(name, held + size, limit)
+
+    def _check_globals(self) -> None:
+        """Global headers hold for all that follows, so what they say is kept, and limited in all."""
+        size = sum(len(key) + len(value) for key, value in self._globals.items())
+        if size > self._limits.pax_size:
+            raise over_limit("pax_size", size, self._limits.pax_size)
 
     def _entry(
         self,
@@ -245,8 +271,9 @@ class TarReader:
         entry.mode = mode | bits
         if kind in _HEADER_ONLY:
             size = 0  # such entries have no data, whatever the field says
-        if not 0 <= size <= self._limits.layer_size:
-            raise over_limit("layer_size", size, self._limits.layer_size)
+        if not 0 <= size <= self._largest:
+            self._check_size("layer_size", size, self._limits.layer_size)
+            self._check_size("file_size", size, self._limits.file_size)
         if abs(entry.mtime) > MAX_TIME:
             raise InvalidArgument(_WHAT, f"a time out of all range at byte {start}")
         entry.size = size if mode == stat.S_IFREG else 0
@@ -376,8 +403,7 @@ class TarReader:
                 return numbers
 
     def _set_extents(self, entry: Entry, pairs: list[tuple[int, int]], real_size: int, stored: int) -> None:
-        if not 0 <= real_size <= self._limits.file_size:
-            raise over_limit("file_size", real_size, self._limits.file_size)
+        self._check_size("file_size", real_size, self._limits.file_size)
         if stored < 0:
             raise InvalidArgument(_WHAT, "a sparse file with less than no data")
         source = self._base + self._at

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
 from orlop.linux._rights import head, status
+from orlop.linux.programs import find_helper
 
 __all__ = [
     "IdRange",
@@ -162,18 +163,19 @@ def _write(path: str, text: str) -> None:
 
 
 def _run_map_program(program: str, pid: int, ranges: Sequence[IdRange]) -> None:
+    found = find_helper(program)
+    if found is None:
+        raise FailedPrecondition(
+            "map ids", f"{program} is not installed", hint="install uidmap, or shadow-utils"
+        )
     try:
         done = subprocess.run(
-            [program, str(pid), *map_text(ranges).split()],
+            [found, str(pid), *map_text(ranges).split()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             check=False,
         )
-    except FileNotFoundError as exc:
-        raise FailedPrecondition(
-            "map ids", f"{program} is not installed", hint="install uidmap, or shadow-utils"
-        ) from exc
     except OSError as exc:
         raise from_oserror(f"map ids: {program}", exc) from exc
     if done.returncode:

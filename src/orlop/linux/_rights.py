@@ -200,6 +200,7 @@ def helper(
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             pass_fds=pass_fds,
+            cwd="/",  # that it may outlive us for a moment holds up no unmount
             process_group=0,  # not the terminal's business: a Ctrl-C is for us
         )
     except OSError as exc:

@@ -36,6 +36,7 @@ __all__ = [
     "copy_range",
     "fsync_dir",
     "new_locked_folder",
+    "open_beneath",
     "open_in_root",
     "openat2",
     "remove_tree",
@@ -172,8 +173,20 @@ def open_in_root(root_fd: int, path: str | bytes) -> int:
     Symlinks, absolute ones and ``..`` included, stay inside.  Anything but a regular file is refused
     with EINVAL without being opened: opening a device or a FIFO does things.
     """
-    resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    with _opened(openat2(root_fd, path, os.O_PATH | os.O_CLOEXEC, resolve=resolve)) as found:
+    return _open_regular(root_fd, path, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def open_beneath(dir_fd: int, path: str | bytes) -> int:
+    """A regular file below a folder, open for reading; links are not followed (ELOOP), nor a way out (EXDEV).
+
+    Anything else is refused with EINVAL without being opened, as by `open_in_root`.
+    """
+    return _open_regular(dir_fd, path, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+
+
+def _open_regular(dir_fd: int, path: str | bytes, resolve: int) -> int:
+    # With O_PATH a last component that is a symlink is found itself, even if links are not to be followed.
+    with _opened(openat2(dir_fd, path, os.O_PATH | os.O_CLOEXEC, resolve=resolve)) as found:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

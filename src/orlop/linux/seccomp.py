@@ -12,14 +12,18 @@ Sources: Documentation/userspace-api/seccomp_filter.rst, include/uapi/linux/{sec
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from orlop.linux._syscall import call
 
-__all__ = ["WORKER_SYSCALLS", "seccomp_allow", "seccomp_program"]
+if TYPE_CHECKING:
+    from ctypes import Structure
+
+__all__ = ["WORKER_SYSCALLS", "seccomp_allow", "seccomp_prepare", "seccomp_program"]
 
 # (x86_64, generic table); None where the table has no such call.
 _NUMBERS: dict[str, tuple[int, int | None]] = {
@@ -27,21 +31,10 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "clock_getres": (229, 114),
     "clock_gettime": (228, 113),
     "clock_nanosleep": (230, 115),
-    "clone": (56, 220),
-    "clone3": (435, 435),
     "close": (3, 57),
-    "copy_file_range": (326, 285),
-    "dup": (32, 23),
-    "epoll_ctl": (233, 21),
-    "epoll_pwait": (281, 22),
-    "epoll_wait": (232, None),
     "exit": (60, 93),
     "exit_group": (231, 94),
-    "fcntl": (72, 25),
-    "fdatasync": (75, 83),
     "fstat": (5, 80),
-    "fsync": (74, 82),
-    "ftruncate": (77, 46),
     "futex": (202, 98),
     "getegid": (108, 177),
     "geteuid": (107, 175),
@@ -67,8 +60,6 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "preadv": (295, 69),
     "prlimit64": (302, 261),
     "pselect6": (270, 72),
-    "pwrite64": (18, 68),
-    "pwritev": (296, 70),
     "read": (0, 63),
     "readv": (19, 65),
     "restart_syscall": (219, 128),
@@ -88,8 +79,9 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "writev": (20, 66),
 }
 
-# What a Python process needs to read and write given descriptors, to allocate, wait, run threads and
-# exit.  No name of a file or of another process is ever passed in.
+# What a Python process needs to read given descriptors and to append to pipes, to allocate, wait and exit.
+# No name of a file or of another process is ever passed in, nothing changes a file that is open, and there
+# is one thread: many would be a way to use up the machine's process IDs.
 WORKER_SYSCALLS: tuple[str, ...] = tuple(_NUMBERS)
 
 _AUDIT_ARCH = {  # machine: (AUDIT_ARCH_ token, column of the table)
@@ -104,7 +96,6 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
 _AT_NUMBER, _AT_ARCH, _AT_ARGS = 0, 4, 16  # struct seccomp_data; both halves of an argument are 32 bits
 _SET_MODE_FILTER = 1
 
-_CLONE_THREAD = 0x10000
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
 
@@ -118,7 +109,6 @@ class _Rule(NamedTuple):
 
 
 _RULES: dict[str, tuple[_Rule, ...]] = {
-    "clone": (_Rule(0, _CLONE_THREAD, True),),  # threads, not processes
     "mmap": (_Rule(2, _PROT_EXEC, False),),  # no new code
     "mprotect": (_Rule(2, _PROT_EXEC, False),),
     "newfstatat": (_Rule(3, _AT_EMPTY_PATH, True),),  # what C libraries make of fstat
@@ -134,20 +124,17 @@ def _op(code: int, value: int, when_true: int = 0, when_false: int = 0) -> bytes
 
 def _case(name: str, number: int) -> bytes:
     """Instructions that decide ``number`` and fall through, number still loaded, for any other."""
-    if name == "clone3":  # its flags lie in memory, out of a filter's reach: ENOSYS makes glibc use clone
-        body = _op(_RETURN, _ERRNO | errno.ENOSYS)
-    else:
-        body = b""
-        for rule in _RULES.get(name, ()):
-            # Little-endian on all our machines: the low half comes first.
-            halves = [_AT_ARGS + 8 * rule.argument]
-            if rule.mask == 0xFFFF_FFFF:
-                halves.append(halves[0] + 4)  # a pointer: NULL in both halves
-            for offset in halves:
-                body += _op(_LOAD, offset)
-                body += _op(_JSET, rule.mask, 1, 0) if rule.want_set else _op(_JSET, rule.mask, 0, 1)
-                body += _op(_RETURN, _ERRNO | errno.EPERM)
-        body += _op(_RETURN, _ALLOW)
+    body = b""
+    for rule in _RULES.get(name, ()):
+        # Little-endian on all our machines: the low half comes first.
+        halves = [_AT_ARGS + 8 * rule.argument]
+        if rule.mask == 0xFFFF_FFFF:
+            halves.append(halves[0] + 4)  # a pointer: NULL in both halves
+        for offset in halves:
+            body += _op(_LOAD, offset)
+            body += _op(_JSET, rule.mask, 1, 0) if rule.want_set else _op(_JSET, rule.mask, 0, 1)
+            body += _op(_RETURN, _ERRNO | errno.EPERM)
+    body += _op(_RETURN, _ALLOW)
     return _op(_JEQ, number, 0, len(body) // 8) + body
 
 
@@ -172,25 +159,37 @@ def seccomp_program(names: Iterable[str], machine: str) -> bytes | None:
     return program + _op(_RETURN, _ERRNO | errno.EPERM)
 
 
+@functools.cache
+def _filter(names: tuple[str, ...]) -> Structure | None:
+    """The filter as a struct sock_fprog; None for a machine whose numbers we do not know."""
+    import ctypes
+
+    program = seccomp_program(names, os.uname().machine)
+    if program is None:
+        return None
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    return Program(len(program) // 8, program)  # which it keeps alive
+
+
+def seccomp_prepare(names: Iterable[str]) -> None:
+    """Make the filter now, so that a forked process finds it made."""
+    _filter(tuple(names))
+
+
 def seccomp_allow(names: Iterable[str]) -> bool:
     """Allow this thread, and all it starts, only these system calls, for good.
 
     Needs no-new-privileges.  False, and nothing changed, where the kernel or this machine has no
     filters.
     """
-    import ctypes
-
-    program = seccomp_program(names, os.uname().machine)
+    program = _filter(tuple(names))
     if program is None:
         return False
-
-    class Program(ctypes.Structure):  # struct sock_fprog
-        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-
-    buffer = ctypes.create_string_buffer(program, len(program))
-    pointer = ctypes.cast(buffer, ctypes.c_char_p)
     try:
-        call("seccomp", _SET_MODE_FILTER, 0, Program(len(program) // 8, pointer))
+        call("seccomp", _SET_MODE_FILTER, 0, program)
     except OSError as exc:
         if exc.errno in {errno.ENOSYS, errno.EINVAL}:
             return False

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from orlop.config import Settings
-from orlop.errors import DataLoss, InvalidArgument, ResourceExhausted, Unimplemented
+from orlop.config import Settings, over_limit
+from orlop.errors import DataLoss, InvalidArgument, Unimplemented
 from orlop.observe import Call
 from orlop.registry.auth import Authorizing
 from orlop.registry.blobs import BlobStream, open_stream
@@ -90,12 +90,13 @@ class Registry:
         """What a reference means: its manifest or index, by digest where it has one, else by tag.
 
         The bytes have the digest of ``ref`` and the one the registry says (else `DataLoss`).
-        Raises `NotFound` for an unknown image, `ResourceExhausted` past ``limits.manifest_size``.
+        Raises `NotFound` for an unknown image, `ResourceExhausted` past ``limits.manifest_size`` or its
+        ``index_size``.
         """
         attempted = f"resolve {ref}"
         response = self._get_manifest(ref, ref.target, attempted, call)
         digest = _checked(response, ref.digest, attempted)
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+        media_type = _media_type(response)
         # A plain string: msgspec does not encode subclasses of str.
         descriptor = Descriptor(media_type=media_type, digest=str(digest), size=len(response.data))
         return Fetched(descriptor=descriptor, data=response.data)
@@ -120,7 +121,7 @@ class Registry:
         attempted = f"fetch blob {digest} of {ref.name}"
         limit = self._limits.config_size
         if descriptor.size > limit:
-            _too_large(attempted, f"{descriptor.size} bytes", limit, "config_size")
+            raise over_limit("config_size", descriptor.size, limit, attempted=attempted)
         request = self._request(ref, "GET", f"blobs/{digest}", attempted, call)
         response = self._send(replace(request, read=descriptor.size), call)
         if not response.ok:
@@ -219,13 +220,17 @@ class Registry:
         return digest
 
     def _get_manifest(self, ref: Reference, target: str, attempted: str, call: Call) -> Response:
-        limit = self._limits.manifest_size
+        limits = self._limits
         request = self._request(ref, "GET", f"manifests/{target}", attempted, call)
-        response = self._send(replace(request, headers={"Accept": _ACCEPT}, read=limit), call)
+        most = max(limits.manifest_size, limits.index_size)
+        response = self._send(replace(request, headers={"Accept": _ACCEPT}, read=most), call)
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
+        is_index = _media_type(response) in INDEX_TYPES
+        name = "index_size" if is_index else "manifest_size"
+        limit = limits.index_size if is_index else limits.manifest_size
         if len(response.data) > limit:
-            _too_large(attempted, f"more than {limit} bytes", limit, "manifest_size")
+            raise over_limit(name, f"more than {limit}", limit, attempted=attempted)
         return response
 
     def _head(self, ref: Reference, path: str, attempted: str, call: Call) -> Response | None:
@@ -251,6 +256,10 @@ class Registry:
         )
 
 
+def _media_type(response: Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip()
+
+
 def _checked(response: Response, wanted: Digest | None, attempted: str) -> Digest:
     """The digest of a document, after comparing it with the one wanted and the one the registry says."""
     data = response.data
@@ -269,9 +278,3 @@ def _said_digest(text: str, attempted: str) -> Digest:
         return Digest(text)
     except InvalidArgument as exc:
         raise DataLoss(attempted, f"the registry says a digest that is none: {text[:100]!r}") from exc
-
-
-def _too_large(attempted: str, what: str, limit: int, name: str) -> None:
-    raise ResourceExhausted(
-        attempted, f"it has {what}, the limit is {limit}", hint=f"limits.{name}", details={"limit": name}
-    )

@@ -11,19 +11,18 @@ Helper programs are run by `orlop.registry.helpers`.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orlop.config import DEFAULT_LIMITS, over_limit
 from orlop.errors import Error, from_oserror
 from orlop.observe import Call
 from orlop.spec.documents import parse_json
 
 __all__ = ["Credential", "CredentialSources", "Helper", "Keychain", "find", "usual_sources"]
 
-MAX_FILE = 1 << 20
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"  # Docker's own name for Docker Hub, kept since 2013
 
 
@@ -49,6 +48,7 @@ class CredentialSources:
 
     files: tuple[str, ...] = ()
     helper_path: str = os.defpath
+    file_size: int = DEFAULT_LIMITS.auth_file_size  # bytes that a file may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class Keychain:
         """The credential for a repository, or None."""
         for path in self._sources.files:
             try:
-                document = _read(path)
+                document = _read(path, self._sources.file_size)
             except Error as exc:
                 call.observer.warning(str(exc))
                 continue
@@ -141,16 +141,18 @@ class Keychain:
         return None
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str, limit: int) -> dict[str, Any]:
     attempted = f"read credentials {path}"
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_FILE + 1)
+            data = file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:
         raise from_oserror(attempted, exc) from exc
-    return parse_json(data, attempted, limit=MAX_FILE) if data.strip() else {}
+    if len(data) > limit:
+        raise over_limit("auth_file_size", f"more than {limit}", limit, attempted=attempted)
+    return parse_json(data, attempted, limit=limit) if data.strip() else {}
 
 
 def _section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -187,7 +189,7 @@ def _entry(entry: Mapping[str, Any]) -> Credential | None:
     username, password = text("username"), text("password")
     try:
         decoded = base64.b64decode(text("auth"), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # binascii's, UTF-8's, and b64decode's own for what is not ASCII
         decoded = ""
     if ":" in decoded:
         username, _, password = decoded.partition(":")

@@ -7,12 +7,12 @@ The server's name goes to its standard input, JSON comes back.  Source: docker-c
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import msgspec
 
 from orlop.errors import Error, InvalidArgument, NotFound, Unavailable
+from orlop.linux.programs import find_helper
 from orlop.observe import Call
 from orlop.registry.credentials import Credential, Helper
 from orlop.registry.faults import scrub
@@ -39,7 +39,7 @@ def ask_helper(helper: Helper, path: str, call: Call) -> Credential | None:
     attempted = f"ask credential helper {helper.name!r} about {helper.server}"
     if not _NAME.fullmatch(helper.name):
         raise InvalidArgument(attempted, "not a helper's name")
-    program = shutil.which(f"docker-credential-{helper.name}", path=path)
+    program = find_helper(f"docker-credential-{helper.name}", path)
     if program is None:
         raise NotFound(attempted, f"docker-credential-{helper.name} is not in {path}")
     status, output = _run(program, helper.server, attempted, call)
@@ -50,7 +50,7 @@ def ask_helper(helper: Helper, path: str, call: Call) -> Credential | None:
         raise Unavailable(attempted, f"it failed with status {status}" + _tell(said))
     try:
         answer = msgspec.json.decode(output, type=_Answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unavailable(attempted, "its answer is not the JSON it should be") from None
     if answer.username == _TOKEN_USER:
         return Credential(identity_token=answer.secret)

@@ -9,6 +9,7 @@ Mirrors and per-host files (containerd's `hosts.toml`) become further endpoints 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -16,9 +17,13 @@ from urllib.parse import urlsplit
 from orlop.errors import InvalidArgument
 from orlop.registry.addresses import is_loopback_host
 
-__all__ = ["Endpoint", "Origin", "endpoints", "origin_of"]
+__all__ = ["URL_SAFE", "Endpoint", "Origin", "endpoints", "origin_of"]
+
+URL_SAFE = "/%:=&?~#+!$,;'@()*[]-._"
+"""What may stand in a path or a query as it is (`urllib.parse.quote`); all else is percent-encoded."""
 
 _PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"[A-Za-z0-9._~%:-]+")  # names in punycode, addresses with a zone
 _DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
 
@@ -71,6 +76,8 @@ def origin_of(url: str, attempted: str) -> Origin:
         port, host = parts.port, parts.hostname
     except ValueError as exc:
         raise InvalidArgument(attempted, f"not a URL: {exc}") from exc
+    if host and not _HOST.fullmatch(host):
+        raise InvalidArgument(attempted, f"not a host name: {host[:100]!r}")
     if parts.scheme not in _PORTS or not host:
         raise InvalidArgument(attempted, f"not an http or https URL (scheme {parts.scheme[:20]!r})")
     return Origin(scheme=parts.scheme, host=host.lower(), port=port or _PORTS[parts.scheme])

@@ -14,14 +14,13 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from orlop.errors import Error, InvalidArgument, Unavailable
 from orlop.registry.faults import redact
-from orlop.registry.hosts import Endpoint, Origin, origin_of
+from orlop.registry.hosts import URL_SAFE, Endpoint, Origin, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
 
 __all__ = ["MAX_HOPS", "next_hop", "settle"]
 
 MAX_HOPS = 5
 _FOLLOWED = frozenset({301, 302, 303, 307, 308})
-_SAFE = "/%:=&?~#+!$,;'@()*[]-._"
 _DEFAULT_PORTS = (80, 443)
 
 
@@ -67,7 +66,7 @@ def settle(endpoint: Endpoint, base: str, location: str, attempted: str) -> str:
                 attempted, f"{endpoint.host} sends us from https to plain http: {redact(url)}: not followed"
             )
         target = endpoint.origin
-    path, query = quote(parts.path or "/", safe=_SAFE), quote(parts.query, safe=_SAFE)
+    path, query = quote(parts.path or "/", safe=URL_SAFE), quote(parts.query, safe=URL_SAFE)
     return urlunsplit((target.scheme, target.netloc, path, query, ""))
 
 

@@ -9,10 +9,11 @@ the credentials that the user keeps for that registry.
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -20,7 +21,7 @@ from orlop.errors import Error, Unauthenticated, Unavailable
 from orlop.registry.addresses import is_loopback_host
 from orlop.registry.challenge import Challenge
 from orlop.registry.credentials import Credential
-from orlop.registry.hosts import Endpoint, origin_of
+from orlop.registry.hosts import URL_SAFE, Endpoint, origin_of
 from orlop.registry.messages import Request
 
 __all__ = ["CLIENT_ID", "Token", "basic", "bearer", "parse_token", "pick", "token_request"]
@@ -101,13 +102,14 @@ def token_request(
             attempted, f"{endpoint.host} asks for a token over plain http, from {origin.netloc}: not sent"
         )
     parts = urlsplit(realm)
+    path = quote(parts.path or "/", safe=URL_SAFE)
     asked: list[tuple[str, str]] = [("service", service)] if service else []
     if credential is not None and credential.identity_token:
         form = [("grant_type", "refresh_token"), *asked, ("client_id", CLIENT_ID)]
         form += [("scope", " ".join(scopes)), ("refresh_token", credential.identity_token)]
         return Request(
             method="POST",
-            url=urlunsplit((origin.scheme, origin.netloc, parts.path or "/", parts.query, "")),
+            url=urlunsplit((origin.scheme, origin.netloc, path, quote(parts.query, safe=URL_SAFE), "")),
             endpoint=endpoint,
             attempted=attempted,
             headers={"Content-Type": "application/x-www-form-urlencoded"},
@@ -122,7 +124,7 @@ def token_request(
     query = urlencode(parse_qsl(parts.query, keep_blank_values=True) + asked)
     return Request(
         method="GET",
-        url=urlunsplit((origin.scheme, origin.netloc, parts.path or "/", query, "")),
+        url=urlunsplit((origin.scheme, origin.netloc, path, query, "")),
         endpoint=endpoint,
         attempted=attempted,
         headers=headers,
@@ -137,10 +139,12 @@ def parse_token(data: bytes, *, now: float, personal: bool, attempted: str) -> T
     """
     try:
         answer = msgspec.json.decode(data, type=_Answer, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unavailable(attempted, "the token server's answer is not the JSON it should be") from None
     text = answer.token or answer.access_token
     if not text:
         raise Unauthenticated(attempted, "the token server's answer holds no token")
-    life = DEFAULT_LIFE if answer.expires_in is None else min(max(answer.expires_in, 0.0), MAX_LIFE)
+    life = DEFAULT_LIFE
+    if answer.expires_in is not None and not math.isnan(answer.expires_in):  # "nan" counts as a number
+        life = min(max(answer.expires_in, 0.0), MAX_LIFE)
     return Token(header=bearer(text, attempted), expires=now + 0.9 * life, personal=personal)

@@ -9,6 +9,7 @@ wire; urllib3's debug log says nothing of queries while it works for us.
 from __future__ import annotations
 
 import http.client
+import io
 import logging
 import select
 import socket
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import urllib3
@@ -33,9 +34,13 @@ from orlop.registry.faults import NetworkFault, from_network, redact
 from orlop.registry.hosts import Origin, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 __all__ = ["MAX_ANSWER", "Wire"]
 
 MAX_ANSWER = 65_536  # bytes read of an answer that is not what was asked for: errors, redirects
+MAX_HEAD = 1 << 20  # bytes of an answer's status and headers, those of `100 Continue` included
 MAX_POOLS = 64  # origins with open connections; a registry may redirect to ever new ones
 CONNECT_TIMEOUT = 10.0  # seconds to connect, whatever the patience for bytes
 TRICKLE = 512  # bytes a second; slower than this over a whole timeout counts as dead
@@ -57,10 +62,12 @@ _waiting = _Waiting()
 
 
 class _QuietQueries(logging.Filter):
-    """Cuts queries out of urllib3's debug records, for requests of ours (HOSTILE.md 25)."""
+    """Cuts queries out of urllib3's records, for requests of ours (HOSTILE.md 25)."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep the record; its arguments lose what follows a question mark."""
+        """Keep the record, but none that quotes a head; its arguments lose what follows a question mark."""
+        if _waiting.check is not None and record.name == _HEADS:
+            return False
         if _waiting.check is not None and isinstance(record.args, tuple):
             record.args = tuple(
                 arg.partition("?")[0] if isinstance(arg, str) and "?" in arg else arg for arg in record.args
@@ -69,6 +76,7 @@ class _QuietQueries(logging.Filter):
 
 
 _QUIET = _QuietQueries()
+_HEADS = "urllib3.connection"  # warns of headers it cannot read, in their own words
 
 
 def _wait_readable(sock: socket.socket, seconds: float, check: Callable[[], None]) -> None:
@@ -84,8 +92,71 @@ def _wait_readable(sock: socket.socket, seconds: float, check: Callable[[], None
             raise TimeoutError
 
 
+class _Watched(io.RawIOBase):
+    """The bytes that a socket receives; each wait for some wakes to look at the call.
+
+    While ``end`` is set, in seconds of the monotonic clock, what comes is an answer's head: it must be whole
+    by then, and within `MAX_HEAD` bytes.
+    """
+
+    def __init__(self, sock: socket.socket, check: Callable[[], None]) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._check = check
+        self._head = 0
+        self.end: float | None = None
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        """Wait for bytes, and take them.  Raises TimeoutError, and what the call's check raises."""
+        self._check()  # also where there is always something to read
+        seconds = self._sock.gettimeout() or CONNECT_TIMEOUT
+        if self.end is not None:
+            seconds = min(seconds, self.end - time.monotonic())
+            if seconds <= 0:
+                raise TimeoutError
+            if self._head > MAX_HEAD:
+                raise http.client.HTTPException("the head of the answer is too long")
+        _wait_readable(self._sock, seconds, self._check)
+        got = self._raw.readinto(buffer)
+        self._head += got or 0
+        return got
+
+    def close(self) -> None:
+        """Let go of the socket.  Idempotent."""
+        self._raw.close()
+        super().close()
+
+
+class _Head(http.client.HTTPResponse):
+    """An answer whose head neither trickles for ever nor goes on for ever with ``100 Continue``."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:  # noqa: ANN401 - http.client's
+        super().__init__(sock, *args, **options)
+        self._watched: _Watched | None = None
+        if _waiting.check is not None:
+            self.fp.close()
+            self._watched = _Watched(sock, _waiting.check)
+            self.fp = io.BufferedReader(self._watched)
+            self._patience = sock.gettimeout() or CONNECT_TIMEOUT
+
+    def begin(self) -> None:
+        """Read the head."""
+        if self._watched is None:
+            super().begin()
+            return
+        self._watched.end = time.monotonic() + self._patience
+        super().begin()
+        self._watched.end = None
+
+
 class _Gated(urllib3.connection.HTTPConnection):
     """A connection that asks before it connects, and wakes while it waits."""
+
+    response_class = _Head
 
     def __init__(self, host: str, *args: Any, gate: _Gate, **options: Any) -> None:  # noqa: ANN401 - urllib3's
         super().__init__(host, *args, **options)
@@ -245,7 +316,8 @@ class Wire:
         self._pools: OrderedDict[tuple[Origin, Origin, bool], urllib3.HTTPConnectionPool] = OrderedDict()
         self._zones: dict[Origin, Zone] = {}  # the most public zone a registry was ever reached in
         self._contexts: dict[bool, ssl.SSLContext] = {}
-        logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)
+        for name in ("urllib3.connectionpool", _HEADS):
+            logging.getLogger(name).addFilter(_QUIET)
 
     def __call__(self, request: Request, call: Call) -> Response:
         """Send one request; any status is a response.

@@ -2,16 +2,19 @@
 
 Sources: OCI image-spec 1.1 (descriptor.md, manifest.md, image-index.md, config.md) and Docker's
 "Image Manifest Version 2, Schema 2".  Bytes with a digest are never serialised again: callers keep
-them beside the parsed value.  Unknown fields are ignored on reading.
+them beside the parsed value.  Unknown fields are ignored on reading; of a key that stands twice in one
+object the last counts, as Go has it, in every reader here alike.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from orlop.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from orlop.errors import InvalidArgument, Unimplemented, over_limit
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.platform import Platform
 
@@ -26,7 +29,10 @@ __all__ = [
     "OCI_INDEX",
     "OCI_LAYER",
     "OCI_MANIFEST",
+    "STORED",
     "Descriptor",
+    "DockerImage",
+    "DocumentLimits",
     "History",
     "ImageConfig",
     "Index",
@@ -35,6 +41,7 @@ __all__ = [
     "RunConfig",
     "encode",
     "parse_config",
+    "parse_docker_list",
     "parse_json",
     "parse_manifest",
 ]
@@ -51,8 +58,13 @@ DOCKER_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 INDEX_TYPES = (OCI_INDEX, DOCKER_INDEX)
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 
-MAX_DOCUMENT = 4 << 20  # distribution-spec: registries may refuse manifests over 4 MiB
+# What a document of the store may have; `orlop.config.Limits` says what one from outside may.
+MAX_DOCUMENT = 64 << 20
+MAX_DEPTH = 500  # msgspec's decoder recurses, and Python's limit is 1,000 frames
 _T = TypeVar("_T")
+_SAME_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
 
 MAX_SIZE = 1 << 53  # descriptor.md: size is an int64; beyond this no JSON number is exact
 
@@ -181,38 +193,127 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class DockerImage(msgspec.Struct, frozen=True, kw_only=True):
+    """One image of the manifest.json that ``docker save`` writes: names of files, and tags."""
+
+    config: str = msgspec.field(name="Config")
+    repo_tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
+    layers: list[str] = msgspec.field(name="Layers")
+
+
+class DocumentLimits(Protocol):
+    """What documents may cost, in bytes and levels: `orlop.config.Limits` for those from outside."""
+
+    @property
+    def manifest_size(self) -> int: ...  # noqa: D102 - named as in orlop.config
+    @property
+    def index_size(self) -> int: ...  # noqa: D102
+    @property
+    def config_size(self) -> int: ...  # noqa: D102
+    @property
+    def json_depth(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    manifest_size: int = MAX_DOCUMENT
+    index_size: int = MAX_DOCUMENT
+    config_size: int = MAX_DOCUMENT
+    json_depth: int = MAX_DEPTH
+
+
+STORED: DocumentLimits = _Stored()
+"""For documents of the store, which were within the limits of their day when they came in."""
+
+
 def encode(document: object) -> bytes:
     """JSON of a document that is new and so has no digest yet: keys in order, no white space."""
     return msgspec.json.encode(document, order="deterministic")
 
 
-def parse_json(data: bytes, attempted: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
-    """A JSON object from outside, with a limit on its size.
+def parse_json(
+    data: bytes,
+    attempted: str,
+    *,
+    name: str = "config_size",
+    limit: int = MAX_DOCUMENT,
+    depth: int = MAX_DEPTH,
+) -> dict[str, Any]:
+    """A JSON object from outside, of at most ``limit`` bytes (the limit ``name``) and ``depth`` levels.
 
-    Raises `InvalidArgument` where it is not an object, `ResourceExhausted` past ``limit`` bytes.
-    Nesting is limited by msgspec's decoder (RecursionError, raised here as `InvalidArgument`).
+    Raises `InvalidArgument` where it is not an object, `ResourceExhausted` past a limit.
     """
-    _limited(data, attempted, limit)
+    return _decode(data, dict[str, Any], attempted, what="object", name=name, limit=limit, depth=depth)
+
+
+def parse_docker_list(data: bytes, attempted: str, *, limits: DocumentLimits = STORED) -> list[DockerImage]:
+    """The manifest.json of a docker archive.  Raises as `parse_json` does."""
+    return _decode(
+        data,
+        list[DockerImage],
+        attempted,
+        what="list of images",
+        name="manifest_size",
+        limit=limits.manifest_size,
+        depth=limits.json_depth,
+    )
+
+
+def _decode(
+    data: bytes, model: type[_T], attempted: str, *, what: str, name: str, limit: int, depth: int
+) -> _T:
+    """Bytes that are not looked at before their size and depth are."""
+    if len(data) > limit:
+        raise over_limit(name, len(data), limit, attempted=attempted)
+    if (levels := _levels(data, depth)) > depth:
+        raise over_limit("json_depth", f"more than {depth}", depth, attempted=attempted)
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as exc:
-        raise InvalidArgument(attempted, f"not a JSON object: {exc}") from exc
+        return msgspec.json.decode(data, type=model)
+    except RecursionError as exc:  # brackets that do not match
+        raise InvalidArgument(attempted, f"not a JSON {what}: nested {levels} levels and more") from exc
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise InvalidArgument(attempted, f"not a JSON {what}: {exc}") from exc
+
+
+def _levels(data: bytes, most: int) -> int:
+    """How many brackets stand inside one another, counted as far as one past ``most``.
+
+    No recursion, and little work: what lies inside of strings goes, then the innermost pairs, a level at a
+    time.  Brackets without a match stay, and are the decoder's to refuse.
+    """
+    if b"\\" in data:
+        data = _ESCAPE.sub(b"", data)
+    brackets = b"".join(data.translate(_SAME_BRACKETS, _NO_BRACKETS).split(b'"')[::2])
+    levels = 0
+    while brackets and levels <= most:
+        fewer = brackets.replace(b"[]", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+        levels += 1
+    return levels
 
 
 def parse_manifest(
-    data: bytes, media_type: str, attempted: str, *, limit: int = MAX_DOCUMENT
+    data: bytes, media_type: str, attempted: str, *, limits: DocumentLimits = STORED
 ) -> Manifest | Index:
     """A manifest or an index, told apart by its own words, not by the server's alone.
 
     ``media_type`` is what the Content-Type or the descriptor claimed; it may be empty.  A document
     that contradicts it, or is both (CVE-2021-41190), is refused with `InvalidArgument`.
     """
-    document = parse_json(data, attempted, limit=limit)
+    claimed = media_type.partition(";")[0].strip()
+    document = parse_json(
+        data,
+        attempted,
+        name="index_size" if claimed in INDEX_TYPES else "manifest_size",
+        limit=max(limits.manifest_size, limits.index_size),
+        depth=limits.json_depth,
+    )
     said = document.get("mediaType") or ""
     if not isinstance(said, str):
         raise InvalidArgument(attempted, "mediaType is not a string")
     known = MANIFEST_TYPES + INDEX_TYPES
-    claimed = media_type.partition(";")[0].strip()
     if DOCKER_SCHEMA_1 in claimed or document.get("schemaVersion") == 1:
         raise Unimplemented(
             attempted,
@@ -220,7 +321,7 @@ def parse_manifest(
             hint="push the image again with a newer tool",
         )
     if said and claimed in known and said != claimed:
-        raise InvalidArgument(attempted, f"mediaType {said!r} differs from Content-Type {claimed!r}")
+        raise InvalidArgument(attempted, f"mediaType {said[:100]!r} differs from Content-Type {claimed!r}")
     kind = said or (claimed if claimed in known else "")
     is_index, is_manifest = "manifests" in document, "layers" in document or "config" in document
     if is_index and is_manifest:
@@ -230,31 +331,34 @@ def parse_manifest(
     if kind not in known:
         raise InvalidArgument(attempted, f"not an image manifest: {kind[:100]!r}")
     model: type[Manifest] | type[Index] = Index if kind in INDEX_TYPES else Manifest
+    own = limits.index_size if model is Index else limits.manifest_size
+    if len(data) > own:
+        name = "index_size" if model is Index else "manifest_size"
+        raise over_limit(name, len(data), own, attempted=attempted)
     parsed = _convert(document, model, attempted)
     parsed = msgspec.structs.replace(parsed, media_type=kind)
     children = parsed.manifests if isinstance(parsed, Index) else [parsed.config, *parsed.layers]
     for descriptor in children:
-        Digest(descriptor.digest)
+        _checked(Digest, descriptor.digest, attempted)
         if not 0 <= descriptor.size <= MAX_SIZE:
             raise InvalidArgument(attempted, f"impossible size of {descriptor.digest}: {descriptor.size}")
     return parsed
 
 
-def parse_config(data: bytes, attempted: str, *, limit: int = MAX_DOCUMENT) -> ImageConfig:
+def parse_config(data: bytes, attempted: str, *, limits: DocumentLimits = STORED) -> ImageConfig:
     """An image's configuration.  Raises as `parse_json` does."""
-    config = _convert(parse_json(data, attempted, limit=limit), ImageConfig, attempted)
+    document = parse_json(data, attempted, limit=limits.config_size, depth=limits.json_depth)
+    config = _convert(document, ImageConfig, attempted)
     for text in config.rootfs.diff_ids:
-        DiffID(text)
+        _checked(DiffID, text, attempted)
     return config
 
 
-def _limited(data: bytes, attempted: str, limit: int) -> None:
-    if len(data) > limit:
-        raise ResourceExhausted(
-            attempted,
-            f"the document has {len(data)} bytes, the limit is {limit}",
-            details={"limit": "document_size"},
-        )
+def _checked(kind: type[Digest], text: str, attempted: str) -> None:
+    try:
+        kind(text)
+    except InvalidArgument as exc:
+        raise InvalidArgument(attempted, exc.reason) from exc
 
 
 def _convert(document: dict[str, Any], model: type[_T], attempted: str) -> _T:

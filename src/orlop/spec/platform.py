@@ -14,6 +14,7 @@ from orlop.errors import InvalidArgument
 __all__ = ["Platform", "host_platform"]
 
 _PART = re.compile(r"[a-z0-9_.-]+")
+_VERSION = re.compile(r"v[0-9]{1,9}")
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", ""),
@@ -65,7 +66,7 @@ class Platform:
         mine, theirs = self.variant or base, wanted.variant or base
         if mine == theirs:
             return 100
-        if mine[:1] == theirs[:1] == "v" and mine[1:].isdigit() and theirs[1:].isdigit():
+        if _VERSION.fullmatch(mine) and _VERSION.fullmatch(theirs):
             step = int(theirs[1:]) - int(mine[1:])
             return max(0, 50 - step) if step > 0 else 0
         return 0

@@ -28,6 +28,7 @@ from typing import Self
 
 import msgspec
 
+from orlop.config import over_limit
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
 from orlop.linux.files import sync_range
 from orlop.observe import Call
@@ -168,12 +169,15 @@ class BackupReader:
         """Where a member is."""
         return self._parts.get(name)
 
-    def read(self, name: str, *, limit: int, digest: Digest | None = None) -> bytes:
+    def read(self, name: str, *, limit: int, called: str = "", digest: Digest | None = None) -> bytes:
         """A small member's bytes; those of a digest are verified.
 
-        Raises `ResourceExhausted` past ``limit``, `DataLoss` where it is missing or has other bytes.
+        Raises `ResourceExhausted` past ``limit``, whose name in the configuration ``called`` is, `DataLoss`
+        where it is missing or has other bytes.
         """
         part = self._require(name)
+        if part.size > limit and called:
+            raise over_limit(called, part.size, limit, attempted=f"{self._what}: read {name}")
         if part.size > limit:
             raise ResourceExhausted(self._what, f"{name} has {part.size} bytes, the limit is {limit}")
         data = b"".join(self._chunks(part))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from orlop.config import Limits
+from orlop.config import Limits, over_limit
 from orlop.errors import InvalidArgument
 from orlop.images.backups.file import BackupReader, blob_name
 from orlop.images.changes import is_text
@@ -69,17 +69,17 @@ def _image(
 ) -> Image:
     """An image by its documents; raises where they are not what its rows say."""
     config = Digest(config_digest)
-    data = backup.read(blob_name(config), limit=limits.config_size, digest=config)
-    about = parse_config(data, what, limit=limits.config_size)
+    data = backup.read(blob_name(config), limit=limits.config_size, called="config_size", digest=config)
+    about = parse_config(data, what, limits=limits)
     shown = name.name if name else str(config)
     if manifest_digest is None:
         diff_ids = about.diff_ids()
         if len(diff_ids) > limits.layers:
-            raise InvalidArgument(what, f"{shown} has {len(diff_ids)} layers", hint="limits.layers")
+            raise over_limit("layers", len(diff_ids), limits.layers, attempted=what)
         return Image(name=name, config=config, about=about, diff_ids=diff_ids, manifest=None, blobs=())
     digest = Digest(manifest_digest)
-    data = backup.read(blob_name(digest), limit=limits.manifest_size, digest=digest)
-    manifest = parse_manifest(data, "", what, limit=limits.manifest_size)
+    data = backup.read(blob_name(digest), limit=limits.manifest_size, called="manifest_size", digest=digest)
+    manifest = parse_manifest(data, "", what, limits=limits)
     if not isinstance(manifest, Manifest) or manifest.config.digest != config:
         raise InvalidArgument(what, f"{digest} is not the manifest of {shown}")
     diff_ids = check_image(manifest, about, shown, limit=limits.layers)

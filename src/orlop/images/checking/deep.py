@@ -227,9 +227,7 @@ class Reader:
             problems.append(Problem(word="inconsistent", detail=text))
 
         try:
-            config = parse_config(
-                core.blobs.read(row.config), "check image", limit=core.settings.limits.config_size
-            )
+            config = parse_config(core.blobs.read(row.config), "check image")
             if config.diff_ids() != known:
                 wrong("its layers' rows are not those that its config lists")
         except (InvalidArgument, ResourceExhausted) as exc:
@@ -240,7 +238,7 @@ class Reader:
             return problems
         try:
             data = core.blobs.read(row.manifest)
-            document = parse_manifest(data, "", "check image", limit=core.settings.limits.manifest_size)
+            document = parse_manifest(data, "", "check image")
             if not isinstance(document, Manifest) or document.config.digest != row.config:
                 wrong("its manifest is another image's")
         except (InvalidArgument, ResourceExhausted) as exc:

@@ -138,9 +138,7 @@ class Mender:
         if row is None:
             return Outcome(action="fixed", note="it was removed meanwhile")
         try:
-            config = parse_config(
-                core.blobs.read(row.config), f"repair {name}", limit=core.settings.limits.config_size
-            )
+            config = parse_config(core.blobs.read(row.config), f"repair {name}")
             manifest = core.blobs.read(row.manifest) if row.manifest is not None else None
             document = parse_manifest(manifest, "", f"repair {name}") if manifest is not None else None
         except Error as exc:

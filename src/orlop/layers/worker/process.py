@@ -1,96 +1,82 @@
-"""The worker's side: a template that forks, and the work of one layer.
+"""What a worker does: give up all rights, then decompress, copy and index as its job says.
 
-Nothing here runs in the process of a user: `main` is the entry point of a process of its own.
+Nothing here runs in the process of a user.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import dataclasses
 import json
 import os
 import signal
-import socket
 import struct
-import sys
+import time
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
-from orlop.config import Limits
-from orlop.errors import Error, InvalidArgument
+from orlop.config import Limits, over_limit
+from orlop.errors import Error, FailedPrecondition, Internal, InvalidArgument
 from orlop.layers import compression
 from orlop.layers.builder import IndexBuilder
-from orlop.layers.index import over_limit
 from orlop.layers.tarread import TarReader
-from orlop.layers.worker import COMPLETE, MAX_JOB
+from orlop.layers.worker import BEAT, COMPLETE, READ
 from orlop.linux import confine
 
-__all__ = ["main"]
+__all__ = ["work_on"]
 
-READ = 1 << 18
 RATIO_GRACE = 64 << 20  # a short run of zeros may compress as well as it likes
+BEAT_EVERY = 1.0  # seconds
 
 
-def main(control: int) -> None:
-    """The template: wait for jobs on a socket, fork a worker for each.  Ends when the socket closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent decides
-    compression.preload()
-    gc.disable()  # the index has no cycles
-    with socket.socket(fileno=control) as jobs:
-        while True:
-            message, descriptors, _, _ = socket.recv_fds(jobs, MAX_JOB, 4)
-            _reap(os.WNOHANG)
-            if not message:
-                break
-            if os.fork() == 0:
-                jobs.close()
-                code = 1
-                try:
-                    code = _work(message, descriptors)
-                finally:
-                    os._exit(code)
-            for descriptor in descriptors:
-                os.close(descriptor)
-    _reap(0)
-
-
-def _reap(options: int) -> None:
-    """Wait for workers that ended, so that their times count as ours and so as our parent's."""
-    with contextlib.suppress(ChildProcessError):  # there are none
-        while os.waitpid(-1, options)[0]:
-            pass
-
-
-def _work(message: bytes, descriptors: list[int]) -> int:
-    """One layer, from confinement to answer.  Returns the exit status."""
+def work_on(message: bytes, descriptors: list[int], parent: int) -> int:
+    """One job, from confinement to answer.  Returns the exit status."""
     source, control, tar, answer = descriptors
     job = json.loads(message)
-    limits = Limits(**{field.name: job["limits"][field.name] for field in fields(Limits)})
+    limits = Limits(**job["limits"])
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: end
-    confine.confine_worker(
-        descriptors,
-        memory=limits.worker_memory,
-        cpu_seconds=limits.worker_cpu,
-        file_size=0,  # it writes to pipes alone
-    )
     try:
-        read = _Read()
-        packed = read.count(_available(source, control, job))
-        plain = _limited(packed if job["plain"] else compression.decompress(packed), read, limits)
-        reader = TarReader(_copied(plain, tar) if job["copy"] else plain, limits=limits)
-        builder = IndexBuilder(limits=limits)
-        add = builder.add
-        for entry in reader:
-            add(entry)
-        result = b"+" + builder.finish(reader.size).encode()
+        try:
+            confined = confine.confine_worker(
+                descriptors,
+                memory=limits.worker_memory,
+                cpu_seconds=limits.worker_cpu,
+                file_size=0,  # it writes to pipes alone
+                parent=parent,
+            )
+        except OSError as exc:
+            raise FailedPrecondition("start worker", f"it cannot give up its rights: {exc.strerror}") from exc
+        if job["probe"]:
+            result = b"+" + json.dumps(dataclasses.asdict(confined)).encode()
+        else:
+            result = b"+" + _layer(job, source, control, tar, answer, limits)
     except Error as exc:
         result = b"-" + _describe(exc)
     except MemoryError:
         result = b"-" + _describe(over_limit("worker_memory", limits.worker_memory, limits.worker_memory))
+    except Exception as exc:  # noqa: BLE001 - a fault of the parser's is an answer, too
+        result = b"-" + _describe(Internal("read layer", f"the parser failed: {type(exc).__name__}: {exc}"))
     os.close(tar)
     _write(answer, result)
     return 0
+
+
+def _layer(job: dict[str, Any], source: int, control: int, tar: int, answer: int, limits: Limits) -> bytes:
+    """The encoded index of a layer, or nothing where none was asked for."""
+    read = _Read()
+    packed = read.count(_available(source, control, answer, job["offset"]))
+    chunks = _limited(packed if job["plain"] else compression.decompress(packed), read, limits)
+    if job["copy"]:
+        chunks = _copied(chunks, tar)
+    if not job["index"]:
+        for _ in chunks:
+            pass
+        return b""
+    reader = TarReader(chunks, limits=limits)
+    builder = IndexBuilder(limits=limits)
+    add = builder.add
+    for entry in reader:
+        add(entry)
+    return builder.finish(reader.size).encode()
 
 
 def _describe(exc: Error) -> bytes:
@@ -104,17 +90,20 @@ def _describe(exc: Error) -> bytes:
     return json.dumps(answer).encode()
 
 
-def _available(source: int, control: int, job: dict[str, Any]) -> Iterator[bytes]:
+def _available(source: int, control: int, answer: int, offset: int) -> Iterator[bytes]:
     """The source's bytes, as far as the control pipe says that they are there."""
-    at: int = job["offset"]
-    end = at
+    at = end = offset
     complete = False
+    beaten, beaten_at = time.monotonic(), at
     while True:
         if at < end:
             chunk = os.pread(source, min(READ, end - at), at)
             if not chunk:
                 raise InvalidArgument("read layer", "the source is shorter than announced")
             at += len(chunk)
+            if at - beaten_at >= READ and (now := time.monotonic()) - beaten >= BEAT_EVERY:
+                beaten, beaten_at = now, at
+                os.write(answer, BEAT)
             yield chunk
             continue
         if complete:
@@ -124,7 +113,7 @@ def _available(source: int, control: int, job: dict[str, Any]) -> Iterator[bytes
             os._exit(1)  # our parent gave up
         value = struct.unpack("<Q", news[-8:])[0]
         complete = bool(value & COMPLETE)
-        end = job["offset"] + (value & ~COMPLETE)
+        end = offset + (value & ~COMPLETE)
 
 
 class _Read:
@@ -163,7 +152,3 @@ def _write(descriptor: int, data: bytes) -> None:
         view = memoryview(data)
         while written < len(data):
             written += os.write(descriptor, view[written:])
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

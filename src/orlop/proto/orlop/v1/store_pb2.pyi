@@ -73,6 +73,22 @@ class InfoResponse(google.protobuf.message.Message):
         ) -> None: ...
         def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
+    @typing.final
+    class LimitsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     VERSION_FIELD_NUMBER: builtins.int
     ROOT_FIELD_NUMBER: builtins.int
     RUN_FIELD_NUMBER: builtins.int
@@ -83,6 +99,7 @@ class InfoResponse(google.protobuf.message.Message):
     DRIVERS_FIELD_NUMBER: builtins.int
     PRIVILEGE_FIELD_NUMBER: builtins.int
     FEATURES_FIELD_NUMBER: builtins.int
+    LIMITS_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Of the program."""
     root: builtins.str
@@ -105,6 +122,10 @@ class InfoResponse(google.protobuf.message.Message):
     def features(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Of each kernel feature that can be used, what was found."""
 
+    @property
+    def limits(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]:
+        """The limits of what bytes from outside may cost that differ from their defaults, by name."""
+
     def __init__(
         self,
         *,
@@ -118,8 +139,9 @@ class InfoResponse(google.protobuf.message.Message):
         drivers: collections.abc.Iterable[Global___DriverInfo] | None = ...,
         privilege: builtins.str = ...,
         features: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        limits: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["driver", b"driver", "drivers", b"drivers", "features", b"features", "format", b"format", "images", b"images", "prepared", b"prepared", "privilege", b"privilege", "root", b"root", "run", b"run", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["driver", b"driver", "drivers", b"drivers", "features", b"features", "format", b"format", "images", b"images", "limits", b"limits", "prepared", b"prepared", "privilege", b"privilege", "root", b"root", "run", b"run", "version", b"version"]) -> None: ...
 
 Global___InfoResponse: typing_extensions.TypeAlias = InfoResponse
 
