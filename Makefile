@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 LAB ?= /var/tmp/orlop-lab
 SOAK_SECONDS ?= 600
 FUZZ_SECONDS ?= 600
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
 

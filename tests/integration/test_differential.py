@@ -133,6 +133,7 @@ EXAMPLES = {
         member(b"a", "folder", xattrs={"user.a": b"1"}),
         member(b"a", "folder", xattrs={"user.b": b"2"}),
     ],
+    "a header of the root that says that it is a file, though its name ends in a slash": [member(b"/")],
     "`/.` at the end of the name of what is no folder, `/` at that of a sparse file, either at that of a "
     "hard link's target": [
         member(b"a/.", "fifo"),

@@ -224,6 +224,10 @@ def _slashed(members: Sequence[Member]) -> Iterator[bytes]:
     return (_name(member) for member in members if member.name.endswith(b"/") and not _folder(member))
 
 
+def _root_as_a_file(members: Sequence[Member]) -> Iterator[bytes]:
+    return (b"" for member in members if member.kind == "file" and not _name(member))
+
+
 def _ending_oddly(members: Sequence[Member]) -> Iterator[bytes]:
     for member in members:
         slashed = member.name.endswith(b"/") and member.size is not None
@@ -288,6 +292,14 @@ DIFFERENCES = (
         why="for orlop the last wins whole; the others set the later xattrs beside the earlier ones of a folder",
         touches=_twice,
         fields=frozenset({"xattrs"}),
+        around=False,
+    ),
+    Difference(
+        judge="GNU tar",
+        what="a header of the root that says that it is a file, though its name ends in a slash",
+        why="orlop takes it for a folder's, as for any other name; GNU tar does nothing",
+        touches=_root_as_a_file,
+        fields=frozenset({"mode", "uid", "gid", "mtime_ns", "xattrs"}),
         around=False,
     ),
     Difference(
