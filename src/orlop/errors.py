@@ -191,7 +191,7 @@ def from_oserror(attempted: str, exc: OSError, *, hint: str = "") -> Error:
     """
     cls = _BY_ERRNO.get(exc.errno or 0, Internal)
     reason = exc.strerror or (os.strerror(exc.errno) if exc.errno else str(exc))
-    if exc.filename is not None:
+    if isinstance(exc.filename, str | bytes | os.PathLike):  # and not a descriptor's number
         reason = f"{reason}: {os.fsdecode(exc.filename)}"
     return cls(attempted, reason, hint=hint, details={"errno": errno.errorcode.get(exc.errno or 0, "")})
 

@@ -49,9 +49,7 @@ PATIENCE = 280.0  # seconds for all drivers of a mode
 Key = tuple[str, str, str]  # mode, driver, check
 # Importing so many layers takes longer than all else; up to 128 are tried in every mode
 HEAVY = "five_hundred_and_twenty_layers"
-CASES = [
-    (mode, driver, name) for mode, driver in MODES for name in CHECKS if name != HEAVY or mode == "root"
-]
+CASES = [(mode, driver, name) for mode, driver in MODES for name in CHECKS if name != HEAVY or mode == "root"]
 
 # ------------------------------------------------------------------ the runs
 

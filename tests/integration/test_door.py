@@ -1,5 +1,6 @@
 """The daemon's door: who may come in, what they may ask for, how much of it, and over what."""
 
+import gc
 import json
 import logging
 import os
@@ -10,9 +11,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -284,6 +286,99 @@ def test_a_client_that_calls_too_often_is_told_so_and_another_is_not(fake, place
                 own.images()
         assert [error for error, _ in ask_as(daemon, NOBODY, ("images",))] == [""]
     assert caplog.text.count("calls a second") == 1, "a flood fills the log"
+
+
+def test_calls_whose_requests_never_come_keep_no_refusal_and_nobody_else_waiting(fake, place):
+    asks = ["/orlop.v1.Images/List", "/orlop.v1.Images/PrepareRoot", "/orlop.v1.Transfer/Pull"]
+    asks += ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"]
+    over = threading.Event()
+
+    def never():
+        over.wait(2 * SOON)
+        yield from ()
+
+    with (
+        door(fake, place, users=(str(NOBODY),), client_calls=4) as daemon,
+        ExitStack() as undo,
+    ):
+        calls = []
+        for number in range(48):
+            if number % 4 == 0:  # no more go over one connection
+                own = [("grpc.use_local_subchannel_pool", 1)]
+                channel = undo.enter_context(grpc.insecure_channel(daemon.address.target, options=own))
+            calls.append(channel.stream_unary(asks[number % 5]).future(never()))
+        undo.callback(over.set)
+        until(lambda: sum(call.done() for call in calls) == 44)
+        told = [call.details() for call in calls if call.done()]
+        assert [text for text in told if "client_calls is 5, the limit is 4" not in text] == []
+        assert [error for error, _ in ask_as(daemon, NOBODY, ("images",))] == [""]
+
+
+def test_who_watches_health_is_counted(fake, place):
+    with (
+        door(fake, place, client_streams=2) as daemon,
+        grpc.insecure_channel(daemon.address.target) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def watch(name):
+            call = stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=SOON)
+            return call, next(call).status
+
+        watched = [watch(f"no service {number}" * 100) for number in range(2)]
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        assert [status for _, status in watched] == [unknown] * 2
+        with pytest.raises(grpc.RpcError) as caught:
+            watch("")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "client_streams is 3, the limit is 2" in caught.value.details()
+        watched[0][0].cancel()
+
+        def watch_again() -> bool:
+            try:
+                return watch("orlop.v1.Images")[1] == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError:
+                return False
+
+        until(watch_again)
+
+
+def test_watches_of_health_that_come_and_go_stop_nobody(fake, place):
+    over = threading.Event()
+
+    def come_and_go(target):
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        seen = 0
+        with grpc.insecure_channel(target, options=own) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while not over.is_set():
+                call = stub.Watch(health_pb2.HealthCheckRequest(), timeout=SOON)
+                seen += next(call).status
+                call.cancel()
+        return seen
+
+    with door(fake, place) as daemon, client(daemon) as own, ThreadPoolExecutor(4) as pool:
+        try:
+            runs = [pool.submit(come_and_go, daemon.address.target) for _ in range(4)]
+            for _ in range(200):
+                assert len(own.images()) == 1
+        finally:
+            over.set()
+        assert all(run.result(SOON) for run in runs)
+
+
+def test_health_keeps_no_name_that_a_client_makes_up(fake, place):
+    with (
+        door(fake, place) as daemon,
+        grpc.insecure_channel(daemon.address.target) as channel,
+    ):
+        made_up = "made up by a client, at some length"
+        call = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service=made_up), timeout=SOON
+        )
+        next(call)
+        kept = [item for item in gc.get_objects() if isinstance(item, dict) and made_up in item]
+        assert kept == []
 
 
 def test_connections_are_counted_for_all_and_for_each(fake, place):

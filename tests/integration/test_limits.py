@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import Error, InvalidArgument, ResourceExhausted
 from orlop.observe import Call
 from orlop.registry.credentials import CredentialSources, Keychain
+from support import users
 from support.daemons import Crew, daemon
 from support.images import HOST, Image, make_image, make_index, push, write_layout
 from support.layers import Layer
@@ -255,6 +257,23 @@ def test_a_daemon_takes_its_limits_from_its_files_and_tells_clients_what_to_rais
         assert caught.value.details["limit"] == "daemon.request_size"
         assert caught.value.hint.startswith("raise daemon.request_size")
         assert "request_size" in caught.value.reason
+
+
+def test_the_systems_file_counts_in_a_user_namespace_too(workdir: Path) -> None:
+    """There the machine's root, whom the file belongs to, is nobody; verbs without root run there."""
+    user = users.make(workdir / "user", "single")
+    file = user.folder / "system.toml"
+    file.write_text("downloads = 9")
+    file.chmod(0o644)
+    code = (
+        "import os, sys; from orlop.cli import configuration, environment\n"
+        "environment.SYSTEM_CONFIG = sys.argv[1]\n"
+        "print(os.stat(sys.argv[1]).st_uid, configuration.configured(None, os.environ, 0).get('downloads'))\n"
+    )
+    inside = ("unshare", "--user", "--map-root-user")
+    for wrapped, owner in (((), 0), (inside, 65_534)):
+        words = (*wrapped, sys.executable, "-c", code, file)
+        assert user.run(*words, check=True).stdout == f"{owner} 9\n"
 
 
 def test_what_is_in_the_store_is_read_whatever_the_limits_say_now(store_dirs: StoreDirs) -> None:

@@ -201,10 +201,10 @@ def _links(members: Sequence[Member]) -> Iterator[bytes]:
     """Hard links that lead to what comes later, to itself, or to a symlink."""
     kinds: dict[bytes, str] = {}
     for member in members:
-        name = _name(member)
-        if member.kind == "hardlink" and kinds.get(b"/".join(clean(member.target)), "symlink") == "symlink":
+        name, target = _name(member), b"/".join(clean(member.target))
+        if member.kind == "hardlink" and (target == name or kinds.get(target, "symlink") == "symlink"):
             yield name
-            yield b"/".join(clean(member.target))
+            yield target
         kinds[name] = member.kind
 
 

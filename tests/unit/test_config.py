@@ -235,6 +235,8 @@ def test_any_text_is_a_configuration_or_refused(tmp_path_factory: pytest.TempPat
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         config.load(tmp_path / "none.toml")
+    with pytest.raises(InvalidArgument, match="a folder"):
+        config.load(tmp_path)
     assert config.load("/dev/null") == config.Configuration()
     assert config.load() == config.Configuration()
 
@@ -330,6 +332,12 @@ def test_a_file_that_others_may_write_is_refused_unless_it_was_named(write: Call
     with pytest.raises(PermissionDenied, match="--config"):
         configured(None, environ, os.geteuid())
     assert configured(str(path), environ, os.geteuid()).get("downloads") == 9
+
+
+def test_settings_that_files_do_not_speak_of_stay_as_they_were(write: Callable[..., Path]) -> None:
+    base = Settings(downloads=9, retries=1, limits=Limits(depth=4, layers=5))
+    found = config.load(write("retries = 2\n[limits]\nlayers = 6")).settings(base)
+    assert (found.downloads, found.retries, found.limits) == (9, 2, Limits(depth=4, layers=6))
 
 
 def test_a_fifo_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
@@ -446,6 +454,25 @@ def test_a_daemon_refuses_a_key_that_it_does_not_know(
     assert "there is no setting 'daemon.qiuck'" in shown
     assert "did you mean daemon.quick?" in shown
     assert str(path) in shown
+
+
+@pytest.mark.parametrize("command", [main, daemon_main])
+def test_a_daemon_names_the_key_whose_value_is_of_a_wrong_type(
+    command: Callable[..., int],
+    targets: list[Target],
+    write: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for said, shown in (
+        ('users = "root"', "daemon.users is 'root'; it takes a list"),
+        ("read_only_groups = 4", "daemon.read_only_groups is 4; it takes a list"),
+        ('listen = ["unix:///x"]', "daemon.listen is ['unix:///x']; it takes a text"),
+        ("quick = []", "daemon.quick is []; it takes a number"),
+    ):
+        path = write(f"[daemon]\n{said}")
+        args = ["--config", str(path), *(["daemon"] if command is main else [])]
+        assert command(args) == 2
+        assert shown in capsys.readouterr().err
 
 
 def test_info_shows_the_limits_that_are_not_the_default(

@@ -1,6 +1,5 @@
 """The door's bytes: what is joined, what is let go of, and when.  Without gRPC: a plain socket listens behind."""
 
-import errno
 import os
 import shutil
 import socket
@@ -21,14 +20,14 @@ LIMITS = ServiceLimits(users=(str(os.geteuid()),))
 
 
 class Place:
-    """A door before a socket of ours."""
+    """A door before a socket of ours.  ``unread`` is its own."""
 
-    def __init__(self, folder: Path, undo: ExitStack) -> None:
+    def __init__(self, folder: Path, undo: ExitStack, unread: float) -> None:
         self._undo = undo
         self.front = str(folder / "front")
-        front = self.socket()
+        front = self.plug()
         front.bind(self.front)
-        self.behind = self.socket()
+        self.behind = self.plug()
         self.behind.bind(str(folder / "behind"))
         self.behind.listen(16)
         self.ledger = Ledger(LIMITS.counts)
@@ -38,35 +37,40 @@ class Place:
             ledger=self.ledger,
             connections=8,
             client_connections=8,
-            unread=0.05,
+            unread=unread,
         )
         undo.callback(self.door.stop)
         self.door.start()
 
-    def socket(self) -> socket.socket:
+    def plug(self) -> socket.socket:
         made = self._undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         made.settimeout(SOON)
         return made
 
     def connect(self) -> tuple[socket.socket, socket.socket, str]:
         """A client, what it is joined to, and the name that is bound to that."""
-        client = self.socket()
+        client = self.plug()
         client.connect(self.front)
         far, name = self.behind.accept()
         self._undo.enter_context(far)
         far.settimeout(SOON)
-        return client, far, name.decode().removeprefix("\0")
+        said = name.decode().removeprefix("\0")
+        until(lambda: self.knows(said))
+        return client, far, said
 
     def knows(self, name: str) -> bool:
         return self.ledger.connection(f"unix-abstract:{name}") is not None
 
 
 @pytest.fixture
-def place():
+def place(request):
     folder = Path(tempfile.mkdtemp(prefix="orlop-", dir="/var/tmp"))
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder)
-        yield Place(folder, undo)
+        yield Place(folder, undo, unread=getattr(request, "param", 600.0))
+
+
+impatient = pytest.mark.parametrize("place", [0.05], indirect=True, ids=["impatient"])
 
 
 def until(condition) -> None:
@@ -96,17 +100,15 @@ def read_all(sock: socket.socket) -> bytes:
 
 def test_bytes_pass_both_ways_and_an_end_is_told_with_all_before_it(place):
     client, far, name = place.connect()
-    assert place.knows(name)
     client.sendall(b"asked")
     client.shutdown(socket.SHUT_WR)
     assert read_all(far) == b"asked"
-    far.sendall(b"answered" * 100_000)
+    far.sendall(b"answered" * 10_000)
     far.close()
-    assert read_all(client) == b"answered" * 100_000
+    assert read_all(client) == b"answered" * 10_000
     until(lambda: not place.knows(name))
 
 
-@pytest.mark.hostile(38)
 def test_who_says_and_closes_nothing_holds_no_connection_that_grpc_has_closed(place):
     client, far, name = place.connect()
     far.close()
@@ -114,7 +116,7 @@ def test_who_says_and_closes_nothing_holds_no_connection_that_grpc_has_closed(pl
     until(lambda: not place.knows(name))
 
 
-@pytest.mark.hostile(38)
+@impatient
 def test_who_reads_nothing_holds_no_connection_that_grpc_has_closed(place):
     client, far, name = place.connect()
     stuff(far)
@@ -123,6 +125,7 @@ def test_who_reads_nothing_holds_no_connection_that_grpc_has_closed(place):
     assert client.recv(1) == b"x"  # it is there all the same
 
 
+@impatient
 def test_who_reads_slowly_keeps_a_connection_that_grpc_has_not_closed(place):
     client, far, name = place.connect()
     sent = stuff(far)
@@ -135,23 +138,13 @@ def test_who_reads_slowly_keeps_a_connection_that_grpc_has_not_closed(place):
 
 def test_what_was_said_last_arrives_though_the_client_speaks_on(place):
     client, far, _ = place.connect()
-    far.sendall(b"last words" * 10_000)
+    sent = stuff(far)
     far.close()
     client.sendall(b"and another thing")
-    assert read_all(client) == b"last words" * 10_000
+    assert len(read_all(client)) == sent
 
 
-@pytest.mark.hostile(38)
-def test_nobody_takes_the_name_of_a_connection_to_come(place):
-    names = [place.connect()[2] for _ in range(3)]
-    assert len(set(names)) == 3
-    head, _, number = names[-1].rpartition("-")
-    assert not number.isdigit() or len(number) > 20
-    for step in range(1, 4):
-        squatter = place.socket()
-        with_number = f"\0{head}-{int(number, 16) + step:x}"
-        try:
-            squatter.bind(with_number)
-        except OSError as exc:
-            assert exc.errno != errno.EADDRINUSE
-    assert place.connect()[2] not in names
+def test_nobody_foretells_the_name_of_a_connection_to_come(place):
+    names = [place.connect()[2] for _ in range(4)]
+    assert len({name[:24] for name in names}) == 4
+    assert min(map(len, names)) >= len("orlop-") + 32

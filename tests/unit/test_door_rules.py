@@ -1,6 +1,7 @@
 """Who may do what and how much of it: the rules of the daemon's door, without a daemon."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,7 +15,7 @@ from orlop.service.access import LOOKS, Access, Peer
 from orlop.service.clients import NOBODY, Client, Connection, Ledger, ServiceCounts
 from orlop.service.deadlines import Deadlines, Limited
 from orlop.service.gate import pools_by_method
-from orlop.service.pools import DEFAULT_LIMITS, CallPool, Pools, ServiceLimits, refusal
+from orlop.service.pools import DEFAULT_LIMITS, CallPool, Pools, ServiceLimits, arrived, refusal
 from orlop.service.shown import Veil, one_line
 
 SOON = 60.0
@@ -58,6 +59,7 @@ CERTIFICATES = [
     (["b", "a"], "full", "certificate a"),
     (["x"], None, "certificate x"),
     ([], None, "certificate without a name"),
+    (["x\nINFO y\x1b"], None, "certificate x\\x0aINFO y\\x1b"),
 ]
 
 
@@ -251,6 +253,46 @@ def test_a_pool_survives_many_clients_at_once(pool):
     assert pool.wait_idle(SOON) == 0
     assert pool._running == {}
     assert not pool._queues
+
+
+class Began:
+    """As gRPC hands over a call that has begun."""
+
+    def __init__(self):
+        self.call = self
+        self.cancelled = threading.Event()
+
+    def peer(self):
+        return b""
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+def test_a_call_whose_request_does_not_come_is_cancelled_and_one_whose_has_come_is_not():
+    deadlines = Deadlines(linger=0.0)
+    pool = CallPool("test", threads=2, spare=1, waiting=3, ledger=Fixed(), deadlines=deadlines, patience=1e6)
+    came, over = threading.Event(), threading.Event()
+
+    def without(client, event):
+        return event.cancelled.wait(SOON)
+
+    def with_request(client, event):
+        arrived()
+        came.set()
+        return over.wait(SOON) and not event.cancelled.is_set()
+
+    try:
+        futures = [pool.submit(work, ONE, Began()) for work in (without, with_request)]
+        assert came.wait(SOON)
+        cancelled = 0
+        while not cancelled:
+            cancelled = deadlines.cancel_overdue(time.monotonic() + 1e7)
+        over.set()
+        assert [future.result(SOON) for future in futures] == [True, True]
+    finally:
+        over.set()
+        pool.shutdown(wait=True)
 
 
 @pytest.mark.parametrize("field", ["quick", "waiting", "connections", "burst", "request_size"])

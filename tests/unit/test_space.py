@@ -38,6 +38,13 @@ def test_work_that_needs_more_than_is_free_does_not_begin(tmp_path: Path) -> Non
     assert not began
 
 
+def test_an_error_about_a_descriptor_has_no_path(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, pytest.raises(NotADirectoryError) as caught:
+        os.listdir(file.fileno())
+    assert type(caught.value.filename) is int
+    assert from_oserror("list it", caught.value).reason == os.strerror(errno.ENOTDIR)
+
+
 @pytest.mark.parametrize(
     "error", [full_disk(), from_oserror("write f", full_disk()), OSError(errno.EDQUOT, "quota")]
 )

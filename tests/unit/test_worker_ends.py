@@ -222,6 +222,38 @@ def test_neither_template_nor_workers_outlive_whoever_started_them(tmp_path: Pat
         wait_for(lambda: not any(is_alive(one) for one in left))
 
 
+KEPT = """
+import sys, tempfile, time
+from orlop.errors import DeadlineExceeded
+from orlop.layers.worker.client import Feed, Template, confinement, unpack
+from orlop.observe import Call
+
+with Template() as template, tempfile.TemporaryFile() as source:
+    found = [confinement(template, call=Call())]
+    first, feed = template._process.pid, Feed()
+    try:
+        unpack(template, source.fileno(), feed, call=Call(deadline=time.monotonic() + 0.5))
+    except DeadlineExceeded:
+        feed.close()
+        found.append(confinement(template, call=Call()))
+    print(found[0].user_changed, found[0] == found[1], template._process.pid == first)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has other users for its workers")
+def test_a_root_that_may_not_kill_others_users_can_end_its_workers() -> None:
+    """As in a container or a service without CAP_KILL."""
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill", sys.executable, "-c", KEPT],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 4,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        check=False,
+    )
+    assert done.stdout == "False True True\n", done.stderr
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE  # init may be slow to reap

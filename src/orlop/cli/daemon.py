@@ -6,11 +6,12 @@ end, with code 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from orlop.cli.app import global_options
 from orlop.cli.configuration import configuration_of, fields_of
@@ -33,6 +34,15 @@ _NAMED = (  # options that are fields of ServiceLimits, too: who may do what
 )
 
 
+class _Named(click.Option):
+    """An option whose key in a file is a field of `ServiceLimits`, and read as such."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, ParameterSource]:
+        """As click does, but for what a file says."""
+        value, source = super().consume_value(ctx, opts)
+        return (None if source is ParameterSource.DEFAULT_MAP else value), source
+
+
 def _door_options(function: _F) -> _F:
     """Add where the daemon listens, and to whom."""
     options = [
@@ -51,7 +61,7 @@ def _door_options(function: _F) -> _F:
         click.option("--tls-client-ca", metavar="FILE", help="The authority of the clients' certificates."),
     ]
     options += [
-        click.option(flag, name, metavar=metavar, multiple=True, help=f"{text}  May be repeated.")
+        click.option(flag, name, cls=_Named, metavar=metavar, multiple=True, help=f"{text}  May be repeated.")
         for flag, name, metavar, text in _NAMED
     ]
     for option in reversed(options):

@@ -77,15 +77,16 @@ class Configuration:
         start = f"{name}."
         return {key[len(start) :]: value for key, value in self.given.items() if key.startswith(start)}
 
-    def limits(self) -> Limits:
-        """The limits.  Raises `InvalidArgument` for one that cannot be."""
-        return self._made(Limits(), {name: item.value for name, item in self.table("limits").items()})
+    def limits(self, base: Limits | None = None) -> Limits:
+        """The limits: as `settings`.  Raises `InvalidArgument` for one that cannot be."""
+        return self._made(base or Limits(), {name: item.value for name, item in self.table("limits").items()})
 
     def settings(self, base: Settings | None = None) -> Settings:
         """The settings: ``base``, or the defaults, and over them what was given."""
         known = _settings_kinds()
         values = {name: item.value for name, item in self.given.items() if name in known}
-        return self._made(base or Settings(), {**values, "limits": self.limits()})
+        base = base or Settings()
+        return self._made(base, {**values, "limits": self.limits(base.limits)})
 
     def _made(self, base: _T, values: Mapping[str, Any]) -> _T:
         """A dataclass with some fields replaced; where it refuses one, the error says who gave it."""
@@ -113,7 +114,8 @@ def read_file(path: str | os.PathLike[str], *, trusted: bool = True) -> dict[str
     """The values of one file.  Raises as `load` does.
 
     Where the file was not named by the user it is not ``trusted``: one that others could have written is
-    refused with `PermissionDenied`, one that is no regular file with `InvalidArgument`.
+    refused with `PermissionDenied`, one that is no regular file with `InvalidArgument`.  Others are not the
+    owner of ``/``, who in a user namespace is the machine's root and has another number.
     """
     name = os.fspath(path)
     attempted = f"read {name}"
@@ -132,15 +134,19 @@ def read_file(path: str | os.PathLike[str], *, trusted: bool = True) -> dict[str
 def _read(name: str, attempted: str, *, trusted: bool) -> bytes:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if trusted else os.O_NONBLOCK)
     try:
-        with open(os.open(name, flags), "rb") as file:
+        with open(name, "rb", opener=lambda path, _: os.open(path, flags)) as file:
             about = os.fstat(file.fileno())
             if not trusted and not stat.S_ISREG(about.st_mode):
                 raise InvalidArgument(attempted, "it is not a regular file")
-            if not trusted and (about.st_mode & stat.S_IWOTH or about.st_uid not in (0, os.geteuid())):
+            if not trusted and (
+                about.st_mode & stat.S_IWOTH or about.st_uid not in (0, os.geteuid(), os.stat("/").st_uid)
+            ):
                 raise PermissionDenied(
                     attempted, "others may have written it", hint=f"chown and chmod o-w {name}"
                 )
             data = file.read(MAX_FILE + 1)
+    except IsADirectoryError as exc:
+        raise InvalidArgument(attempted, "it is a folder") from exc
     except OSError as exc:
         raise from_oserror(attempted, exc) from exc
     if len(data) > MAX_FILE:

@@ -41,7 +41,7 @@ __all__ = ["Naming", "Pulled", "Puller", "check_image", "choose_manifest", "name
 
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "")
 # Tars, compressed or not: what a layer is but for those that a kernel would mount or a key would open.
-_LAYER_TYPE = re.compile(r"application/[a-z0-9.-]*\btar(?:[.+](?:gzip|zstd|xz|bzip2))?")
+_LAYER_TYPE = re.compile(r"application/[a-z0-9.-]*\btar(?:[.+](?:gzip|gz|zstd|xz|bzip2))?")
 _OFFERED = 20  # platforms that an error lists
 _SAID = 128  # characters of a platform or a time that a list of images repeats
 

@@ -40,6 +40,7 @@ AT_RECURSIVE = 0x8000
 # (x86_64, generic table).  Since 424 the architectures share their numbers.
 # Sources: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
 _NUMBERS: dict[str, tuple[int, int]] = {
+    "capget": (125, 90),
     "capset": (126, 91),
     "fstatfs": (138, 44),
     "mount": (165, 40),

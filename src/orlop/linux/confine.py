@@ -45,6 +45,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAP_KILL = 5
 _FD_MAX = 0xFFFF_FFFF
 _LARGEST = 2**63 - 1  # that setrlimit(2) takes as a number
 
@@ -83,16 +84,24 @@ def drop_privileges(uid: int = NOBODY, gid: int = NOBODY) -> bool:
     """Give up root's IDs and every capability; True if the IDs changed.
 
     The IDs stay where they cannot be changed: without root, and in a user namespace that has no such
-    ID mapped.  The capabilities are gone in every case.  The bounding set is emptied where
-    CAP_SETPCAP allows it; elsewhere no-new-privileges makes it meaningless.
+    ID mapped; and without CAP_KILL, for then our parent could not end us any more.  The capabilities are
+    gone in every case.  The bounding set is emptied where CAP_SETPCAP allows it; elsewhere
+    no-new-privileges makes it meaningless.
     """
     call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     call("prctl", _PR_SET_KEEPCAPS, 0, 0, 0, 0)
     _empty_bounding_set()
-    changed = os.geteuid() == 0 and _change_ids(uid, gid)
     header = bytearray(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
+    changed = os.geteuid() == 0 and _has_capability(_CAP_KILL, header) and _change_ids(uid, gid)
     call("capset", header, bytearray(24))  # effective, permitted, inheritable, twice 32 bits each
     return changed
+
+
+def _has_capability(number: int, header: bytearray) -> bool:
+    """Whether a capability, one of the first 32, is effective."""
+    sets = bytearray(24)
+    call("capget", header, sets)
+    return bool(struct.unpack_from("=I", sets)[0] >> number & 1)
 
 
 def _empty_bounding_set() -> None:
@@ -150,11 +159,12 @@ def set_limits(*, memory: int, cpu_seconds: int, file_size: int, open_files: int
 
 
 def landlock_abi() -> int:
-    """The version of Landlock that the kernel has; 0 for none."""
+    """The version of Landlock that can be had here; 0 for none."""
     try:
         return call("landlock_create_ruleset", None, 0, _LANDLOCK_VERSION_FLAG)
     except OSError as exc:
-        if exc.errno in {errno.ENOSYS, errno.EOPNOTSUPP}:  # not built in, or not switched on
+        # Not built in, not switched on, or kept from us by the seccomp filter of a container around us.
+        if exc.errno in {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
             return 0
         raise
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from orlop.errors import InvalidArgument
 from orlop.service.clients import Client, Role
 from orlop.service.pools import ServiceLimits
+from orlop.service.shown import one_line
 
 __all__ = ["LOOKS", "Access", "Peer", "peer_of"]
 
@@ -105,8 +106,8 @@ class Access:
         for known, role in self._certificates:
             for name in names:
                 if name in known:
-                    return Client(key=f"certificate {name}", role=role, about=where)
-        key = f"certificate {names[0] if names else 'without a name'}"
+                    return Client(key=f"certificate {one_line(name)}", role=role, about=where)
+        key = f"certificate {one_line(names[0]) if names else 'without a name'}"
         role = next((role for known, role in self._certificates if _ANY in known), None)
         return Client(key=key, role=role, about=where)
 

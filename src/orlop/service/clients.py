@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from orlop.errors import Error, ResourceExhausted, limit_hint, over_limit
 
-__all__ = ["NOBODY", "Client", "Connection", "Ledger", "Role", "ServiceCounts"]
+__all__ = ["NOBODY", "Client", "Connection", "Ledger", "Role", "ServiceCounts", "call_among"]
 
 Role = Literal["full", "read-only"]
 _PEER = "unix-abstract:"  # what gRPC puts before a name
@@ -48,7 +48,8 @@ NOBODY = Client(key="an unknown client", role=None)
 class Connection:
     """One that the door let in.
 
-    ``client`` of a TLS connection is its address alone until its first call has shown the certificate.
+    ``client`` of a TLS connection is its address alone until its first call has shown the certificate, which
+    ends ``tls``.
     """
 
     name: str
@@ -74,6 +75,15 @@ class _Account:
     stamp: float
     calls: int = 0
     streams: int = 0
+
+
+def call_among(args: tuple[Any, ...]) -> Any | None:  # noqa: ANN401 - gRPC's own
+    """GRPC's own call among ``args``, with its ``peer`` and ``cancel``; None where a version hides it."""
+    for arg in args[:_LOOKED_AT]:
+        call = getattr(arg, "call", None)
+        if callable(getattr(call, "peer", None)):
+            return call
+    return None
 
 
 class Ledger:
@@ -106,14 +116,12 @@ class Ledger:
         The event among them is gRPC's own affair: where a version hides it all callers are one client
         here, and limits hold for all together.  Who may do what is asked again where gRPC promises an answer.
         """
-        for arg in args[:_LOOKED_AT]:
-            peer = getattr(getattr(arg, "call", None), "peer", None)
-            if callable(peer):
-                told = peer()
-                name = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
-                found = self.connection(name)
-                return found.client if found is not None else NOBODY
-        return NOBODY
+        call = call_among(args)
+        if call is None:
+            return NOBODY
+        told = call.peer()
+        found = self.connection(told.decode(errors="replace") if isinstance(told, bytes) else str(told))
+        return found.client if found is not None else NOBODY
 
     def begin(self, client: Client, *, stream: bool) -> Error | None:
         """Count a call in; the error for one that is too much.  Every one that got in is to `end`."""

@@ -102,9 +102,9 @@ class Daemon:
         root = self._store.info().root
         with ExitStack() as undo:
             undo.callback(claim_root(root, self.address, f"serve {root}").release)
-            pools = Pools(self._limits)
-            undo.callback(_end_work, pools)
             deadlines = Deadlines()
+            pools = Pools(self._limits, deadlines=deadlines)
+            undo.callback(_end_work, pools)
             undo.callback(deadlines.stop)
             behind = undo.enter_context(Behind(root, self._attempted))
             server = self._server(pools, deadlines)
@@ -167,6 +167,7 @@ class Daemon:
             deadlines=deadlines,
             seconds=deadlines_by_pool(pools, self._limits),
             request_size=self._limits.request_size,
+            services=SERVICES,
         )
         server = grpc.server(
             pools.quick,
@@ -335,7 +336,9 @@ def _end_work(pools: Pools) -> None:
 def _add_health(server: grpc.Server) -> Any:  # noqa: ANN401 - the package has no types
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-    servicer = health.HealthServicer()
+    # Not its other kind, which sends while it holds its lock: one client that opens and cancels watches,
+    # or reads none, would stop gRPC's thread for all.
+    servicer = health.HealthServicer(experimental_non_blocking=False)
     for name in SERVICES:
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

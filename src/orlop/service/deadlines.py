@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,17 +66,24 @@ class Deadlines:
             self._thread.join(_END)
 
     @contextmanager
-    def watch(self, context: grpc.ServicerContext, seconds: float | None) -> Iterator[None]:
-        """Cancel the call if the block has not ended some time after ``seconds``."""
+    def watch(self, context: grpc.ServicerContext, seconds: float | None) -> Iterator[Callable[[], None]]:
+        """Cancel the call if the block has not ended some time after ``seconds``.
+
+        The block is given a function that ends the watch before.
+        """
         number = next(self._numbers)
         if seconds is not None:
             with self._lock:
                 self._calls[number] = (time.monotonic() + seconds + self._linger, context)
-        try:
-            yield
-        finally:
+
+        def forget() -> None:
             with self._lock:
                 self._calls.pop(number, None)
+
+        try:
+            yield forget
+        finally:
+            forget()
 
     def cancel_overdue(self, now: float) -> int:
         """Cancel those whose time was over before ``now``; how many there were."""

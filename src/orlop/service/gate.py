@@ -7,7 +7,7 @@ An interceptor, so that the servicers are plain translation: they call the store
 Invariants: nothing is done for a call before all of it has been asked; `orlop.errors` become a status
 with details (orlop.client.status); anything else is a bug, logged with its traceback here and told to the
 client as INTERNAL without it; who may only look is told no place of the host (orlop.service.shown).
-Health is answered to whoever is connected.
+Health is answered to whoever is connected and within its limits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -27,7 +27,7 @@ from orlop.errors import DataLoss, Error, Internal, InvalidArgument, PermissionD
 from orlop.service.access import LOOKS, Access
 from orlop.service.clients import NOBODY, Client, Ledger
 from orlop.service.deadlines import Deadlines, Limited
-from orlop.service.pools import CallPool, Pools, ServiceLimits, refusal
+from orlop.service.pools import CallPool, Pools, ServiceLimits, arrived, refusal
 from orlop.service.requests import check
 from orlop.service.shown import Veil, one_line
 from orlop.service.tls import names_of
@@ -44,6 +44,7 @@ _REFLECTION = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 )
 _HEALTH = "/grpc.health.v1.Health/"
+_WATCH = f"{_HEALTH}Watch"
 _MANY = 1_000
 _TOLD_AGAIN = 60.0  # seconds between two warnings that a client is refused for the same limit
 
@@ -70,7 +71,7 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
         "orlop.v1.Transfer": ("Pull", "Push", "Load"),
         "orlop.v1.Store": ("Collect", "Usage", "Explain", "Check", "Backup"),
     }
-    chosen = dict.fromkeys(_REFLECTION, pools.idle)
+    chosen = dict.fromkeys((*_REFLECTION, _WATCH), pools.idle)
     for pool, services in ((pools.roots, roots), (pools.quick, quick), (pools.transfers, transfers)):
         chosen.update({f"/{name}/{method}": pool for name in services for method in services[name]})
     return chosen
@@ -106,8 +107,10 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         deadlines: Deadlines,
         seconds: Mapping[CallPool, float],
         request_size: int,
+        services: Collection[str],
     ) -> None:
         self.veil = veil
+        self.services = frozenset(services) | {""}
         self.request_size = request_size
         self.deadlines = deadlines
         self.seconds = seconds
@@ -132,9 +135,11 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         if handler is None:
             return None  # not kept: a client could name as many as it likes
         pool = self._pools.get(method)
-        self._ready[method] = made = (
-            _wrap(self, handler, method, pool) if pool is not None else _unharmed(handler, method)
-        )
+        if pool is None or method.startswith(_HEALTH):
+            made = _unharmed(self, handler, method, pool)
+        else:
+            made = _wrap(self, handler, method, pool)
+        self._ready[method] = made
         return made
 
     def client(self, context: _Context) -> Client:
@@ -142,11 +147,10 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         connection = self._ledger.connection(context.peer())
         if connection is None:
             return NOBODY
-        if connection.tls and connection.client.role is None:
-            where = connection.client.key
-            connection.client = self._access.certified(
-                names_of(cast("Mapping[str, Sequence[bytes]]", context.auth_context())), where
-            )
+        if connection.tls:
+            names = names_of(cast("Mapping[str, Sequence[bytes]]", context.auth_context()))
+            connection.client = self._access.certified(names, connection.client.key)
+            connection.tls = False  # last: another call of it must not be taken for nobody's meanwhile
         return connection.client
 
     def admit(self, method: str, client: Client) -> None:
@@ -199,18 +203,49 @@ def _wrap(gate: Gate, handler: _Handler, method: str, pool: CallPool) -> _Handle
     return grpc.stream_stream_rpc_method_handler(behaviour, **codec)
 
 
-def _unharmed(handler: _Handler, method: str) -> _Handler:
-    """A handler that is not ours (health), with bytes that are no message taken for a name that is none."""
+def _unharmed(gate: Gate, handler: _Handler, method: str, pool: CallPool | None) -> _Handler:
+    """A handler that is not ours (health).
+
+    Bytes that are no message, and names of no service, are one and the same name that is none: health keeps
+    every name that was ever watched.
+    """
     if not method.startswith(_HEALTH) or handler.request_streaming:
         return handler
     from grpc_health.v1 import health_pb2
 
-    nothing = health_pb2.HealthCheckRequest(service="not a message")
-    decode = _careful(handler.request_deserializer, lambda: nothing)
+    nothing = health_pb2.HealthCheckRequest(service="no service of this daemon")
+    careful = _careful(handler.request_deserializer, lambda: nothing)
+
+    def decode(data: bytes) -> object:
+        request = careful(data) if careful is not None else nothing
+        return request if getattr(request, "service", None) in gate.services else nothing
+
     if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(handler.unary_unary, decode, handler.response_serializer)
-    watch = cast("Callable[..., Any]", handler.unary_stream)
+        check = _Health(gate, handler.unary_unary)
+        return grpc.unary_unary_rpc_method_handler(check, decode, handler.response_serializer)
+    watch = _Health(gate, cast("Callable[..., Any]", handler.unary_stream), pool)
     return grpc.unary_stream_rpc_method_handler(watch, decode, handler.response_serializer)
+
+
+class _Health:
+    """Health's behaviours, within their client's limits."""
+
+    def __init__(self, gate: Gate, behaviour: Callable[..., Any], pool: CallPool | None = None) -> None:
+        self._gate = gate
+        self._behaviour = behaviour
+        self.experimental_thread_pool = pool.streams if pool is not None else None
+
+    def __call__(self, request: object, context: _Context) -> Any:  # noqa: ANN401 - health's own
+        arrived()
+        error = refusal()
+        if error is not None:
+            client = self._gate.client(context)
+            level = self._gate.log_refusal(client, error)
+            _log.log(level, "health by %s: %s: %s", client, error.code, one_line(error))
+            code, message, trailers = status_of(error)
+            context.set_trailing_metadata(trailers)
+            context.abort(code, message)
+        return self._behaviour(request, context)
 
 
 def _careful(
@@ -278,6 +313,7 @@ class _Behaviour:
         return Internal(f"call {self._method}", "unexpected error", hint=hint)
 
     def _begin(self, context: _Context) -> tuple[Client, str]:
+        arrived()
         client, number = self._gate.client(context), self._gate.number()
         _log.debug("%s by %s, request %s", self._method, client, number)
         return client, number

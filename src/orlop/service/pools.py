@@ -7,13 +7,14 @@ would leave none for a list.  So there are three kinds of calls, each with threa
 - *roots*: they make, change or delete something, and may have to pull first.
 - *transfers*: long by nature.
 
-and a few threads for *idle* streams (reflection), which a client may hold open without any work.
+and threads for *idle* streams (reflection, who watches health), which may be held open without any work.
 
 Within a kind each client has a queue of its own.  A thread that becomes free goes to the client with the
 fewest calls running; when all are taken, a client that has none running gets one of a few spare threads.
 So whatever one client holds open, the next one's call runs.
 
-Invariants: a call that is refused is refused at once, by threads kept for that; `CallPool.submit` never
+Invariants: a call that is refused is refused at once, by threads kept for that, whether its request comes
+or not; a call whose request does not come is cancelled; `CallPool.submit` never
 raises while the pool is open, because an exception there ends gRPC's own thread.
 """
 
@@ -22,15 +23,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from orlop.errors import Error, InvalidArgument, over_limit
-from orlop.service.clients import Client, Ledger, ServiceCounts
+from orlop.service.clients import Client, Ledger, ServiceCounts, call_among
+from orlop.service.deadlines import Deadlines
 
-__all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "refusal"]
+__all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "arrived", "refusal"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -48,7 +52,7 @@ class ServiceLimits:
     quick: int = 16  # threads for calls that metadata answer
     roots: int = 24  # threads for calls that make, change or delete
     transfers: int = 8  # threads for pulls and the like; each has a second one, which does the work
-    idle: int = 2  # threads for streams that a client may hold open
+    idle: int = 64  # threads for streams that a client may hold open without work: who watches health
     spare: int = 16  # threads more of each kind, for clients that have no call of it running
     waiting: int = 128  # calls of one client that may queue for each kind, quick ones apart
     calls: int = 2048  # of all clients, running or waiting
@@ -96,7 +100,16 @@ class ServiceLimits:
 
 
 DEFAULT_LIMITS = ServiceLimits()
+_NOTHING = object()
 _refused = threading.local()
+_awaited = threading.local()
+
+
+def arrived() -> None:
+    """The request has come of the call that this thread runs."""
+    forget: Callable[[], None] | None = getattr(_awaited, "forget", None)
+    if forget is not None:
+        forget()
 
 
 def refusal() -> Error | None:
@@ -113,6 +126,7 @@ class _Job:
     work: Callable[[], Any]
     client: Client
     stream: bool
+    call: Any = None  # gRPC's own
 
     def run(self) -> None:
         try:
@@ -124,16 +138,29 @@ class _Job:
 class CallPool(ThreadPoolExecutor):
     """A thread pool that is fair to clients, and knows how many calls wait and run.  Thread-safe.
 
-    ``waiting`` is how many calls of one client may wait; None for no bound but the ledger's.
+    ``waiting`` is how many calls of one client may wait; None for no bound but the ledger's.  ``patience``
+    is how many seconds a thread waits for a request once its call has begun, by ``deadlines``; 0: no bound.
     """
 
-    def __init__(self, name: str, *, threads: int, spare: int, waiting: int | None, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int,
+        spare: int,
+        waiting: int | None,
+        ledger: Ledger,
+        deadlines: Deadlines | None = None,
+        patience: float = 0.0,
+    ) -> None:
         super().__init__(max_workers=threads + spare, thread_name_prefix=f"orlop-{name}")
         self.name = name
         self._size = threads
         self._extra = spare
         self._queue_size = waiting
         self._ledger = ledger
+        self._deadlines = deadlines
+        self._patience = patience
         self._refuser = ThreadPoolExecutor(_REFUSERS, thread_name_prefix=f"orlop-{name}-refuse")
         self._change = threading.Condition()  # guards all below
         self._calls = 0
@@ -148,15 +175,15 @@ class CallPool(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As the base's, when the client's turn comes; the call counts until it has ended."""
-        return self.enter(lambda: fn(*args, **kwargs), args, stream=False)
+        return self.enter(partial(fn, **kwargs), args, stream=False)
 
-    def enter(self, work: Callable[[], _T], args: tuple[Any, ...], *, stream: bool) -> Future[_T]:
+    def enter(self, work: Callable[..., _T], args: tuple[Any, ...], *, stream: bool) -> Future[_T]:
         """Let a call in, or have it refused; ``args`` are what gRPC gave with it."""
         client = self._ledger.caller(args)
-        job = _Job(Future(), work, client, stream)
         error = self._ledger.begin(client, stream=stream)
         if error is not None:
-            return self._refuse(job, error)
+            return self._refuse(partial(work, *_without_request(args)), error)
+        job = _Job(Future(), partial(work, *args), client, stream, call_among(args))
         with self._change:
             self._calls += 1
             if self._may_run(client.key):
@@ -170,7 +197,7 @@ class CallPool(ThreadPoolExecutor):
         self._ledger.end(client, stream=stream)
         most = len(queue)
         error = over_limit("waiting", most + 1, most, attempted=f"call as {client}", table="daemon")
-        return self._refuse(job, error)
+        return self._refuse(partial(work, *_without_request(args)), error)
 
     def wait_idle(self, seconds: float) -> int:
         """Wait until no call is left; the number that is left all the same."""
@@ -209,12 +236,26 @@ class CallPool(ThreadPoolExecutor):
     def _run(self, job: _Job) -> None:
         try:
             if job.future.set_running_or_notify_cancel():
-                job.run()
+                with self._awaiting(job):
+                    job.run()
         finally:
             self._ledger.end(job.client, stream=job.stream)
             with self._change:
                 self._leave(job)
                 self._start_next()
+
+    @contextmanager
+    def _awaiting(self, job: _Job) -> Iterator[None]:
+        """Cancel the call if its request has not come in time (`arrived`): gRPC's wait has no end."""
+        if self._deadlines is None or job.call is None or not self._patience:
+            yield
+            return
+        with self._deadlines.watch(job.call, self._patience) as forget:
+            _awaited.forget = forget
+            try:
+                yield
+            finally:
+                _awaited.forget = None
 
     def _leave(self, job: _Job) -> None:
         self._calls -= 1
@@ -236,20 +277,33 @@ class CallPool(ThreadPoolExecutor):
                 self._queues[key] = queue
             self._start(job)
 
-    def _refuse(self, job: _Job, error: Error) -> Future[Any]:
-        def run() -> None:
+    def _refuse(self, work: Callable[[], Any], error: Error) -> Future[Any]:
+        def run() -> Any:  # noqa: ANN401 - what the call's own future would have
             _refused.error = error
             try:
-                if job.future.set_running_or_notify_cancel():
-                    job.run()
+                return work()
             finally:
                 _refused.error = None
 
         try:
-            self._refuser.submit(run)
+            return self._refuser.submit(run)
         except RuntimeError as exc:  # shut down meanwhile
-            job.future.set_exception(exc)
-        return job.future
+            future: Future[Any] = Future()
+            future.set_exception(exc)
+            return future
+
+
+def _without_request(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What gRPC gave with a call, with nothing in the place of what waits for the request.
+
+    A client that sends none would hold a thread by a call that is refused.  Where gRPC has another name
+    for it the refusal waits.
+    """
+    return tuple(_no_request if getattr(arg, "__name__", "") == "unary_request" else arg for arg in args)
+
+
+def _no_request() -> object:
+    return _NOTHING
 
 
 class _Streams(ThreadPoolExecutor):
@@ -260,18 +314,28 @@ class _Streams(ThreadPoolExecutor):
         self._pool = pool
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        return self._pool.enter(lambda: fn(*args, **kwargs), args, stream=True)
+        return self._pool.enter(partial(fn, **kwargs), args, stream=True)
 
 
 class Pools:
     """The pools of one server."""
 
-    def __init__(self, limits: ServiceLimits, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, limits: ServiceLimits, ledger: Ledger | None = None, deadlines: Deadlines | None = None
+    ) -> None:
         self.ledger = ledger or Ledger(limits.counts)
 
         def pool(name: str, threads: int) -> CallPool:
             waiting = None if name == "quick" else limits.waiting  # the ledger bounds them all
-            return CallPool(name, threads=threads, spare=limits.spare, waiting=waiting, ledger=self.ledger)
+            return CallPool(
+                name,
+                threads=threads,
+                spare=limits.spare,
+                waiting=waiting,
+                ledger=self.ledger,
+                deadlines=deadlines,
+                patience=limits.quick_deadline,
+            )
 
         self.quick = pool("quick", limits.quick)
         self.roots = pool("roots", limits.roots)

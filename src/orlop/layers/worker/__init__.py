@@ -5,7 +5,7 @@ their ends.  `process` is what a worker does, after it gave up every right but t
 handed.  `template` starts the template and `client` runs a layer through its workers; both are ours.
 
 A worker is not believed.  What it says is an index that is decoded and validated like any other hostile
-input, and the digest of the bytes it wrote is computed on our side.  A layer that is compressed gets two
+input, and the digest of the bytes it wrote is computed on our side.  A layer that comes in gets two
 workers: one decompresses, another indexes the tar that came out of it.  So an index depends on nothing but
 the bytes whose digest is the layer's name, and a blob that takes over its decompressor can spoil only itself.
 

@@ -42,6 +42,7 @@ __all__ = ["Feed", "Forker", "Stall", "Template", "Unpacked", "confinement", "un
 PIPE_SIZE = 1 << 20
 ANSWER_BASE = 64 << 20  # bytes of an answer that need no justification
 ANSWER_PER_ENTRY = 64  # columns; limits.metadata_size bounds the rest
+MOST_SAID = 64 << 10  # bytes of an error, which is decoded before anything is known of its shape
 LOOK = 0.2  # seconds; how soon a cancelled call stops waiting for a silent worker
 _WHAT = "unpack layer"
 _SAYABLE: dict[str, type[Error]] = {  # what a worker may raise: about the layer, or itself
@@ -272,7 +273,7 @@ class _Worker:
         answer = b"".join(self._parts)
         self._parts.clear()
         if answer[:1] == b"-":
-            raise _their_error(answer[1:])
+            raise _their_error(answer[1:]) if len(answer) <= MOST_SAID else _nonsense()
         if answer[:1] != b"+":
             if self._feed.given_up:
                 raise Unavailable(_WHAT, "its source was given up")
