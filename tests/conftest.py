@@ -24,6 +24,7 @@ from support import disks
 from support.registries import Registry, serve
 
 SELECTED_ONLY_BY_NAME = ("images", "soak")
+LARGE_SECONDS = 600  # what `make soak` has unless told otherwise
 NO_SKIP = os.environ.get("CI") == "true" or os.environ.get("ORLOP_NO_SKIP") == "1"
 _soak_share = pytest.StashKey[float]()
 
@@ -55,9 +56,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=marked)
             items[:] = [item for item in items if item not in marked]
 
+    if _soak_seconds() < LARGE_SECONDS:
+        large = [item for item in items if item.get_closest_marker("large")]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
+def _soak_seconds() -> float:
+    return float(os.environ.get("SOAK_SECONDS", "60"))
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    seconds = float(os.environ.get("SOAK_SECONDS", "60"))
+    seconds = _soak_seconds()
     trials = sum(1 for item in session.items if item.get_closest_marker("soak"))
     session.config.stash[_soak_share] = seconds / max(trials, 1)
 

@@ -600,8 +600,8 @@ def test_no_request_to_a_real_store_is_a_bug(store_dirs, place, caplog):
 
 
 @pytest.mark.soak
-def test_no_request_of_very_many_is_a_bug(fake, place, caplog):
-    end = time.monotonic() + float(os.environ.get("SOAK_SECONDS", "60"))
+def test_no_request_of_very_many_is_a_bug(fake, place, caplog, soak_seconds):
+    end = time.monotonic() + soak_seconds
     seed = 1_000
     with door(fake, place) as daemon:
         while time.monotonic() < end:

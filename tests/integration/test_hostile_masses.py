@@ -323,6 +323,7 @@ print(ours, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 @pytest.mark.soak
+@pytest.mark.large
 @pytest.mark.timeout(0)
 @pytest.mark.hostile(12, 14)
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -217,7 +217,11 @@ def _drives(members: Sequence[Member]) -> Iterator[bytes]:
 
 
 def _before_1970(members: Sequence[Member]) -> Iterator[bytes]:
-    return (_name(member) for member in members if member.mtime_ns < 0 and member.mtime_ns % SECOND)
+    found = {_name(member) for member in members if member.mtime_ns < 0 and member.mtime_ns % SECOND}
+    for member in members:
+        if member.kind == "hardlink" and b"/".join(clean(member.target)) in found:
+            found.add(_name(member))
+    return iter(found)
 
 
 def _slashed(members: Sequence[Member]) -> Iterator[bytes]:
