@@ -343,7 +343,8 @@ def test_memory_is_bounded_whatever_comes(workdir: Path, kind: str, driver: Name
         image = make_image([make(scale).tar()], compression="zstd")
     source = write_layout(workdir / "layout", {"v1": image})
     command = [sys.executable, "-c", LOADED, workdir, source, workdir / "shown", driver]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3_000)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3_000)
+    assert done.returncode == 0, done.stderr
     ours, workers = (int(number) >> 10 for number in done.stdout.split())
     entries = {"tiny": 20 * scale, "linked": 10 * scale, "described": 11 * scale}.get(kind, 0)
     most = 80 + (500 * entries >> 20) + (4 * 240 if kind == "amplified" else 0)

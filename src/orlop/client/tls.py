@@ -8,7 +8,7 @@ import grpc
 
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 
-__all__ = ["ClientTls"]
+__all__ = ["ClientTls", "read_pem"]
 
 _MAX_FILE = 1 << 20
 
@@ -23,7 +23,10 @@ class ClientTls:
 
     def credentials(self, attempted: str) -> grpc.ChannelCredentials:
         """What gRPC connects with.  Raises the errno's class for a file that cannot be read."""
-        cert, key, authority = (_read(path, attempted) for path in (self.cert, self.key, self.ca))
+        cert, key, authority = (read_pem(path, attempted) for path in (self.cert, self.key, self.ca))
+        for path, data in ((self.cert, cert), (self.key, key), (self.ca, authority)):
+            if b"-----BEGIN" not in data:
+                raise FailedPrecondition(attempted, f"{path} is no PEM file")
         return grpc.ssl_channel_credentials(authority, key, cert)
 
     @classmethod
@@ -40,12 +43,13 @@ class ClientTls:
         return cls(cert=cert, key=key, ca=ca)
 
 
-def _read(path: str, attempted: str) -> bytes:
+def read_pem(path: str, attempted: str) -> bytes:
+    """A PEM file.  Raises the errno's class, `FailedPrecondition` for one that is far too large."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_FILE + 1)
     except OSError as exc:
         raise from_oserror(attempted, exc) from exc
-    if len(data) > _MAX_FILE or b"-----BEGIN" not in data:
-        raise FailedPrecondition(attempted, f"{path} is no PEM file")
+    if len(data) > _MAX_FILE:
+        raise FailedPrecondition(attempted, f"{path} has more than {_MAX_FILE} bytes, and is no PEM file")
     return data

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
+from orlop.client.tls import read_pem
+from orlop.errors import FailedPrecondition, InvalidArgument
 
 __all__ = ["ServerTls", "names_of"]
-
-_MAX_FILE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +32,7 @@ class ServerTls:
         Raises the errno's class for a file that cannot be read, `FailedPrecondition` for what is no
         certificate, or a key that is another's.
         """
-        cert, key, authority = (_read(path, attempted) for path in (self.cert, self.key, self.client_ca))
+        cert, key, authority = (read_pem(path, attempted) for path in (self.cert, self.key, self.client_ca))
         trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:  # gRPC would listen, and fail each handshake
             trial.load_cert_chain(self.cert, self.key, password="")
@@ -66,14 +65,3 @@ def names_of(auth_context: Mapping[str, Sequence[bytes]]) -> list[str]:
     """The names in the certificate that a client has shown, as gRPC tells them."""
     keys = ("x509_subject_alternative_name", "x509_common_name")
     return [name.decode(errors="replace") for key in keys for name in auth_context.get(key, ())]
-
-
-def _read(path: str, attempted: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_FILE + 1)
-    except OSError as exc:
-        raise from_oserror(attempted, exc) from exc
-    if len(data) > _MAX_FILE:
-        raise FailedPrecondition(attempted, f"{path} has more than {_MAX_FILE} bytes, and is no certificate")
-    return data

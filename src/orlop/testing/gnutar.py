@@ -10,20 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orlop.testing.layers import SECOND, Layer, Member
+from orlop.testing.layers import FLAGS, SECOND, Layer, Member
 
 __all__ = ["gnu_tar", "sealed"]
 
 _BLOCK = 512
-_FLAGS = {
-    "file": b"0",
-    "hardlink": b"1",
-    "symlink": b"2",
-    "char": b"3",
-    "block": b"4",
-    "folder": b"5",
-    "fifo": b"6",
-}
 
 
 def gnu_tar(layer: Layer) -> bytes:
@@ -49,7 +40,7 @@ def _write(out: bytearray, member: Member) -> None:
     for text, kind in ((member.target, b"K"), (name, b"L")):
         if len(text) > 100:
             out += _header(b"././@LongLink", kind, size=len(text) + 1) + _padded(text + b"\0")
-    data, flag, rest, tail = member.data, _FLAGS[member.kind], b"", b""
+    data, flag, rest, tail = member.data, FLAGS[member.kind], b"", b""
     if member.size is not None:
         runs = [(offset, len(piece)) for offset, piece in member.pieces]
         if not runs or sum(runs[-1]) < member.size:

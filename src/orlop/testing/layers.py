@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, TypedDict, Unpack
 
-__all__ = ["MTIME", "SECOND", "Kind", "Layer", "Member", "digest_of", "write_layout"]
+__all__ = ["FLAGS", "MTIME", "SECOND", "Kind", "Layer", "Member", "digest_of", "write_layout"]
 
 Kind = Literal["file", "folder", "symlink", "hardlink", "char", "block", "fifo"]
 Name = str | bytes
@@ -31,7 +31,7 @@ SECOND = 1_000_000_000
 MTIME = 1_700_000_000 * SECOND  # what a member gets unless told otherwise
 
 _BLOCK = 512
-_FLAGS: Mapping[Kind, bytes] = {
+FLAGS: Mapping[Kind, bytes] = {
     "file": b"0",
     "hardlink": b"1",
     "symlink": b"2",
@@ -204,7 +204,7 @@ def _write(out: bytearray, member: Member) -> None:
         out += _header(b"PaxHeaders/member", b"x", mode=0o644, size=len(text)) + _padded(text)
     out += _header(
         name,
-        _FLAGS[member.kind],
+        FLAGS[member.kind],
         mode=member.mode,
         uid=member.uid,
         gid=member.gid,
