@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from orlop.config import Settings, over_limit
 from orlop.errors import DataLoss, InvalidArgument, Unimplemented
 from orlop.observe import Call
+from orlop.registry.asking import Asker
 from orlop.registry.auth import Authorizing
 from orlop.registry.blobs import BlobStream, open_stream
 from orlop.registry.credentials import CredentialSources, Keychain
 from orlop.registry.faults import from_status
 from orlop.registry.helpers import ask_helper
-from orlop.registry.hosts import Endpoint
 from orlop.registry.locate import Locator
 from orlop.registry.messages import Request, Response
 from orlop.registry.retry import Backoff
@@ -66,8 +66,9 @@ class Registry:
         insecure = settings.insecure_registries
         self._wire = wire or Wire(timeout=settings.timeout, insecure=insecure)
         retrying = Retrying(self._wire, retries=settings.retries, backoff=backoff or Backoff())
-        self._send = Authorizing(Redirecting(retrying), Keychain(sources, ask_helper))
+        send = Authorizing(Redirecting(retrying), Keychain(sources, ask_helper))
         self._locate = Locator(self._wire, retrying, insecure=insecure)
+        self._asker = Asker(send, self._locate)
 
     def close(self) -> None:
         """Close the connections.  Idempotent."""
@@ -78,7 +79,7 @@ class Registry:
         attempted = f"reach registry {registry}"
         endpoint = self._locate(registry, attempted, call)
         request = Request(method="GET", url=endpoint.url(""), endpoint=endpoint, attempted=attempted)
-        response = self._send(request, call)
+        response = self._asker.send(request, call)
         if response.status == _ABSENT:
             raise Unimplemented(
                 attempted, f"{endpoint.host} does not speak the registry's protocol, version 2"
@@ -122,8 +123,9 @@ class Registry:
         limit = self._limits.config_size
         if descriptor.size > limit:
             raise over_limit("config_size", descriptor.size, limit, attempted=attempted)
-        request = self._request(ref, "GET", f"blobs/{digest}", attempted, call)
-        response = self._send(replace(request, read=descriptor.size), call)
+        request, response = self._asker.ask(
+            ref, "GET", f"blobs/{digest}", attempted, call, read=descriptor.size
+        )
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
         size = len(response.data)
@@ -140,8 +142,8 @@ class Registry:
         What comes is not verified here.  Use the result in a ``with`` statement.
         """
         attempted = f"fetch blob {digest} of {ref.name}"
-        request = self._request(ref, "GET", f"blobs/{digest}", attempted, call)
-        return open_stream(self._send, replace(request, read=None), offset=offset, call=call)
+        request = self._asker.request(ref, "GET", f"blobs/{digest}", attempted, call, read=None)
+        return open_stream(self._asker.send, request, offset=offset, call=call)
 
     def has_blob(self, ref: Reference, digest: Digest, *, call: Call) -> int | None:
         """The size of a blob that the repository has (0 where it does not say), else None."""
@@ -168,9 +170,9 @@ class Registry:
         """Have the registry take a blob from another of its repositories; False where it will not."""
         source = Reference.parse(f"{ref.registry}/{source_repository}").repository
         attempted = f"mount blob {digest} from {source} in {ref.name}"
-        request = self._request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
+        request = self._asker.request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
         request = replace(request, scopes=(*request.scopes, f"repository:{source}:pull"))
-        return mount(self._send, request, digest=digest, source=source, call=call)
+        return mount(self._asker.send, request, digest=digest, source=source, call=call)
 
     def upload_blob(
         self,
@@ -191,8 +193,8 @@ class Registry:
         attempted = f"upload a blob to {ref.name}"
         if isinstance(digest, Digest):
             attempted = f"upload blob {digest} to {ref.name}"
-        request = self._request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
-        upload = Upload.start(self._send, request, call)
+        request = self._asker.request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
+        upload = Upload.start(self._asker.send, request, call)
         try:
             if isinstance(digest, Digest) and size is not None:
                 upload.send_whole(chunks, digest=digest, size=size, call=call)
@@ -209,9 +211,10 @@ class Registry:
         if ref.digest is not None and not ref.digest.verifies(data):
             raise InvalidArgument(attempted, f"the manifest's digest is {Digest.of(data)}")
         digest = ref.digest or Digest.of(data)
-        request = self._request(ref, "PUT", f"manifests/{ref.tag or digest}", attempted, call, push=True)
-        headers = {"Content-Type": media_type}
-        response = self._send(replace(request, headers=headers, body=data), call)
+        path, headers = f"manifests/{ref.tag or digest}", {"Content-Type": media_type}
+        request, response = self._asker.ask(
+            ref, "PUT", path, attempted, call, push=True, headers=headers, body=data
+        )
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
         said = response.headers.get("docker-content-digest")
@@ -221,9 +224,10 @@ class Registry:
 
     def _get_manifest(self, ref: Reference, target: str, attempted: str, call: Call) -> Response:
         limits = self._limits
-        request = self._request(ref, "GET", f"manifests/{target}", attempted, call)
         most = max(limits.manifest_size, limits.index_size)
-        response = self._send(replace(request, headers={"Accept": _ACCEPT}, read=most), call)
+        request, response = self._asker.ask(
+            ref, "GET", f"manifests/{target}", attempted, call, headers={"Accept": _ACCEPT}, read=most
+        )
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
         is_index = _media_type(response) in INDEX_TYPES
@@ -234,26 +238,12 @@ class Registry:
         return response
 
     def _head(self, ref: Reference, path: str, attempted: str, call: Call) -> Response | None:
-        request = self._request(ref, "HEAD", path, attempted, call)
-        response = self._send(replace(request, headers={"Accept": _ACCEPT}), call)
+        request, response = self._asker.ask(ref, "HEAD", path, attempted, call, headers={"Accept": _ACCEPT})
         if response.status == _ABSENT:
             return None
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
         return response
-
-    def _request(
-        self, ref: Reference, method: str, path: str, attempted: str, call: Call, *, push: bool = False
-    ) -> Request:
-        endpoint: Endpoint = self._locate(ref.registry, attempted, call)
-        return Request(
-            method=method,
-            url=endpoint.url(f"{ref.repository}/{path}"),
-            endpoint=endpoint,
-            attempted=attempted,
-            scopes=(f"repository:{ref.repository}:pull{',push' if push else ''}",),
-            repository=ref.repository,
-        )
 
 
 def _media_type(response: Response) -> str:
