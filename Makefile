@@ -13,8 +13,9 @@ FUZZ_SECONDS ?= 600
 TEST_WORKERS ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
+export PYTHONDONTWRITEBYTECODE :=  # the tests start thousands of processes: none should compile anew
 
-.PHONY: help setup lint format test unit integration images check-images soak fuzz bench demo proto lock clean
+.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench demo proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ help: ## this list
 setup: ## install what is missing: Debian packages (as root), then .venv
 	@tools/setup-system
 	@tools/setup-venv $(VENV) requirements/dev.txt project
+
+compiled: setup  # once, also for the users of the tests who may not write here
+	@$(BIN)/python -m compileall -q src tests
 
 lint: setup ## ruff, mypy, and the rule of who may import whom
 	$(BIN)/ruff check
@@ -35,10 +39,10 @@ format: setup ## let ruff format and fix
 
 test: unit integration ## all tests that take minutes; root tests use a disk of their own
 
-unit: setup ## the tests that need no privilege
+unit: compiled ## the tests that need no privilege
 	$(PYTEST) -n $(TEST_WORKERS) tests/unit
 
-integration: setup ## the tests with real tools, mounts and registries
+integration: compiled ## the tests with real tools, mounts and registries
 	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile tests/integration
 
 images: setup ## make the bench images and a registry for them (20 minutes the first time)
@@ -48,7 +52,7 @@ images: setup ## make the bench images and a registry for them (20 minutes the f
 check-images: images ## the bench images' trees beside what GNU tar makes of their layers
 	$(PYTEST) -m images --timeout 3600 tests
 
-soak: setup ## the long seeded trials, SOAK_SECONDS in all
+soak: compiled ## the long seeded trials, SOAK_SECONDS in all
 	$(PYTEST) -m soak --timeout $$(( SOAK_SECONDS + 600 )) tests
 
 fuzz: ## fuzz all parsers, FUZZ_SECONDS in all

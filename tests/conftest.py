@@ -35,7 +35,11 @@ _soak_share = pytest.StashKey[float]()
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ORLOP_CONFIG"] = os.devnull  # no test depends on what this machine's files say
     # A shell's background job ignores these, and so would all that tests start and interrupt
-    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    for number, default in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),  # and nohup's commands this one
+    ):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)
     if not hasattr(config, "workerinput") and os.geteuid() == 0:

@@ -82,7 +82,10 @@ class Bench:
         self._store, self.driver, self._work, self._oracle = store, driver, work, oracle
         self.warnings: list[str] = []
         self._tars = [layer.tar() for layer in image_layers()]
-        images = {"base": make_image(self._tars[:1]), "latest": make_image(self._tars)}
+        images = {
+            name: make_image(tars, compression="none")
+            for name, tars in (("base", self._tars[:1]), ("latest", self._tars))
+        }
         store.load(write_layout(work / "layout", images))
         with store.prepare("localhost/layout:base", work / "base"):
             pass  # so that the second layer is a small top

@@ -50,6 +50,16 @@ Key = tuple[str, str, str]  # mode, driver, check
 # Importing so many layers takes longer than all else; up to 128 are tried in every mode
 HEAVY = "five_hundred_and_twenty_layers"
 CASES = [(mode, driver, name) for mode, driver in MODES for name in CHECKS if name != HEAVY or mode == "root"]
+# Modes much alike share the checks between them, but for a long soak
+ALIKE = {"subids": 0, "single": 1, "container": 0, "plain": 1}
+LONG = (pytest.mark.soak, pytest.mark.large)
+
+
+def marks(case: tuple[str, Driver, str]) -> list[pytest.MarkDecorator]:
+    mode, driver, name = case
+    theirs = list(CHECKS).index(name) % 2 != ALIKE.get(mode, list(CHECKS).index(name) % 2)
+    return [*(LONG if theirs else ()), *([pytest.mark.any_kernel] if driver != "erofs" else [])]
+
 
 # ------------------------------------------------------------------ the runs
 
@@ -141,7 +151,7 @@ def store_at(root: Path, run: Path, work: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.any_kernel] if case[1] != "erofs" else []) for case in CASES],
+    [pytest.param(case, marks=marks(case)) for case in CASES],
     ids="-".join,
 )
 def test_drivers_conform(case: Key, report_of: Callable[[Key], Report]) -> None:

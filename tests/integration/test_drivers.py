@@ -135,7 +135,7 @@ def many_layers(count: int) -> list[Layer]:
     return layers
 
 
-@pytest.mark.parametrize("count", [40, 130, 520])
+@pytest.mark.parametrize("count", [40, 130, pytest.param(520, marks=[pytest.mark.soak, pytest.mark.large])])
 def test_any_number_of_layers_fits_into_one_page_of_options(
     store: orlop.Store, store_dirs: StoreDirs, workdir: Path, count: int
 ) -> None:

@@ -22,6 +22,7 @@ import orlop
 from conftest import StoreDirs
 from orlop.images.api import PrepareOptions
 from orlop.observe import Call, Progress
+from support import disks
 from support.images import make_image, write_layout
 from support.layers import Layer
 from support.oracle import NotJudged, apply_layers, differences, snapshot
@@ -94,10 +95,25 @@ class Shower:
             store.verbs.cleanup(str(path))
 
 
+@pytest.fixture(scope="module")
+def stage(lab: Path) -> Iterator[Shower]:
+    """Two stores for the whole module, so that the base is imported once."""
+    folder = lab / "layer-meaning"
+    (folder / "work").mkdir(parents=True)
+    try:
+        with (
+            orlop.open(folder / "root", folder / "run") as merged,
+            orlop.open(folder / "root2", folder / "run2") as stacked,
+        ):
+            yield Shower(folder / "work", merged, stacked)
+    finally:
+        disks.remove(folder)
+
+
 @pytest.fixture
-def shower(store: orlop.Store, store_dirs: StoreDirs, workdir: Path) -> Iterator[Shower]:
-    with orlop.open(workdir / "root2", workdir / "run2") as second:
-        yield Shower(store_dirs.work, store, second)
+def shower(stage: Shower) -> Shower:
+    stage.warnings, stage.drivers = [], FOLDER_DRIVERS
+    return stage
 
 
 @pytest.fixture

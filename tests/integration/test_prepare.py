@@ -349,7 +349,7 @@ def test_an_image_with_no_layer_at_all_is_an_empty_root(
     assert os.listdir(store_dirs.work / "b") == ["first"]
 
 
-@pytest.mark.parametrize("count", [60, 500])
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.large])])
 def test_many_layers_prepare_and_mount_like_one(
     store: orlop.Store, workdir: Path, store_dirs: StoreDirs, count: int
 ) -> None:

@@ -32,6 +32,7 @@ APPLETS = ("sh", "cat", "echo", "id", "pwd", "env", "ls", "stty", "sleep", "touc
 INSIDE = [(mode, way) for mode in ("subids", "single") for way in ("auto", "crun", "bwrap", "chroot")]
 MOST = [pair for pair in INSIDE if pair not in {("single", "crun"), ("single", "bwrap")}]
 PLAIN = [("plain", "setuid-bwrap"), ("plain", "exec")]
+EVERY = [*MOST, *PLAIN]
 # An empty v2 tree makes a hybrid machine look like one with v1 alone: crun refuses hybrid ones.
 HIDE = '[ -d /sys/fs/cgroup/unified ] && mount -t tmpfs none /sys/fs/cgroup/unified; exec "$@"'
 
@@ -138,13 +139,21 @@ def _dynamic_cat(layer: Layer) -> None:
         layer.file(path.lstrip("/"), Path(path).read_bytes(), mode=0o755)
 
 
-@pytest.fixture(params=[*MOST, *PLAIN], ids="-".join)
+def in_turn(name: str, pairs: list[tuple[str, str]], turn: int, *, share: int = 4) -> pytest.MarkDecorator:
+    """A test in all ways: some of them, others from test to test, and all in a long soak."""
+    chosen = {pairs[(turn + 3 * step) % len(pairs)] for step in range(share)}
+    rest = (pytest.mark.soak, pytest.mark.large)
+    ways = [pytest.param(pair, id="-".join(pair), marks=() if pair in chosen else rest) for pair in pairs]
+    return pytest.mark.parametrize(name, ways, indirect=True)
+
+
+@pytest.fixture
 def anybody(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Somebody]) -> Somebody:
     """Each user in the ways that differ."""
     return somebody(*request.param)
 
 
-@pytest.fixture(params=INSIDE, ids="-".join)
+@pytest.fixture
 def insider(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Somebody]) -> Somebody:
     """Those who have a namespace, in each way."""
     return somebody(*request.param)
@@ -153,6 +162,7 @@ def insider(request: pytest.FixtureRequest, somebody: Callable[[Mode, str], Some
 # ------------------------------------------------------------------ in every way
 
 
+@in_turn("anybody", EVERY, 0)
 def test_output_input_and_the_exit_code_are_passed_on_and_nothing_is_left(anybody: Somebody) -> None:
     done = anybody.run("-i", "-e", "A=b c", "box", "sh", "-c", "cat; echo $A $FROM_IMAGE; echo err >&2; exit 42",
                        stdin="typed\n")  # fmt: skip
@@ -164,6 +174,7 @@ def test_output_input_and_the_exit_code_are_passed_on_and_nothing_is_left(anybod
     assert anybody.user.orlop("ps", "-q", check=True).stdout == ""
 
 
+@in_turn("anybody", EVERY, 1)
 def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(anybody: Somebody) -> None:
     for command, code in (("nosuch", 127), ("/no/such", 127), ("/bin/not-executable", 126), ("/srv", 126)):
         done = anybody.run("box", command)
@@ -172,6 +183,7 @@ def test_a_command_that_is_not_there_is_127_and_one_that_cannot_run_126(anybody:
     assert anybody.left() == []
 
 
+@in_turn("anybody", EVERY, 2)
 def test_what_was_written_is_committed_from_a_kept_root(anybody: Somebody) -> None:
     anybody.shell("echo made > made && echo $PWD", "--name", "kept", "-w", "/srv")
     root = anybody.user.runtime / "orlop-containers/kept/rootfs"
@@ -181,6 +193,7 @@ def test_what_was_written_is_committed_from_a_kept_root(anybody: Somebody) -> No
     assert anybody.left() == []
 
 
+@in_turn("anybody", EVERY, 3)
 def test_a_signal_reaches_the_command(anybody: Somebody) -> None:
     script = "trap 'echo told; exit 5' TERM; echo up; while :; do sleep 0.1; done"
     with subprocess.Popen(anybody.command("box", "sh", "-c", script), stdout=subprocess.PIPE) as process:
@@ -192,6 +205,7 @@ def test_a_signal_reaches_the_command(anybody: Somebody) -> None:
     assert anybody.left() == []
 
 
+@in_turn("anybody", EVERY, 4)
 def test_a_terminals_interrupt_arrives_once(anybody: Somebody) -> None:
     script = "trap 'echo told' INT; stty size; echo up; sleep 1; sleep 1; echo end; exit 6"
     pid, master = pty.fork()
@@ -220,6 +234,7 @@ def test_a_terminals_interrupt_arrives_once(anybody: Somebody) -> None:
 # ------------------------------------------------------------------ with a namespace
 
 
+@in_turn("insider", INSIDE, 0, share=3)
 def test_inside_one_is_root_and_sees_the_image_alone(insider: Somebody) -> None:
     script = (
         "id -u; id -g; hostname; pwd; ls -d /proc/self /sys/kernel /dev/null /dev/shm; echo x > /dev/null"
@@ -231,6 +246,7 @@ def test_inside_one_is_root_and_sees_the_image_alone(insider: Somebody) -> None:
     assert set(insider.shell("ls /").split()) <= names
 
 
+@in_turn("insider", INSIDE, 1, share=3)
 def test_volumes_show_and_their_places_stay_inside(insider: Somebody) -> None:
     shared = insider.user.home / "shared"
     shared.mkdir()
@@ -243,12 +259,14 @@ def test_volumes_show_and_their_places_stay_inside(insider: Somebody) -> None:
     assert list((insider.user.folder / "outside").iterdir()) == []
 
 
+@in_turn("insider", INSIDE, 2, share=3)
 def test_without_a_network_there_is_the_loopback_alone(insider: Somebody) -> None:
     out = insider.shell("ip link", "--net", "none")
     assert "lo: <LOOPBACK,UP" in out
     assert len(re.findall(r"^\d+:", out, re.MULTILINE)) == 1
 
 
+@in_turn("insider", INSIDE, 3, share=3)
 def test_a_read_only_root_takes_nothing_but_volumes_do(insider: Somebody) -> None:
     script = "touch /srv/x 2>/dev/null || echo ro; touch /vol/x && echo rw"
     (insider.user.home / "vol").mkdir()
