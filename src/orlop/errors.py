@@ -173,6 +173,7 @@ _BY_ERRNO: dict[int, type[Error]] = {
     errno.ENFILE: ResourceExhausted,
     errno.ENOMEM: ResourceExhausted,
     errno.EFBIG: ResourceExhausted,
+    errno.EMLINK: ResourceExhausted,
     errno.EIO: DataLoss,
     errno.EINVAL: InvalidArgument,
     errno.ENAMETOOLONG: InvalidArgument,
@@ -182,6 +183,7 @@ _BY_ERRNO: dict[int, type[Error]] = {
     errno.ECONNRESET: Unavailable,
     errno.ETIMEDOUT: Unavailable,
 }
+_HINTS = {errno.EMLINK: "this file system takes no more hard links of one file; the driver erofs makes none"}
 
 
 def from_oserror(attempted: str, exc: OSError, *, hint: str = "") -> Error:
@@ -193,6 +195,7 @@ def from_oserror(attempted: str, exc: OSError, *, hint: str = "") -> Error:
     reason = exc.strerror or (os.strerror(exc.errno) if exc.errno else str(exc))
     if isinstance(exc.filename, str | bytes | os.PathLike):  # and not a descriptor's number
         reason = f"{reason}: {os.fsdecode(exc.filename)}"
+    hint = hint or _HINTS.get(exc.errno or 0, "")
     return cls(attempted, reason, hint=hint, details={"errno": errno.errorcode.get(exc.errno or 0, "")})
 
 

@@ -45,6 +45,12 @@ def test_an_error_about_a_descriptor_has_no_path(tmp_path: Path) -> None:
     assert from_oserror("list it", caught.value).reason == os.strerror(errno.ENOTDIR)
 
 
+def test_too_many_links_of_a_file_are_the_file_systems_limit_and_name_who_needs_none() -> None:
+    error = from_oserror("unpack it", OSError(errno.EMLINK, "Too many links"))
+    assert isinstance(error, ResourceExhausted)
+    assert "erofs" in error.hint
+
+
 @pytest.mark.parametrize(
     "error", [full_disk(), from_oserror("write f", full_disk()), OSError(errno.EDQUOT, "quota")]
 )
