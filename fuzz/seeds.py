@@ -61,6 +61,24 @@ SETTINGS = [
     "[limits]\ndepth = 99999999999999999999\n",
     "a = " + 900 * "[",
 ]
+HOSTFILES = [
+    (
+        'server = "https://registry-1.docker.io"\n[host."https://m.example/a"]\ncapabilities = ["pull"]\nca = "c.pem"\n'
+        'override_path = true\ndial_timeout = "1m2.5s"\nclient = [["a.cert", "a.key"]]\n'
+    ),
+    '[host."http://[::1]:5000"]\nskip_verify = true\n[host."http://[::1]:5000".header]\nx-a = ["b", "c"]\n',
+    (
+        'unqualified-search-registries = ["docker.io"]\n[[registry]]\nprefix = "r.example/a"\nlocation = "s.example/b"\n'
+        '[[registry.mirror]]\nlocation = "m.example"\npull-from-mirror = "digest-only"\n[aliases]\nx = "r.example/x"\n'
+    ),
+    '[[registry]]\nprefix = "*.r.example"\nblocked = true\n[[registry]]\nlocation = "docker.io"\ninsecure = true\n',
+    "[registries.search]\nregistries = ['a.example']\n[registries.block]\nregistries = ['b.example']\n",
+]
+PROXIES = [
+    "http://user:p%40ss@proxy.example:3128\n.r.example\n10.0.0.0/8\n[fd00::1]:5000\n*",
+    "proxy.example:8080\nr.example:5000\n*.x\nfd00::/8",
+    "socks5://user:pw@p\n",
+]
 
 
 def seeds() -> Iterator[Seed]:
@@ -89,6 +107,8 @@ def seeds() -> Iterator[Seed]:
         ("answers", ANSWERS),
         ("accounts", ACCOUNTS),
         ("settings", SETTINGS),
+        ("hostfiles", HOSTFILES),
+        ("proxies", PROXIES),
     ):
         for number, text in enumerate(texts):
             yield target, str(number), text.encode()

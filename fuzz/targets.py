@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from orlop.config import DEFAULT_LIMITS, load
+from orlop.config import DEFAULT_LIMITS, ProxySettings, load
 from orlop.erofs import format as erofs
 from orlop.erofs.reader import Image
 from orlop.errors import DataLoss, Error, Internal
@@ -37,8 +37,11 @@ from orlop.registry.blobs import parse_content_range
 from orlop.registry.challenge import parse_challenges
 from orlop.registry.credentials import Credential, Helper, find
 from orlop.registry.faults import redact, registry_message, scrub
+from orlop.registry.hostfiles.hosts_toml import parse_hosts_toml
+from orlop.registry.hostfiles.registries_conf import parse_registries_conf
 from orlop.registry.hosts import Endpoint, endpoints, origin_of
 from orlop.registry.messages import Request, Response
+from orlop.registry.proxies import Proxies
 from orlop.registry.redirects import next_hop, settle
 from orlop.registry.retry import parse_retry_after
 from orlop.registry.tokens import parse_token, pick, token_request
@@ -228,6 +231,44 @@ def accounts(data: bytes) -> None:
             os.close(folder)
 
 
+def hostfiles(data: bytes) -> None:
+    """Files that say where registries are: a hosts.toml, or a registries.conf and names to look for in it."""
+    for registry in ("docker.io", "r.example:5000", "127.0.0.1:5000"):
+        with _answers():
+            for ways in parse_hosts_toml(data, registry=registry, folder="/d", source="fuzz"):
+                for way in ways:
+                    url = way.url("a/manifests/1")
+                    assert origin_of(url, "fuzz") == way.origin, "a path leads to another server"
+                    assert url.isascii()
+                    assert url.isprintable()
+                    assert not set("\r\n") & set("".join(value for pair in way.headers for value in pair))
+                    assert way.mirror == bool(way.namespace)
+                    assert all(name.startswith("/") for name in way.ca)
+    with _answers():
+        conf = parse_registries_conf(data, source="fuzz")
+        for name in ("alpine", "r.example/a/b@sha256:" + 64 * "0", "x.r.example:5000/a:1"):
+            ref = Reference.parse(name)
+            namespace = conf.of(str(ref))
+            if namespace is not None:
+                assert namespace.matched(str(ref)) >= 0
+                with _answers():
+                    for registry, repository, _ in namespace.sources(ref, "fuzz"):
+                        assert Reference.parse(f"{registry}/{repository}").name == f"{registry}/{repository}"
+
+
+def proxies(data: bytes) -> None:
+    """A proxy's URL and the list of what is reached without one, on the lines after it."""
+    first, *rest = data.decode("utf-8", "replace").split("\n")
+    with _answers():
+        found = Proxies(ProxySettings(http=first, https=first, no=tuple(rest)))
+        for url in ("https://r.example", "http://10.1.2.3:5000", "https://[fd00::1]", "http://localhost"):
+            proxy = found.of(origin_of(url, "fuzz"))
+            if proxy is not None:
+                assert "localhost" not in url, "this machine through a proxy"
+                assert "@" not in str(proxy.origin)
+                assert proxy.authorization.isprintable()
+
+
 def settings(data: bytes) -> None:
     """A file of settings."""
     with TemporaryDirectory() as folder:
@@ -281,7 +322,7 @@ def headers(data: bytes) -> None:
             url = settle(_SECURE, request.url, value, "fuzz")
             assert url.startswith("https://"), "a way down from TLS"
             assert settle(_SECURE, request.url, url, "fuzz") == url
-            hop = next_hop(request, answer, 0)
+            hop = next_hop(request, answer, [request.url])
             assert hop is not None
             there = origin_of(hop.url, "fuzz")
             assert ("Authorization" in hop.headers) == (there == _SECURE.origin), "a secret went along"
@@ -403,10 +444,12 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "document": document,
     "erofs": erofs_image,
     "headers": headers,
+    "hostfiles": hostfiles,
     "index": index,
     "layers": layers,
     "names": names,
     "pax": pax_records,
+    "proxies": proxies,
     "settings": settings,
     "tar": tar,
 }

@@ -11,6 +11,7 @@ unless somebody watches; `orlop.testing.crashes` kills the process there.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,14 @@ from orlop.errors import Cancelled, DeadlineExceeded
 
 __all__ = [
     "NULL_OBSERVER",
+    "Auth",
     "Call",
     "CancelToken",
     "NullObserver",
     "Observer",
     "Progress",
     "Rate",
+    "Tally",
     "reached",
     "watch_points",
 ]
@@ -36,6 +39,7 @@ class Progress:
     """One step of one item of a long call.
 
     ``item`` is a digest or a name; ``phase`` one of ``resolving``, ``waiting``, ``fetching``,
+    ``following`` (another call fetches it, here or in another process),
     ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``pushing``,
     ``exists``, ``done``.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
     ``rate`` is bytes per second over the last moments.
@@ -110,16 +114,78 @@ class CancelToken:
         return True
 
 
+class Tally:
+    """What the parts of one call have in common: how long it paused, and what it has said.  Thread-safe."""
+
+    __slots__ = ("_active", "_lock", "_paused", "_said", "_since")
+
+    _MOST_SAID = 100  # different texts that are remembered, and so the most that are said
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the rest
+        self._active = 0
+        self._since = 0.0
+        self._paused = 0.0
+        self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def pausing(self) -> Iterator[None]:
+        """While a part of the call sleeps.  Pauses side by side count once."""
+        with self._lock:
+            if self._active == 0:
+                self._since = time.monotonic()
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._active -= 1
+                if self._active == 0:
+                    self._paused += time.monotonic() - self._since
+
+    @property
+    def paused(self) -> float:
+        """Seconds in which some part of the call slept."""
+        with self._lock:
+            return self._paused + (time.monotonic() - self._since if self._active else 0.0)
+
+    def is_new(self, text: str) -> bool:
+        """Whether a text is said for the first time, and not one of far too many."""
+        with self._lock:
+            if text in self._said or len(self._said) >= self._MOST_SAID:
+                return False
+            self._said.add(text)
+            return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """Credentials for one call and one registry: they go before those that are kept, and are not kept.
+
+    ``registry`` is the host, and the port where there is one, that they are for (``registry.lan:5000``);
+    left empty, `orlop.Store` takes that of the image named.  Secrets are not shown by ``repr``.
+    """
+
+    username: str = ""
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+    registry: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """The circumstances of one call: observer, cancel token, deadline.
+    """The circumstances of one call: observer, cancel token, deadline, credentials of its own.
 
-    ``deadline`` is a value of `time.monotonic`, or None.
+    ``deadline`` is a value of `time.monotonic`, or None; ``auth`` is for the registry that it names;
+    ``tally`` is kept by all parts of the call together.
     """
 
     observer: Observer = NULL_OBSERVER
     cancel: CancelToken = field(default_factory=CancelToken)
     deadline: float | None = None
+    auth: Auth | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def check(self, attempted: str) -> None:
         """Raise `Cancelled` or `DeadlineExceeded` if the call should stop."""
@@ -133,11 +199,17 @@ class Call:
         return replace(self, cancel=self.cancel.child())
 
     def pause(self, seconds: float, attempted: str) -> None:
-        """Sleep, but wake and raise at once when cancelled or past the deadline."""
+        """Sleep, but wake and raise at once when cancelled or past the deadline; the tally counts it."""
         if self.deadline is not None:
             seconds = min(seconds, max(0.0, self.deadline - time.monotonic()) + 0.001)
-        self.cancel.wait(seconds)
+        with self.tally.pausing():
+            self.cancel.wait(seconds)
         self.check(attempted)
+
+    def warn_once(self, text: str) -> None:
+        """Report a warning, unless this call has reported the very same."""
+        if self.tally.is_new(text):
+            self.observer.warning(text)
 
 
 class Rate:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from orlop.config.files import Configuration, load
 from orlop.config.limits import DEFAULT_LIMITS, Limits, over_limit, too_long
-from orlop.config.settings import DRIVERS, Driver, PullPolicy, Settings
+from orlop.config.settings import DRIVERS, Driver, ProxySettings, PullPolicy, Settings
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -21,6 +21,7 @@ __all__ = [
     "Configuration",
     "Driver",
     "Limits",
+    "ProxySettings",
     "PullPolicy",
     "Settings",
     "load",

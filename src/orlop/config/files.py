@@ -8,6 +8,9 @@ A file has keys of `orlop.config.settings.Settings` at its top, and tables::
     [limits]                 # fields of orlop.config.Limits
     layer_size = "512GiB"
 
+    [proxy]                  # fields of orlop.config.ProxySettings
+    https = "http://proxy.lan:3128"
+
     [daemon]                 # what `orlop daemon` takes: its options and what clients may ask of it
     group = "containers"
 
@@ -26,18 +29,28 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from orlop.config.limits import Limits
-from orlop.config.settings import Settings
+from orlop.config.settings import ProxySettings, Settings
 from orlop.config.values import convert, kinds_of
 from orlop.errors import InvalidArgument, PermissionDenied, from_oserror
 
-__all__ = ["PLACES", "Configuration", "Given", "load", "meant", "read_file", "read_limit", "read_table"]
+__all__ = [
+    "PLACES",
+    "Configuration",
+    "Given",
+    "load",
+    "meant",
+    "read_bytes",
+    "read_file",
+    "read_limit",
+    "read_table",
+]
 
 _T = TypeVar("_T")
 
 MAX_FILE = 1 << 20
 PLACES: Mapping[str, Any] = {"root": str, "run": str, "host": str}
 """Keys beside those of `Settings`: which store is meant.  The command line uses them."""
-_TABLES = ("limits", "daemon")
+_TABLES = ("limits", "proxy", "daemon")
 _DEFAULT = "default"
 
 
@@ -86,7 +99,9 @@ class Configuration:
         known = _settings_kinds()
         values = {name: item.value for name, item in self.given.items() if name in known}
         base = base or Settings()
-        return self._made(base, {**values, "limits": self.limits(base.limits)})
+        proxy = {name: item.value for name, item in self.table("proxy").items()}
+        tables = {"limits": self.limits(base.limits), "proxy": self._made(base.proxy, proxy)}
+        return self._made(base, {**values, **tables})
 
     def _made(self, base: _T, values: Mapping[str, Any]) -> _T:
         """A dataclass with some fields replaced; where it refuses one, the error says who gave it."""
@@ -119,7 +134,7 @@ def read_file(path: str | os.PathLike[str], *, trusted: bool = True) -> dict[str
     """
     name = os.fspath(path)
     attempted = f"read {name}"
-    data = _read(name, attempted, trusted=trusted)
+    data = read_bytes(name, attempted, trusted=trusted)
     if not data:
         return {}
     import tomllib  # only where there is something to read
@@ -131,7 +146,8 @@ def read_file(path: str | os.PathLike[str], *, trusted: bool = True) -> dict[str
     return read_table(document, name)
 
 
-def _read(name: str, attempted: str, *, trusted: bool) -> bytes:
+def read_bytes(name: str, attempted: str, *, trusted: bool) -> bytes:
+    """A file's bytes, at most `MAX_FILE`.  ``trusted`` and the errors are as in `read_file`."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | (0 if trusted else os.O_NONBLOCK)
     try:
         with open(name, "rb", opener=lambda path, _: os.open(path, flags)) as file:
@@ -212,11 +228,12 @@ def meant(name: str, known: Iterable[str]) -> str:
 
 
 def _settings_kinds() -> dict[str, Any]:
-    return {name: kind for name, kind in kinds_of(Settings).items() if name != "limits"}
+    return {name: kind for name, kind in kinds_of(Settings).items() if name not in _TABLES}
 
 
 @cache
 def _known() -> dict[str, Any]:
     """All dotted names but the daemon's, and their types."""
     limits = {f"limits.{name}": kind for name, kind in kinds_of(Limits).items()}
-    return {**PLACES, **_settings_kinds(), **limits}
+    proxy = {f"proxy.{name}": kind for name, kind in kinds_of(ProxySettings).items()}
+    return {**PLACES, **_settings_kinds(), **limits, **proxy}

@@ -97,8 +97,17 @@ class Limits:
         64, "", "objects and lists inside one another in any of these", most=500, because="decoders recurse"
     )
     index_nesting: int = _limit(4, "", "indexes inside one another", most=1_000, because="each is fetched")
+    index_manifests: int = _limit(
+        1_024, "", "indexes and manifests in one index", most=100_000, because="each is fetched"
+    )
     layers: int = _limit(1_024, "", "layers of one image")
     archive_names: int = _limit(4_096, "", "names that one archive gives to images")
+    page_size: int = _limit(
+        16 << 20, "bytes", "one page of a registry's list of tags or referrers", most=_DOCUMENT, because=_HELD
+    )
+    pages: int = _limit(1_000, "", "pages of one list of a registry", most=100_000, because="each is fetched")
+    tags: int = _limit(500_000, "", "tags of one repository, listed")
+    referrers: int = _limit(10_000, "", "referrers of one manifest, listed or copied")
     auth_file_size: int = _limit(
         1 << 20, "bytes", "a file with credentials of registries", most=_DOCUMENT, because=_HELD
     )

@@ -69,6 +69,8 @@ def convert(value: object, kind: Any, name: str, attempted: str) -> Any:  # noqa
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         inner = [part for part in get_args(kind) if part is not NoneType]
+        if len(inner) > 1 and not (inner[0] is bool and isinstance(value, bool)):
+            inner = inner[1:]  # a flag or something else
         return convert(value, inner[0], name, attempted)
     if origin is Literal:
         if value in get_args(kind) and isinstance(value, str):

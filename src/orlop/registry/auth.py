@@ -2,8 +2,8 @@
 
 Only the registry's own origin ever gets an Authorization header: a request to another (an upload's
 `Location` elsewhere) passes through bare, and a 401 from where a redirect led is not answered.
-Tokens are kept per endpoint, repository and scopes; of several threads that need one, one fetches
-it.  What the rules are is in `orlop.registry.tokens`.
+Tokens are kept per endpoint, repository, scopes and, where a call brought its own, credentials; of several
+threads that need one, one fetches it.  What the rules are is in `orlop.registry.tokens`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orlop.errors import Unauthenticated
+from orlop.errors import Unauthenticated, Unavailable
 from orlop.observe import Call
 from orlop.registry.challenge import Challenge, parse_challenges
-from orlop.registry.credentials import Credential
-from orlop.registry.faults import from_status
+from orlop.registry.credentials import Credential, own
+from orlop.registry.faults import from_status, lacks_scope
 from orlop.registry.hosts import Endpoint, Origin, origin_of
-from orlop.registry.messages import Outgoing, Request, Response, Sender
-from orlop.registry.tokens import Token, basic, bearer, parse_token, pick, token_request
+from orlop.registry.messages import Outgoing, Request, Response, Sender, repeatable
+from orlop.registry.tokens import (
+    Token,
+    basic,
+    bearer,
+    hide,
+    parse_token,
+    pick,
+    secrets_of,
+    token_request,
+)
 
 __all__ = ["Authorizing", "FindsCredential"]
 
 MAX_TOKENS = 4_096  # kept at a time; a daemon may see many repositories
+KEPT = 300.0  # seconds that a user's own credentials are used before they are looked for anew
 
 
 class FindsCredential(Protocol):
@@ -35,8 +45,12 @@ class FindsCredential(Protocol):
         """The credential, or None."""
         ...
 
+    def renewed(self, credential: Credential, token: str, *, call: Call) -> None:
+        """A token server gave a (new) identity token for a credential that was found here."""
+        ...
 
-_Key = tuple[Origin, str, tuple[str, ...]]
+
+_Key = tuple[Origin, str, tuple[str, ...], Credential | None]
 
 
 @dataclass(slots=True)
@@ -64,7 +78,7 @@ class Authorizing:
         """Send ``request``; where the registry asks for a token, get one and send it again.
 
         A 401 that is left is the registry's last word.  Raises `Unauthenticated` where it asks for
-        what cannot be given.
+        what cannot be given, and `Unavailable` where a token ended under a body that cannot come again.
         """
         home = request.endpoint.origin
         if origin_of(request.url, request.attempted) != home:
@@ -75,8 +89,15 @@ class Authorizing:
         response = self._send(request, token, call)
         if response.status != 401 or origin_of(response.url, request.attempted) != home:
             return response
-        if isinstance(request.body, Outgoing) and request.body.sent:
-            return response
+        if not repeatable(request):
+            if token is None or lacks_scope(response):
+                return response
+            self._forget(request, token, call)
+            response.close()
+            raise Unavailable(
+                request.attempted,
+                f"{request.endpoint.host} no longer takes the token that the request began with",
+            )
         challenge = self._asked(request, response)
         fresh = self._token(request, challenge, call, stale=token)
         if fresh is None or (token is not None and fresh.header == token.header):
@@ -89,7 +110,7 @@ class Authorizing:
             return self._inner(request, call)
         headers = {**request.headers, "Authorization": token.header}
         response = self._inner(replace(request, headers=headers), call)
-        return replace(response, authenticated=token.personal)
+        return replace(hide(response, token.secrets), authenticated=token.personal)
 
     def _asked(self, request: Request, response: Response) -> Challenge:
         challenge = pick(parse_challenges(response.headers.get("www-authenticate", "")))
@@ -103,14 +124,15 @@ class Authorizing:
         self, request: Request, challenge: Challenge, call: Call, *, stale: Token | None
     ) -> Token | None:
         """The token for a request: the one that is kept, if it is good and not ``stale``, or a new one."""
-        slot = self._slot((request.endpoint.origin, request.repository, request.scopes))
+        slot = self._slot(_key(request, call))
+        now = self._clock()
         while not slot.lock.acquire(timeout=0.1):
             call.check(request.attempted)
         try:
             kept = slot.token
             if (
                 kept is not None
-                and kept.expires > self._clock()
+                and (kept.renew if isinstance(request.body, Outgoing) else kept.expires) > now
                 and (stale is None or kept.header != stale.header)
             ):
                 return kept
@@ -118,6 +140,13 @@ class Authorizing:
             return slot.token
         finally:
             slot.lock.release()
+
+    def _forget(self, request: Request, token: Token, call: Call) -> None:
+        """Keep a token no longer that was refused, unless there is a newer one."""
+        slot = self._slot(_key(request, call))
+        kept = slot.token
+        if kept is not None and kept.header == token.header:
+            slot.token = None
 
     def _slot(self, key: _Key) -> _Slot:
         with self._lock:
@@ -130,17 +159,21 @@ class Authorizing:
 
     def _fetch(self, request: Request, challenge: Challenge, call: Call) -> Token | None:
         endpoint, attempted = request.endpoint, request.attempted
-        credential = self._credentials(
+        brought = own(call.auth, endpoint.registry)
+        credential = brought or self._credentials(
             endpoint.registry, request.repository, scheme=endpoint.origin.scheme, call=call
         )
-        forever = float("inf")
+        until = self._clock() + KEPT
         if credential is not None and credential.registry_token:
             header = bearer(credential.registry_token, attempted)
-            return Token(header=header, expires=forever, personal=True)
+            secrets = secrets_of(header, credential)
+            return Token(header=header, expires=until, renew=until, personal=True, secrets=secrets)
         if challenge.scheme == "basic":
             if credential is None or not credential.username:
                 return None
-            return Token(header=basic(credential), expires=forever, personal=True)
+            header = basic(credential)
+            secrets = secrets_of(header, credential)
+            return Token(header=header, expires=until, renew=until, personal=True, secrets=secrets)
         asking = token_request(
             challenge,
             credential,
@@ -148,12 +181,20 @@ class Authorizing:
             scopes=_scopes(request, challenge),
             attempted=attempted,
         )
-        response = self._inner(asking, call)
+        now = self._clock()  # a token's life began before its answer came
+        told = secrets_of(asking.headers.get("Authorization", ""), credential)
+        response = hide(self._inner(asking, call), told)
         if not response.ok:
             raise _refused(endpoint, response, attempted, credential)
-        return parse_token(
-            response.data, now=self._clock(), personal=credential is not None, attempted=attempted
-        )
+        token = parse_token(response.data, now=now, personal=credential is not None, attempted=attempted)
+        if token.identity_token and credential is not None and brought is None:
+            self._credentials.renewed(credential, token.identity_token, call=call)
+        return replace(token, secrets=(*secrets_of(token.header, None), *told))
+
+
+def _key(request: Request, call: Call) -> _Key:
+    brought = own(call.auth, request.endpoint.registry)
+    return (request.endpoint.origin, request.repository, request.scopes, brought)
 
 
 def _scopes(request: Request, challenge: Challenge) -> tuple[str, ...]:

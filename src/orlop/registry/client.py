@@ -8,27 +8,38 @@ Source: OCI distribution-spec 1.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from orlop.config import Settings, over_limit
-from orlop.errors import DataLoss, InvalidArgument, Unimplemented
+from orlop.errors import DataLoss, Error, InvalidArgument, NotFound, Unimplemented
 from orlop.observe import Call
 from orlop.registry.asking import Asker
-from orlop.registry.auth import Authorizing
-from orlop.registry.blobs import BlobStream, open_stream
+from orlop.registry.auth import Authorizing, FindsCredential
+from orlop.registry.authfile import keep_token
+from orlop.registry.blobs import Ask, BlobStream, open_range, open_stream
 from orlop.registry.credentials import CredentialSources, Keychain
+from orlop.registry.deletes import delete
 from orlop.registry.faults import from_status
+from orlop.registry.foreign import open_foreign
 from orlop.registry.helpers import ask_helper
+from orlop.registry.hosts import Endpoint
+from orlop.registry.listing import list_tags
 from orlop.registry.locate import Locator
 from orlop.registry.messages import Request, Response
+from orlop.registry.places import Places
+from orlop.registry.proxies import Proxies
+from orlop.registry.referrers import Referrers
 from orlop.registry.retry import Backoff
+from orlop.registry.search import candidates
+from orlop.registry.sources import Blob, Source
 from orlop.registry.transport import Redirecting, Retrying
-from orlop.registry.uploads import Upload, mount
+from orlop.registry.uploads import Uploader
 from orlop.registry.wire import Wire
 from orlop.spec.digest import Digest
 from orlop.spec.documents import INDEX_TYPES, MANIFEST_TYPES, Descriptor
-from orlop.spec.reference import Reference
+from orlop.spec.reference import Reference, is_short
 
 __all__ = ["Fetched", "Registry"]
 
@@ -61,21 +72,42 @@ class Registry:
         *,
         wire: Wire | None = None,
         backoff: Backoff | None = None,
+        credentials: FindsCredential | None = None,
     ) -> None:
         self._limits = settings.limits
+        self._search = settings.search_registries
         insecure = settings.insecure_registries
-        self._wire = wire or Wire(timeout=settings.timeout, insecure=insecure)
-        retrying = Retrying(self._wire, retries=settings.retries, backoff=backoff or Backoff())
-        send = Authorizing(Redirecting(retrying), Keychain(sources, ask_helper))
-        self._locate = Locator(self._wire, retrying, insecure=insecure)
+        self._wire = wire or Wire(
+            timeout=settings.timeout,
+            stall_rate=settings.stall_rate,
+            insecure=insecure,
+            proxies=Proxies(settings.proxy),
+        )
+        retrying = Retrying(
+            self._wire,
+            retries=settings.retries,
+            backoff=backoff or Backoff(),
+            budget=settings.retry_wait,
+        )
+        self._bare = Redirecting(retrying)  # whatever it is given, no credentials go along
+        keep = partial(keep_token, limit=sources.file_size)
+        send = Authorizing(self._bare, credentials or Keychain(sources, ask_helper, keep))
+        places = Places(
+            insecure=insecure, hosts_dirs=settings.hosts_dirs, registries_conf=settings.registries_conf
+        )
+        self._locate = Locator(self._wire, retrying, places=places)
         self._asker = Asker(send, self._locate)
+        self._uploader = Uploader(
+            send, retries=settings.retries, backoff=backoff or Backoff(), chunk=settings.upload_chunk
+        )
+        self.referrers = Referrers(self._asker, self._limits)
 
     def close(self) -> None:
         """Close the connections.  Idempotent."""
         self._wire.close()
 
-    def ping(self, registry: str, *, call: Call) -> None:
-        """Make sure that a registry answers and takes the credentials there are."""
+    def ping(self, registry: str, *, call: Call) -> bool:
+        """Make sure that a registry answers and takes the credentials there are; whether it wanted some."""
         attempted = f"reach registry {registry}"
         endpoint = self._locate(registry, attempted, call)
         request = Request(method="GET", url=endpoint.url(""), endpoint=endpoint, attempted=attempted)
@@ -86,6 +118,7 @@ class Registry:
             )
         if not response.ok:
             raise from_status(endpoint, response, attempted)
+        return response.authenticated
 
     def resolve(self, ref: Reference, *, call: Call) -> Fetched:
         """What a reference means: its manifest or index, by digest where it has one, else by tag.
@@ -123,8 +156,13 @@ class Registry:
         limit = self._limits.config_size
         if descriptor.size > limit:
             raise over_limit("config_size", descriptor.size, limit, attempted=attempted)
+
+        def check(response: Response) -> None:
+            if not digest.verifies(response.data):
+                raise DataLoss(attempted, f"sent other bytes than {digest}")
+
         request, response = self._asker.ask(
-            ref, "GET", f"blobs/{digest}", attempted, call, read=descriptor.size
+            ref, "GET", f"blobs/{digest}", attempted, call, read=descriptor.size, check=check
         )
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
@@ -136,77 +174,152 @@ class Registry:
             raise DataLoss(attempted, f"{request.endpoint.host} sent other bytes than {digest}")
         return response.data
 
-    def open_blob(self, ref: Reference, digest: Digest, *, offset: int = 0, call: Call) -> BlobStream:
+    def open_blob(
+        self,
+        ref: Reference,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        urls: Sequence[str] = (),
+        call: Call,
+    ) -> BlobStream:
         """Start to download a blob, from ``offset`` bytes on where the registry can.
 
-        What comes is not verified here.  Use the result in a ``with`` statement.
+        What comes is not verified here.  Use the result in a ``with`` statement.  ``urls`` are where else it
+        may lie, for one that the registry has not (`orlop.registry.foreign`).
         """
         attempted = f"fetch blob {digest} of {ref.name}"
-        request = self._asker.request(ref, "GET", f"blobs/{digest}", attempted, call, read=None)
-        return open_stream(self._asker.send, request, offset=offset, call=call)
+        try:
+            return open_stream(self._ask_blob(ref, digest, attempted, call), offset=offset, call=call)
+        except NotFound:
+            if not urls:
+                raise
+        endpoint = self._locate(ref.registry, attempted, call)
+        return open_foreign(
+            self._bare, urls, endpoint=endpoint, offset=offset, attempted=attempted, call=call
+        )
 
-    def has_blob(self, ref: Reference, digest: Digest, *, call: Call) -> int | None:
-        """The size of a blob that the repository has (0 where it does not say), else None."""
-        response = self._head(ref, f"blobs/{digest}", f"look for blob {digest} in {ref.name}", call)
+    def open_blob_range(
+        self,
+        ref: Reference,
+        digest: Digest,
+        *,
+        offset: int,
+        end: int | None,
+        etag: str = "",
+        spare: bool,
+        call: Call,
+    ) -> BlobStream:
+        """Start to download the bytes of a blob from ``offset`` to ``end`` (None: all the rest) alone.
+
+        Raises as `orlop.registry.blobs.open_range` does.  A ``spare`` connection is one beside others: it is
+        not tried twice, and takes nothing but its range.
+        """
+        attempted = f"fetch blob {digest} of {ref.name}"
+        ask = self._ask_blob(ref, digest, attempted, call, retries=0 if spare else None)
+        return open_range(ask, offset=offset, end=end, etag=etag, whole=not spare, call=call)
+
+    def names(self, text: str) -> tuple[Reference, ...]:
+        """What a name that was typed may mean, in the order to look for it (`orlop.registry.search`)."""
+        if self._search is False or not is_short(text):
+            return (Reference.parse(text),)
+        conf = self._locate.places.conf
+        return candidates(text, self._search, listed=conf.search or (), aliases=conf.aliases)
+
+    def distrust(self, endpoint: Endpoint, why: Error, *, call: Call) -> bool:
+        """A mirror sent other bytes than it should: do not ask it for a while, for long if that is sure.
+
+        False where it was no mirror, so that asking again would be asking the same.
+        """
+        return self._asker.distrust(endpoint, call, why.reason, sure=isinstance(why, DataLoss))
+
+    def _ask_blob(
+        self, ref: Reference, digest: Digest, attempted: str, call: Call, *, retries: int | None = None
+    ) -> Ask:
+        def ask(headers: Mapping[str, str]) -> tuple[Request, Response]:
+            request = self._asker.request(
+                ref, "GET", f"blobs/{digest}", attempted, call, headers=headers, read=None
+            )
+            response = self._asker.send(replace(request, retries=retries), call)
+            return replace(request, endpoint=response.endpoint or request.endpoint), response
+
+        return ask
+
+    def has_blob(self, ref: Reference, digest: Digest, *, push: bool = False, call: Call) -> int | None:
+        """The size of a blob that the repository has (0 where it does not say), else None.
+
+        ``push`` asks where one would push to, and not a mirror.
+        """
+        attempted = f"look for blob {digest} in {ref.name}"
+        response = self._head(ref, f"blobs/{digest}", attempted, call, push=push)
         if response is None:
             return None
         length = response.headers.get("content-length", "")
         return int(length) if length.isascii() and length.isdigit() else 0
 
-    def has_manifest(self, ref: Reference, *, call: Call) -> Digest | None:
+    def has_manifest(self, ref: Reference, *, push: bool = False, call: Call) -> Digest | None:
         """The digest of what a reference means at the registry, or None if it means nothing.
 
         A registry that does not tell digests (the header is optional) is asked for the manifest.
+        ``push`` asks where one would push to, and not a mirror; None then also where it does not tell.
         """
         attempted = f"look for {ref}"
-        response = self._head(ref, f"manifests/{ref.target}", attempted, call)
+        response = self._head(ref, f"manifests/{ref.target}", attempted, call, push=push)
         if response is None:
             return None
         if said := response.headers.get("docker-content-digest"):
             return _said_digest(said, attempted)
-        return self.resolve(ref, call=call).descriptor.checked_digest()
+        return None if push else self.resolve(ref, call=call).descriptor.checked_digest()
 
-    def mount_blob(self, ref: Reference, digest: Digest, source_repository: str, *, call: Call) -> bool:
-        """Have the registry take a blob from another of its repositories; False where it will not."""
-        source = Reference.parse(f"{ref.registry}/{source_repository}").repository
-        attempted = f"mount blob {digest} from {source} in {ref.name}"
+    def mount_blob(
+        self, ref: Reference, digest: Digest, source_repository: str | None, *, call: Call
+    ) -> bool:
+        """Have the registry take a blob from another of its repositories; False where it will not.
+
+        None leaves it to the registry to know where it has the blob.
+        """
+        source = "" if source_repository is None else _repository(ref, source_repository)
+        origin = f" from {source}" if source else ""
+        attempted = f"mount blob {digest}{origin} in {ref.name}"
         request = self._asker.request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
-        request = replace(request, scopes=(*request.scopes, f"repository:{source}:pull"))
-        return mount(self._asker.send, request, digest=digest, source=source, call=call)
+        return self._uploader.mount(request, digest, source, call)
 
     def upload_blob(
         self,
         ref: Reference,
-        chunks: Iterable[bytes],
+        source: Source,
         *,
         digest: Digest | Callable[[], Digest],
         size: int | None,
+        mounts: Sequence[str | None] = (),
         call: Call,
-    ) -> None:
-        """Send a blob.  ``chunks`` is consumed once, so the caller repeats a failed upload.
+    ) -> bool:
+        """Send a blob; True if it was mounted, and nothing sent.
 
-        With a `Digest` and a size it is one PUT.  With a function, which is asked after the last
-        chunk, it is a streamed PATCH and a PUT.  The session is cancelled where this raises:
-        `Unavailable` for a cut, `DataLoss` where the registry got other bytes or their number
-        differs from ``size``, and whatever ``chunks`` raises.
+        A ``source`` that is a function gives the bytes from an offset on, and again from another after a cut;
+        one that is not is read once, so the caller repeats a failed upload.  ``digest`` may be a function
+        that is asked behind the last byte.  With a known digest, ``mounts`` are asked for the blob first:
+        repositories of the registry that may have it, None for whichever.  The session is cancelled where
+        this raises: `Unavailable` for cuts without progress in between, `DataLoss` where the registry got
+        other bytes or their number differs from ``size``, and whatever ``source`` raises.
         """
         attempted = f"upload a blob to {ref.name}"
         if isinstance(digest, Digest):
             attempted = f"upload blob {digest} to {ref.name}"
         request = self._asker.request(ref, "POST", "blobs/uploads/", attempted, call, push=True)
-        upload = Upload.start(self._asker.send, request, call)
-        try:
-            if isinstance(digest, Digest) and size is not None:
-                upload.send_whole(chunks, digest=digest, size=size, call=call)
-            else:
-                known = digest
-                ask = (lambda: known) if isinstance(known, Digest) else known
-                upload.send_stream(chunks, digest=ask, size=size, call=call)
-        finally:
-            upload.cancel()
+        return self._uploader.upload(
+            request,
+            Blob(source=source, digest=digest, size=size),
+            mounts=["" if name is None else _repository(ref, name) for name in mounts],
+            there=lambda named: self.has_blob(ref, named, push=True, call=call) is not None,
+            call=call,
+        )
 
     def put_manifest(self, ref: Reference, data: bytes, media_type: str, *, call: Call) -> Digest:
-        """Store a manifest or index under the tag of ``ref``, or its digest where it has no tag."""
+        """Store a manifest or index under the tag of ``ref``, or its digest where it has no tag.
+
+        One that has a subject is entered in the list of its referrers, where the registry does not.
+        """
         attempted = f"push {ref}"
         if ref.digest is not None and not ref.digest.verifies(data):
             raise InvalidArgument(attempted, f"the manifest's digest is {Digest.of(data)}")
@@ -220,13 +333,31 @@ class Registry:
         said = response.headers.get("docker-content-digest")
         if said and not _said_digest(said, attempted).verifies(data):
             raise DataLoss(attempted, f"{request.endpoint.host} kept it as {said[:150]}, not as {digest}")
+        self.referrers.pushed(ref, data, media_type, said=response.headers.get("oci-subject"), call=call)
         return digest
+
+    def tags(
+        self, ref: Reference, *, last: str | None = None, count: int | None = None, call: Call
+    ) -> list[str]:
+        """The tags of a repository: those after ``last``, ``count`` at most.  Raises as `list_tags` does."""
+        return list_tags(self._asker, ref, last=last, count=count, limits=self._limits, call=call)
+
+    def delete(self, ref: Reference, *, call: Call) -> None:
+        """Delete a manifest by digest, or a tag alone.  Raises as `orlop.registry.deletes.delete` does."""
+        delete(self._asker, ref, call=call)
 
     def _get_manifest(self, ref: Reference, target: str, attempted: str, call: Call) -> Response:
         limits = self._limits
         most = max(limits.manifest_size, limits.index_size)
+        wanted = target if isinstance(target, Digest) else None
+
+        def check(response: Response) -> None:
+            if len(response.data) <= most:
+                _checked(response, wanted, attempted)
+
+        headers = {"Accept": _ACCEPT}
         request, response = self._asker.ask(
-            ref, "GET", f"manifests/{target}", attempted, call, headers={"Accept": _ACCEPT}, read=most
+            ref, "GET", f"manifests/{target}", attempted, call, headers=headers, read=most, check=check
         )
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
@@ -237,13 +368,20 @@ class Registry:
             raise over_limit(name, f"more than {limit}", limit, attempted=attempted)
         return response
 
-    def _head(self, ref: Reference, path: str, attempted: str, call: Call) -> Response | None:
-        request, response = self._asker.ask(ref, "HEAD", path, attempted, call, headers={"Accept": _ACCEPT})
+    def _head(self, ref: Reference, path: str, attempted: str, call: Call, *, push: bool) -> Response | None:
+        request, response = self._asker.ask(
+            ref, "HEAD", path, attempted, call, push=push, headers={"Accept": _ACCEPT}
+        )
         if response.status == _ABSENT:
             return None
         if not response.ok:
             raise from_status(request.endpoint, response, attempted)
         return response
+
+
+def _repository(ref: Reference, name: str) -> str:
+    """A repository of the same registry, checked."""
+    return Reference.parse(f"{ref.registry}/{name}").repository
 
 
 def _media_type(response: Response) -> str:

@@ -1,8 +1,10 @@
 """Connections that ask before they connect, and that wake while they wait.
 
-urllib3's, with three differences: every address is looked at first (`orlop.registry.addresses`, through the
-gate that a pool is given); a waiting read wakes five times a second to look at the call that waits; an
-answer's head neither trickles nor goes on for ever.  The thread says in ``waiting`` which call it works for.
+urllib3's, with four differences: every address is looked at first (`orlop.registry.addresses`, through the
+gate that a pool is given); whatever waits wakes five times a second to look at the call that waits
+(`orlop.registry.sockets`); an answer's head neither trickles nor goes on for ever; a body is no longer sent
+once its answer has come, nor to a server that does not take it.  The thread says in ``waiting`` which call it
+works for.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import logging
+import re
 import select
 import socket
 import ssl
@@ -22,7 +25,16 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 import urllib3.response
-from urllib3.util.connection import create_connection
+
+from orlop.registry.sockets import (
+    Pace,
+    Resolver,
+    connect,
+    finish_handshake,
+    receive_into,
+    send_all,
+    wait_ready,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,6 +48,7 @@ __all__ = [
     "Pool",
     "PoolTLS",
     "RefusedAddress",
+    "RefusedTunnel",
     "tls_context",
     "wait_readable",
     "waiting",
@@ -44,14 +57,21 @@ __all__ = [
 MAX_HEAD = 1 << 20  # bytes of an answer's status and headers, those of `100 Continue` included
 CONNECT_TIMEOUT = 10.0  # seconds to connect, whatever the patience for bytes
 
+_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTALL)  # http.client's words
+
 NETWORK = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 Gate = Callable[[str], bool]
 
 
 class Waiting(threading.local):
-    """What this thread's request belongs to, for the connection that waits for its answer."""
+    """What this thread's request belongs to, for the connection that waits for its answer.
+
+    ``stall`` is the seconds, and the bytes a second over them, below which a peer that takes a body counts
+    as dead.
+    """
 
     check: Callable[[], None] | None = None
+    stall: tuple[float, float] = (30.0, 0.0)
 
 
 waiting = Waiting()
@@ -79,13 +99,7 @@ def wait_readable(sock: socket.socket, seconds: float, check: Callable[[], None]
     """Wait for bytes or the end; raises TimeoutError after ``seconds``, and what ``check`` raises."""
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    end = time.monotonic() + seconds
-    while not poller.poll(200):
-        check()
-        if time.monotonic() > end:
-            raise TimeoutError
+    wait_ready(sock, select.POLLIN, seconds, check)
 
 
 class _Watched(io.RawIOBase):
@@ -97,7 +111,7 @@ class _Watched(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, check: Callable[[], None]) -> None:
         self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
+        self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open
         self._check = check
         self._head = 0
         self.end: float | None = None
@@ -116,9 +130,8 @@ class _Watched(io.RawIOBase):
                 raise TimeoutError
             if self._head > MAX_HEAD:
                 raise http.client.HTTPException("the head of the answer is too long")
-        wait_readable(self._sock, seconds, self._check)
-        got = self._raw.readinto(buffer)
-        self._head += got or 0
+        got = receive_into(self._sock, buffer, seconds=seconds, check=self._check)
+        self._head += got
         return got
 
     def close(self) -> None:
@@ -157,27 +170,59 @@ class _Gated(urllib3.connection.HTTPConnection):
     def __init__(self, host: str, *args: Any, gate: Gate, **options: Any) -> None:  # noqa: ANN401 - urllib3's
         super().__init__(host, *args, **options)
         self._gate = gate
+        self._pace: Pace | None = None  # that of the request being sent, from its head's end on
+        self._cut_short = False  # a body was not sent to its end: the connection is of no more use
 
     def _new_conn(self) -> socket.socket:
+        self._pace, self._cut_short = None, False
+        check, seconds = waiting.check or _nothing, float(self.timeout or CONNECT_TIMEOUT)
         try:
-            infos = socket.getaddrinfo(self.host, self.port, socket.AF_UNSPEC, socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as exc:
-            cause = exc if isinstance(exc, socket.gaierror) else socket.gaierror(str(exc))
-            raise urllib3.exceptions.NameResolutionError(self.host, self, cause) from exc
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
-        if not all(self._gate(address) for address in addresses):
+            infos = resolve(self.host, self.port or 0, seconds=seconds, check=check)
+        except socket.gaierror as exc:
+            raise urllib3.exceptions.NameResolutionError(self.host, self, exc) from exc
+        if not all(self._gate(str(address[0])) for _, address in infos):
             raise RefusedAddress
-        failure: OSError | None = None
-        for address in addresses:
-            try:
-                return create_connection(
-                    (address, self.port or 0), self.timeout, socket_options=self.socket_options
-                )
-            except OSError as exc:
-                failure = exc
-        if isinstance(failure, TimeoutError):
-            raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from failure
-        raise urllib3.exceptions.NewConnectionError(self, "cannot connect") from failure
+        try:
+            sock = connect(infos, seconds=seconds, check=check, options=self.socket_options or ())
+        except TimeoutError as exc:
+            raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from exc
+        except OSError as exc:
+            raise urllib3.exceptions.NewConnectionError(self, "cannot connect") from exc
+        sock.settimeout(seconds)
+        return sock
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection may be used again."""
+        return not self._cut_short and super().is_connected
+
+    def putrequest(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - http.client's
+        """Begin a request."""
+        self._pace = None
+        super().putrequest(*args, **options)
+
+    def send(self, data: Any) -> None:  # noqa: ANN401 - http.client's
+        """Send a head, or a part of a body; both wake, and neither waits for a peer that takes nothing."""
+        if waiting.check is None or not isinstance(data, (bytes, bytearray, memoryview)):
+            super().send(data)
+            return
+        if self.sock is None:
+            self.connect()
+        watch, (seconds, rate) = self._pace is not None, waiting.stall
+        if self._pace is None:
+            self._pace = Pace(seconds=seconds, rate=rate)
+        try:
+            send_all(
+                self.sock,
+                memoryview(data),
+                pace=self._pace,
+                seconds=seconds,
+                check=waiting.check,
+                watch=watch,
+            )
+        except BaseException:
+            self._cut_short = True
+            raise
 
     def getresponse(self) -> urllib3.response.HTTPResponse:  # type: ignore[override] # as in urllib3
         """Wait for the answer's first byte, waking to look at the call; then read its head."""
@@ -191,8 +236,53 @@ class _GatedTLS(_Gated, urllib3.connection.HTTPSConnection):
 
     def connect(self) -> None:
         """Connect; an unverified certificate was the settings' choice, and urllib3 need not warn."""
+        if self.ssl_context is not None:
+            self.ssl_context.sslsocket_class = _Patient
         super().connect()
         self.is_verified = True
+
+    def _tunnel(self) -> None:
+        """Have the proxy connect us."""
+        try:
+            super()._tunnel()
+        except OSError as exc:
+            refused = _REFUSED.match(str(exc))
+            if refused is None:
+                raise
+            raise RefusedTunnel(int(refused[1]), refused[2]) from exc
+
+
+class _Patient(ssl.SSLSocket):
+    """A TLS socket that wakes while it shakes hands."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands within the socket's timeout, looking at the call."""
+        if waiting.check is None:
+            super().do_handshake(block)
+            return
+        seconds = self.gettimeout() or CONNECT_TIMEOUT
+        try:
+            finish_handshake(self, super().do_handshake, seconds=seconds, check=waiting.check)
+        except BaseException:
+            self.close()
+            raise
+
+
+resolve = Resolver()
+"""Names are looked up once for all connections that wait for the same."""
+
+
+def _nothing() -> None:
+    """Look at no call."""
+
+
+class RefusedTunnel(Exception):
+    """A proxy does not connect us: its answer's status and reason."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status} {reason}")
+        self.status = status
+        self.reason = reason
 
 
 class RefusedAddress(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,16 +20,30 @@ import urllib3.exceptions as u3
 from orlop.errors import Error, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from orlop.registry.hosts import Endpoint
 from orlop.registry.messages import Response
+from orlop.registry.ratelimits import in_words, limit_of
+from orlop.registry.sockets import Stalled
 
-__all__ = ["NetworkFault", "from_network", "from_status", "redact", "registry_message", "scrub"]
+__all__ = [
+    "NetworkFault",
+    "from_network",
+    "from_status",
+    "lacks_scope",
+    "redact",
+    "registry_message",
+    "scrub",
+]
 
 MAX_MESSAGE = 300  # characters of a registry's own words that an error repeats
 
 _URL = re.compile(r"https?://[^\s\"'<>]+", re.IGNORECASE)
 _SECRET = re.compile(
-    r"(?i)\b(basic|bearer)\s+[A-Za-z0-9._~+/=-]{8,}"
-    r"|\b(access_?token|refresh_?token|identity_?token|password|signature|secret|token)(\"?\s*[=:]\s*\"?)[^\s\"&,;]+"
+    r"(?i)\b(basic|bearer)(\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|\b(authorization|(?:set-)?cookie2?)(\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\"\\]+"
+    r"|((?:[a-z0-9_.-]*[_.-])?(?:token|passwd|password|pwd|signature|sig|secret|session|(?:api|private)[_-]?key))"
+    r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\&,;]+"
+    r"|\b(eyJ)()[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"
 )
+_USERINFO = re.compile(r"(?<=//)[^/\s\"'@]+@")
 
 
 class NetworkFault(Unavailable):
@@ -60,7 +75,8 @@ def scrub(text: str) -> str:
     """Words from outside, on one line, short, without URLs' queries and what looks like a secret."""
     text = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_MESSAGE])
     text = _URL.sub(lambda match: redact(match[0]), text)
-    text = _SECRET.sub(lambda match: f"{match[1] or match[2]}{match[3] or ' '}…", text)
+    text = _USERINFO.sub("", text)
+    text = _SECRET.sub(lambda match: "".join(part for part in match.groups() if part) + "…", text)
     text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
 
@@ -85,17 +101,34 @@ def registry_message(data: bytes) -> str:
     return scrub("; ".join(said))
 
 
-def from_status(endpoint: Endpoint, response: Response, attempted: str) -> Error:
-    """The error for a status that is not success."""
+def lacks_scope(response: Response) -> bool:
+    """Whether a registry says that a token is good, but not for this (RFC 6750, section 3.1)."""
+    return "insufficient_scope" in response.headers.get("www-authenticate", "")
+
+
+def from_status(
+    endpoint: Endpoint, response: Response, attempted: str, *, now: datetime | None = None
+) -> Error:
+    """The error for a status that is not success.  ``now`` is when it came."""
+    now = now or datetime.now(UTC)
     known = response.authenticated
+    endpoint = response.endpoint or endpoint
     said = registry_message(response.data)
     host = _answerer(endpoint, response)
     text = response.reason or _phrase(response.status)
     reason = f"{host} answered {response.status} {scrub(text)}".rstrip() + (f": {said}" if said else "")
+    reason += response.before
     details = {"host": host, "status": str(response.status)}
     registry = endpoint.registry
-    login = f"log in with `docker login {registry}` or `podman login {registry}`"
+    login = f"log in with `orlop login {registry}`"
+    if response.tries > 1:
+        reason += f" ({response.tries} tries)"
+    if response.status == 403 and limit_of(403, response.headers, now).used_up:
+        return Unavailable(attempted, f"{reason}; {_until(response, now)}", details=details)
     match response.status:
+        case 401 if lacks_scope(response) and known:
+            hint = f"these credentials for {registry} may not do this, or there is no such repository"
+            return PermissionDenied(attempted, reason, hint=hint, details=details)
         case 401:
             hint = f"the credentials for {registry} were refused; {login} again" if known else login
             return Unauthenticated(attempted, reason, hint=hint, details=details)
@@ -107,6 +140,8 @@ def from_status(endpoint: Endpoint, response: Response, attempted: str) -> Error
         case 408 | 429 | 500 | 502 | 503 | 504:
             if after := response.headers.get("retry-after"):
                 reason += f"; it asks to wait: Retry-After: {scrub(after)}"
+            if until := _until(response, now):
+                reason += f"; {until}"
             return Unavailable(attempted, reason, details=details)
         case _ if response.status >= 500:
             return Unavailable(attempted, reason, details=details)
@@ -116,6 +151,8 @@ def from_status(endpoint: Endpoint, response: Response, attempted: str) -> Error
 
 def from_network(exc: Exception, host: str, attempted: str) -> NetworkFault:
     """The error for an exception of urllib3, ssl or the socket; the caller raises it ``from exc``."""
+    if (stalled := _stalled(exc)) is not None:
+        return NetworkFault(attempted, f"{host} {stalled}")
     if isinstance(exc, u3.NameResolutionError):
         cause = exc.__cause__
         gone = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN
@@ -131,6 +168,14 @@ def from_network(exc: Exception, host: str, attempted: str) -> NetworkFault:
     if isinstance(exc, (u3.SSLError, ssl.SSLError, ssl.CertificateError)):
         return _from_tls(exc, host, attempted)
     return NetworkFault(attempted, f"{host} cut the connection{_why(exc)}")
+
+
+def _stalled(exc: BaseException) -> Stalled | None:
+    """The stall that an exception of urllib3 wraps, where it is one."""
+    for inner in (exc, *exc.args, exc.__cause__, exc.__context__):
+        if isinstance(inner, Stalled):
+            return inner
+    return None
 
 
 def _from_tls(exc: Exception, host: str, attempted: str) -> NetworkFault:
@@ -157,6 +202,10 @@ def _why(exc: BaseException | None) -> str:
             return f": {exc.strerror}"
         exc = exc.__cause__ or exc.__context__
     return ""
+
+
+def _until(response: Response, now: datetime) -> str:
+    return in_words(limit_of(response.status, response.headers, now), now)
 
 
 def _answerer(endpoint: Endpoint, response: Response) -> str:

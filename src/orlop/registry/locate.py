@@ -1,57 +1,66 @@
-"""Finding out which of a registry's endpoints answers.
+"""Finding out how a place is to be spoken to.
 
-Most registries have one, and no request is spent.  Where there are several (this machine's own, and
-those called insecure: TLS, then plain http), ``/v2/`` is asked once, and the answer remembered.
+Most have one way, and no request is spent.  Where there are several (this machine's own, and those called
+insecure: TLS, then plain http), the API's root is asked once, and the answer remembered.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
 
 from orlop.observe import Call
 from orlop.registry.addresses import is_loopback_host
 from orlop.registry.faults import NetworkFault
-from orlop.registry.hosts import Endpoint, endpoints
+from orlop.registry.hosts import Endpoint
 from orlop.registry.messages import Request, Sender
+from orlop.registry.places import Places
 
 __all__ = ["Locator"]
 
 # Of the timeout: a plain http server may wait long for a TLS greeting to make sense.
 PROBE_PATIENCE = 0.3
 LOOPBACK_PATIENCE = 0.1
+MAX_FOUND = 1_024  # kept at a time; files that change make new ones
 
 
 class Locator:
-    """Remembers where each registry answers.  Thread-safe.
+    """Remembers how each place answers.  Thread-safe.
 
     ``once`` sends without retrying, ``retrying`` with.
     """
 
-    def __init__(self, once: Sender, retrying: Sender, *, insecure: Collection[str]) -> None:
+    def __init__(self, once: Sender, retrying: Sender, *, places: Places) -> None:
+        self.places = places
         self._once = once
         self._retrying = retrying
-        self._insecure = insecure
         self._lock = threading.Lock()  # guards the found
-        self._found: dict[str, Endpoint] = {}
+        self._found: dict[tuple[Endpoint, ...], Endpoint] = {}
 
     def __call__(self, registry: str, attempted: str, call: Call) -> Endpoint:
-        """The endpoint to use.  Raises `Unavailable` where none answers."""
+        """The endpoint of a registry itself, not of a mirror.  Raises as `way` does."""
+        return self.way(self.places.home(registry, "", attempted).ways, attempted, call)
+
+    def way(
+        self, ways: tuple[Endpoint, ...], attempted: str, call: Call, *, retries: int | None = None
+    ) -> Endpoint:
+        """The way that answers.  Raises `Unavailable` where none does."""
+        if len(ways) == 1:
+            return ways[0]
         with self._lock:
-            endpoint = self._found.get(registry)
+            endpoint = self._found.get(ways)
         if endpoint is not None:
             return endpoint
-        candidates = endpoints(registry, self._insecure)
-        endpoint = candidates[-1]
-        for candidate in candidates[:-1]:
+        endpoint = ways[-1]
+        for candidate in ways[:-1]:
             if self._answers(candidate, self._once, attempted, call):
                 endpoint = candidate
                 break
         else:
-            if len(candidates) > 1:
-                self._retrying(_probe(endpoint, attempted, patience=1.0), call).close()
+            self._retrying(_probe(endpoint, attempted, patience=1.0, retries=retries), call).close()
         with self._lock:
-            return self._found.setdefault(registry, endpoint)
+            while len(self._found) >= MAX_FOUND:
+                self._found.pop(next(iter(self._found)))
+            return self._found.setdefault(ways, endpoint)
 
     @staticmethod
     def _answers(endpoint: Endpoint, send: Sender, attempted: str, call: Call) -> bool:
@@ -63,7 +72,12 @@ class Locator:
         return True
 
 
-def _probe(endpoint: Endpoint, attempted: str, *, patience: float) -> Request:
+def _probe(endpoint: Endpoint, attempted: str, *, patience: float, retries: int | None = None) -> Request:
     return Request(
-        method="GET", url=endpoint.url(""), endpoint=endpoint, attempted=attempted, patience=patience
+        method="GET",
+        url=endpoint.url(""),
+        endpoint=endpoint,
+        attempted=attempted,
+        patience=patience,
+        retries=retries,
     )

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from orlop.errors import DataLoss
 from orlop.observe import Call
-from orlop.registry.hosts import Endpoint
+from orlop.registry.hosts import Endpoint, Route
 
-__all__ = ["Outgoing", "Request", "Response", "Sender", "Source"]
+__all__ = ["Outgoing", "Request", "Response", "Sender", "Source", "repeatable"]
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -63,7 +63,8 @@ class Request:
     ``read`` is how many bytes of a successful body to read at once, None to leave it open as a
     stream.  ``scopes`` are what a token must allow (`repository:a:pull`),
     ``repository`` chooses among credentials.  ``patience`` multiplies the timeout, for requests that
-    a registry takes long over.  ``attempted`` begins errors.
+    a registry takes long over.  ``attempted`` begins errors.  ``retries`` is how often it is sent again at
+    most (None: as the settings say); ``route`` where else an answer may be had (`orlop.registry.fallback`).
     """
 
     method: str
@@ -76,6 +77,13 @@ class Request:
     scopes: tuple[str, ...] = ()
     repository: str = ""
     patience: float = 1.0
+    retries: int | None = None
+    route: Route | None = None
+
+
+def repeatable(request: Request) -> bool:
+    """Whether the same request can be sent once more: nothing of a body that is streamed has left."""
+    return not isinstance(request.body, Outgoing) or request.body.sent == 0
 
 
 class Source(Protocol):
@@ -83,6 +91,10 @@ class Source(Protocol):
 
     def chunks(self, call: Call, attempted: str) -> Iterator[bytes]:
         """Its bytes as they come, as they are on the wire (no content coding is undone)."""
+        ...
+
+    def fill(self, buffer: memoryview, call: Call, attempted: str) -> int:
+        """The same into a buffer; how many came, 0 at the end."""
         ...
 
     def close(self) -> None:
@@ -96,7 +108,9 @@ class Response:
 
     ``data`` is the body where it was read, or its beginning, longer than `Request.read` by at least a
     byte, where it is too long; ``source`` is the open body where it was not read.  ``authenticated``
-    tells that a user's credentials, not just an anonymous token, went with the request.
+    tells that a user's credentials, not just an anonymous token, went with the request.  ``endpoint`` is the
+    one of several that answered, ``before`` what those said that were asked before it; ``tries`` how often
+    that one was asked.
     """
 
     status: int
@@ -106,6 +120,9 @@ class Response:
     data: bytes = b""
     source: Source | None = None
     authenticated: bool = False
+    endpoint: Endpoint | None = None
+    before: str = ""
+    tries: int = 1
 
     @property
     def ok(self) -> bool:

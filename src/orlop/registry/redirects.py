@@ -8,7 +8,7 @@ be followed is asked when its name is resolved (`orlop.registry.addresses`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
@@ -24,11 +24,11 @@ _FOLLOWED = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = (80, 443)
 
 
-def next_hop(request: Request, response: Response, hops: int) -> Request | None:
+def next_hop(request: Request, response: Response, been: Sequence[str]) -> Request | None:
     """The request to make next, or None where the response is the last word.
 
-    ``hops`` counts the redirects already followed.  Raises `Unavailable` for a redirect that may not
-    be followed, naming both ends.
+    ``been`` are the URLs asked so far, that of ``request`` the last.  Raises `Unavailable` for a redirect
+    that may not be followed, naming both ends.
     """
     location = response.headers.get("location")
     if response.status not in _FOLLOWED or location is None:
@@ -37,9 +37,13 @@ def next_hop(request: Request, response: Response, hops: int) -> Request | None:
         return None
     if isinstance(request.body, Outgoing):
         return None  # what is streamed cannot be sent again; the caller sees the status
-    if hops >= MAX_HOPS:
-        raise Unavailable(request.attempted, f"{request.endpoint.host} redirects more than {MAX_HOPS} times")
     url = settle(request.endpoint, response.url, location, request.attempted)
+    if len(been) > MAX_HOPS:  # not before: some send us to the same place until they have the thing
+        circle = "in a circle, " if url in been else ""
+        raise Unavailable(
+            request.attempted,
+            f"{request.endpoint.host} redirects more than {MAX_HOPS} times, {circle}last to {redact(url)}",
+        )
     if origin_of(url, request.attempted) == origin_of(request.url, request.attempted):
         return replace(request, url=url)
     if request.body:

@@ -37,6 +37,10 @@ class Backoff:
         wait *= 0.5 + 0.5 * self.jitter()
         return wait if retry_after is None else retry_after + min(wait, self.base)
 
+    def spread(self, seconds: float) -> float:
+        """A little longer after a pause that many share, so that they do not come back together."""
+        return min(self.base, 0.1 * seconds) * self.jitter()
+
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
     """Seconds from ``now`` until a Retry-After is over; None where there is none to understand.

@@ -9,10 +9,11 @@ the credentials that the user keeps for that registry.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -22,13 +23,24 @@ from orlop.registry.addresses import is_loopback_host
 from orlop.registry.challenge import Challenge
 from orlop.registry.credentials import Credential
 from orlop.registry.hosts import URL_SAFE, Endpoint, origin_of
-from orlop.registry.messages import Request
+from orlop.registry.messages import Request, Response
 
-__all__ = ["CLIENT_ID", "Token", "basic", "bearer", "parse_token", "pick", "token_request"]
+__all__ = [
+    "CLIENT_ID",
+    "Token",
+    "basic",
+    "bearer",
+    "hide",
+    "parse_token",
+    "pick",
+    "secrets_of",
+    "token_request",
+]
 
 CLIENT_ID = "orlop"
 DEFAULT_LIFE = 60.0  # seconds; token.md: "expires_in ... defaults to 60 seconds"
 MAX_LIFE = 86_400.0
+MIN_SECRET = 4  # characters of a secret that is looked for in answers; shorter ones are in every word
 MAX_ANSWER = 256 << 10
 _PRINTABLE = re.compile(r"[!-~]{1,60000}")  # what a header line can hold (http.client: 65,536)
 
@@ -37,18 +49,23 @@ class _Answer(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
     expires_in: float | None = None
+    refresh_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
     """A value for the Authorization header, good until ``expires`` (of the caller's clock).
 
-    ``personal`` tells that it came from a user's credentials.
+    A request that takes long rather begins with a new one from ``renew`` on.  ``personal`` tells that it
+    came from a user's credentials; ``identity_token`` is the refresh token that came along, where one did.
     """
 
     header: str = field(repr=False)
     expires: float
     personal: bool
+    renew: float = math.inf
+    identity_token: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # what must not be read back to us
 
 
 def pick(challenges: Iterable[Challenge]) -> Challenge | None:
@@ -66,6 +83,29 @@ def basic(credential: Credential) -> str:
     """The Authorization header of the Basic scheme (RFC 7617, UTF-8)."""
     text = f"{credential.username}:{credential.password}"
     return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def secrets_of(header: str, credential: Credential | None) -> tuple[str, ...]:
+    """The texts that an answer to a request with this header must not be quoted with."""
+    known = [header.partition(" ")[2]]
+    if credential is not None:
+        known += [credential.password, credential.identity_token, credential.registry_token]
+    # The longest first, as one may hold another.
+    return tuple(
+        sorted({text for text in known if len(text) >= MIN_SECRET}, key=lambda text: (-len(text), text))
+    )
+
+
+def hide(response: Response, secrets: Iterable[str]) -> Response:
+    """An answer that is no success, without secrets that it repeats, as it will be quoted (HOSTILE.md 25)."""
+    if response.ok:
+        return response
+    data, reason = response.data, response.reason
+    for secret in secrets:
+        for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+            data = data.replace(form.encode(errors="replace"), b"*****")
+            reason = reason.replace(form, "*****")
+    return replace(response, data=data, reason=reason)
 
 
 def bearer(token: str, attempted: str) -> str:
@@ -120,6 +160,8 @@ def token_request(
     headers: dict[str, str] = {}
     if credential is not None and credential.username:
         asked.append(("account", credential.username))
+        if credential.offline:
+            asked += [("client_id", CLIENT_ID), ("offline_token", "true")]
         headers["Authorization"] = basic(credential)
     query = urlencode(parse_qsl(parts.query, keep_blank_values=True) + asked)
     return Request(
@@ -147,4 +189,10 @@ def parse_token(data: bytes, *, now: float, personal: bool, attempted: str) -> T
     life = DEFAULT_LIFE
     if answer.expires_in is not None and not math.isnan(answer.expires_in):  # "nan" counts as a number
         life = min(max(answer.expires_in, 0.0), MAX_LIFE)
-    return Token(header=bearer(text, attempted), expires=now + 0.9 * life, personal=personal)
+    return Token(
+        header=bearer(text, attempted),
+        expires=now + 0.9 * life,
+        renew=now + 0.5 * life,
+        personal=personal,
+        identity_token=answer.refresh_token or "",
+    )

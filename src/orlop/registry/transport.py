@@ -1,21 +1,29 @@
 """Retries and redirects: the two senders between the wire and authentication.
 
-Both are thin: the rules are in `orlop.registry.retry` and `orlop.registry.redirects`, the bytes in
-`orlop.registry.wire`.
+Both are thin: the rules are in `orlop.registry.retry`, `orlop.registry.ratelimits` and
+`orlop.registry.redirects`, the bytes in `orlop.registry.wire`.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from orlop.errors import Unavailable
 from orlop.observe import Call
-from orlop.registry.faults import NetworkFault
-from orlop.registry.messages import Outgoing, Request, Response, Sender
+from orlop.registry.faults import NetworkFault, scrub
+from orlop.registry.hosts import Origin, origin_of
+from orlop.registry.messages import Request, Response, Sender, repeatable
+from orlop.registry.ratelimits import Pauses, limit_of
 from orlop.registry.redirects import next_hop
-from orlop.registry.retry import RETRY_STATUS, Backoff, parse_retry_after
+from orlop.registry.retry import RETRY_STATUS, Backoff
+from orlop.registry.warnings import parse_warnings
 
-__all__ = ["Redirecting", "Retrying"]
+__all__ = ["RETRY_WAIT", "Redirecting", "Retrying"]
+
+RETRY_WAIT = 300.0  # seconds that one call may spend between tries, all its requests together
 
 
 def _now() -> datetime:
@@ -25,40 +33,77 @@ def _now() -> datetime:
 class Retrying:
     """Sends again after network faults, 408, 429 and 5xx, with pauses that a cancelled call ends.
 
-    A streamed body is sent again only if none of it has left.  The last failure is what the caller
-    sees: the response, or the `NetworkFault` with the number of tries.
+    A streamed body is sent again only if none of it has left.
+    The last failure is what the caller sees: the response, or the `NetworkFault`, with the number of
+    tries.  A server that says 429 is left alone by all threads for as long as it asks.  ``budget`` is how
+    many seconds one call may spend between tries: many requests in trouble do not wait one after the other.
     """
 
     def __init__(
-        self, inner: Sender, *, retries: int, backoff: Backoff, now: Callable[[], datetime] = _now
+        self,
+        inner: Sender,
+        *,
+        retries: int,
+        backoff: Backoff,
+        budget: float = RETRY_WAIT,
+        now: Callable[[], datetime] = _now,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inner = inner
         self._retries = retries
         self._backoff = backoff
+        self._budget = budget
         self._now = now
+        self._pauses: Pauses[Origin] = Pauses(clock)
 
     def __call__(self, request: Request, call: Call) -> Response:
         """Send ``request``, up to ``retries`` further times."""
+        retries = self._retries if request.retries is None else min(self._retries, request.retries)
+        origin = origin_of(request.url, request.attempted)
         attempt = 0
         while True:
             attempt += 1
-            last = attempt > self._retries
-            after: float | None = None
+            if left := self._pauses.left(origin):
+                if request.retries == 0:  # somebody else may answer, and at once
+                    raise Unavailable(
+                        request.attempted, f"{origin.netloc} wants to be left alone for {left:.0f} s"
+                    )
+                call.pause(left + self._backoff.spread(left), request.attempted)
             try:
                 response = self._inner(request, call)
             except NetworkFault as fault:
-                if last or not fault.retry or not _repeatable(request):
+                delay = self._backoff.delay(attempt)
+                again = fault.retry and self._may_wait(delay, call)
+                if not again or attempt > retries or not repeatable(request):
                     if attempt > 1:
                         fault.reason += f" ({attempt} tries)"
                     raise
             else:
-                if response.status not in RETRY_STATUS or last or not _repeatable(request):
-                    return response
-                after = parse_retry_after(response.headers.get("retry-after"), self._now())
-                if self._backoff.delay(attempt, after) is None:
-                    return response
+                delay = self._after(response, origin, attempt, call)
+                again = delay is not None and self._may_wait(delay, call)
+                if not again or attempt > retries or not repeatable(request):
+                    return replace(response, tries=attempt)
                 response.close()
-            call.pause(self._backoff.delay(attempt, after) or 0.0, request.attempted)
+            call.pause(delay or 0.0, request.attempted)
+
+    def _after(self, response: Response, origin: Origin, attempt: int, call: Call) -> float | None:
+        """Seconds to wait before the next try; None where the answer is the last."""
+        if warned := response.headers.get("warning"):
+            for text in parse_warnings(warned):
+                call.warn_once(f"{origin.netloc} warns: {scrub(text)}")
+        if response.ok:
+            return None
+        limit = limit_of(response.status, response.headers, self._now())
+        limited = response.status == 429 or (response.status == 403 and limit.used_up)
+        if not limited and response.status not in RETRY_STATUS:
+            return None
+        delay = self._backoff.delay(attempt, limit.seconds)
+        if delay is not None and (limited or limit.seconds is not None):
+            self._pauses.hold(origin, delay)
+        return delay
+
+    def _may_wait(self, delay: float | None, call: Call) -> bool:
+        return call.tally.paused + (delay or 0.0) <= self._budget
 
 
 class Redirecting:
@@ -69,16 +114,12 @@ class Redirecting:
 
     def __call__(self, request: Request, call: Call) -> Response:
         """Send ``request``; the response is the last one, its ``url`` tells where it came from."""
-        hops = 0
+        been: list[str] = []
         while True:
+            been.append(request.url)
             response = self._inner(request, call)
-            following = next_hop(request, response, hops)
+            following = next_hop(request, response, been)
             if following is None:
                 return response
             response.close()
             request = following
-            hops += 1
-
-
-def _repeatable(request: Request) -> bool:
-    return not isinstance(request.body, Outgoing) or request.body.sent == 0

@@ -73,6 +73,8 @@ class _Platform(msgspec.Struct, omit_defaults=True):
     architecture: str = ""
     os: str = ""
     variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    os_features: list[str] | None = msgspec.field(default=None, name="os.features")
 
 
 class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", kw_only=True):
@@ -90,6 +92,13 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
         """The digest as a type; it was checked when the document was parsed."""
         return Digest(self.digest)
 
+    def may_be_image(self) -> bool:
+        """Whether a child of an index may be an image to run, and no attestation or other artifact."""
+        if (self.annotations or {}).get("vnd.docker.reference.type") == "attestation-manifest":
+            return False
+        artifact = (self.artifact_type or "") not in {"", OCI_CONFIG, DOCKER_CONFIG}
+        return not artifact and not (self.platform and self.platform.os == "unknown")
+
     def platform_value(self) -> Platform | None:
         """The platform, where the descriptor names one."""
         if self.platform is None or not self.platform.architecture:
@@ -98,6 +107,8 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"
             os=self.platform.os or "linux",
             architecture=self.platform.architecture,
             variant=self.platform.variant,
+            os_version=self.platform.os_version,
+            os_features=tuple(self.platform.os_features or ()),
         )
 
 
@@ -127,7 +138,7 @@ class Index(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", kw_
         """The manifest that serves ``wanted`` best; the first of equals, as the spec says."""
         best, best_rank = None, 0
         for descriptor in self.manifests:
-            if (descriptor.annotations or {}).get("vnd.docker.reference.type") == "attestation-manifest":
+            if not descriptor.may_be_image():
                 continue
             platform = descriptor.platform_value()
             rank = platform.rank(wanted) if platform is not None else 1
@@ -176,6 +187,8 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     architecture: str = ""
     os: str = ""
     variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    os_features: list[str] | None = msgspec.field(default=None, name="os.features")
     created: str | None = None
     author: str | None = None
     config: RunConfig | None = None
@@ -189,7 +202,11 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     def platform(self) -> Platform:
         """What the image runs on."""
         return Platform(
-            os=self.os or "linux", architecture=self.architecture or "amd64", variant=self.variant
+            os=self.os or "linux",
+            architecture=self.architecture or "amd64",
+            variant=self.variant,
+            os_version=self.os_version,
+            os_features=tuple(self.os_features or ()),
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from orlop.errors import InvalidArgument
 from orlop.spec.digest import Digest
 
-__all__ = ["DEFAULT_REGISTRY", "DEFAULT_TAG", "Reference"]
+__all__ = ["DEFAULT_REGISTRY", "DEFAULT_TAG", "Reference", "is_short", "is_tag"]
 
 DEFAULT_REGISTRY = "docker.io"
 DEFAULT_TAG = "latest"
@@ -92,10 +92,29 @@ class Reference:
         return text
 
 
+def is_short(text: str) -> bool:
+    """Whether a name says no registry, so that by Docker's rules it is one of Docker Hub's.
+
+    >>> is_short("alpine:3"), is_short("user/app"), is_short("localhost/app"), is_short("r.example/app")
+    (True, True, False, False)
+    """
+    return not _has_registry(text.partition("@")[0])
+
+
+def is_tag(text: str) -> bool:
+    """Whether a text can be a tag (distribution-spec, "Pulling manifests")."""
+    return _TAG.fullmatch(text) is not None
+
+
+def _has_registry(text: str) -> bool:
+    first, slash, _ = text.partition("/")
+    return bool(slash) and ("." in first or ":" in first or first == "localhost")
+
+
 def _split(text: str) -> tuple[str, str, str | None]:
     """Registry, repository and tag of a name without its digest, by Docker's rules."""
-    first, slash, rest = text.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
+    first, _, rest = text.partition("/")
+    if _has_registry(text):
         registry, repository = first, rest
     else:
         registry, repository = DEFAULT_REGISTRY, text
