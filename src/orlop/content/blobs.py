@@ -3,7 +3,7 @@
 ::
 
     content/blobs/<algorithm>/<hex>     whole, verified, durable, never changed
-    content/ingest/<hex>/data           a download as far as it came
+    content/ingest/<hex>/               a download as far as it came (`orlop.content.ingests`)
 
 A file under ``blobs`` is whole because it is renamed there after it was verified and synced.  Whether
 it counts is the metadata's to say: a blob that no row names is garbage.
@@ -14,14 +14,13 @@ goes on where it stopped.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from orlop.content.ingests import Ingest, bytes_there
 from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
-from orlop.linux.files import remove_tree, write_durably
+from orlop.linux.files import write_durably
 from orlop.linux.sync import DURABLE, Sync
-from orlop.observe import reached
 from orlop.spec.digest import Digest
 
 __all__ = ["BlobStore", "Ingest"]
@@ -97,69 +96,13 @@ class BlobStore:
         """The folders of all downloads in flight."""
         return sorted(self._ingests.iterdir())
 
+    def bytes_of_ingest(self, digest: Digest) -> int:
+        """How many bytes of a download are there; 0 for none.  Needs no lock; soon out of date."""
+        return bytes_there(self._ingests / digest.hex)
+
     def ingest_changed(self, folder: Path) -> float:
         """When a download last grew, in seconds since 1970.  Raises FileNotFoundError."""
         try:
             return (folder / "data").stat().st_mtime
         except FileNotFoundError:
             return folder.stat().st_mtime  # its owner died before the first byte
-
-
-class Ingest:
-    """A download in flight: a file that grows.
-
-    ``size`` is the number of bytes that are there.  One thread writes; others may read ``fd``.
-    """
-
-    def __init__(self, folder: Path, digest: Digest, target: Path, sync: Sync = DURABLE) -> None:
-        self._sync = sync
-        self._folder = folder
-        self._digest = digest
-        self._target = target
-        folder.mkdir(mode=0o700, exist_ok=True)
-        reached("ingest.made")
-        self.fd = os.open(folder / "data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.size = os.fstat(self.fd).st_size
-
-    def write(self, chunk: bytes) -> None:
-        """Add bytes at the end."""
-        done = 0
-        view = memoryview(chunk)
-        while done < len(chunk):
-            done += os.pwrite(self.fd, view[done:], self.size + done)
-        self.size += len(chunk)
-
-    def truncate(self, size: int = 0) -> None:
-        """Forget all bytes from ``size`` on."""
-        os.ftruncate(self.fd, size)
-        self.size = size
-
-    def chunks(self, size: int = 1 << 20) -> Iterator[bytes]:
-        """The bytes that are there, from the start."""
-        at = 0
-        while at < self.size:
-            chunk = os.pread(self.fd, min(size, self.size - at), at)
-            if not chunk:
-                return
-            yield chunk
-            at += len(chunk)
-
-    def publish(self) -> None:
-        """Make the verified download a blob; durable on return."""
-        self._sync.file(self.fd)
-        reached("ingest.synced")
-        os.rename(self._folder / "data", self._target)
-        reached("ingest.published")
-        self._sync.folder(self._target.parent)
-        self.discard()
-
-    def discard(self) -> None:
-        """Delete the download."""
-        self.close()
-        remove_tree(self._folder, missing_ok=True)
-
-    def close(self) -> None:
-        """Let go of the file; what was downloaded stays.  Idempotent."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1

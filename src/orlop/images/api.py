@@ -11,7 +11,7 @@ or at least 12 hexadecimal digits of it.  Paths are absolute and clean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
@@ -26,6 +26,8 @@ __all__ = [
     "CommitOptions",
     "DriverInfo",
     "ExtraMount",
+    "FetchedBlobs",
+    "HeldPlatform",
     "IdMap",
     "ImageDetails",
     "ImageInfo",
@@ -56,9 +58,20 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldPlatform:
+    """One image of an index that a name holds: its platform, its ID, the digest of its manifest."""
+
+    platform: str
+    id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
     """An image of the store.
 
+    A name may mean an index: then ``index`` is its digest, ``platforms`` are its images that the store holds,
+    and the rest is about the first of them, which the name means where nobody says a platform.
     ``id`` is the digest of its config; ``digest`` that of its manifest, or None while it has none
     (an image made by commit has a manifest only once it was pushed or exported).  ``size`` counts the
     bytes of its layers' tars.  ``created`` is RFC 3339, from the config;
@@ -74,6 +87,8 @@ class ImageInfo:
     layers: int = 0
     used: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    index: str | None = None
+    platforms: tuple[HeldPlatform, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +149,8 @@ class PrepareOptions:
 
     ``view`` gives a read-only root with nothing to commit.  ``mount`` performs the mounts, too.
     ``self_contained`` gives mounts for another mount namespace that sees the store at the same
-    path.  ``pull`` and ``driver`` override the store's settings; ``platform`` is ``os/arch[/variant]``.
+    path.  ``pull`` and ``driver`` override the store's settings; ``platform`` is ``os/arch[/variant]``: of
+    the images that a name holds the one that serves it best, else it is pulled.
     ``quota`` is how many bytes may be written to the root, at least 1 MiB: what would be more fails with
     ENOSPC there and nowhere else; None sets no limit, and a view has none.  ``extra`` are further mounts.
     ``uid_map`` and ``gid_map`` show the image's ids as others, both or neither: in the store, and in
@@ -198,11 +214,25 @@ class CommitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushResult:
-    """Where an image went, and the digest of the manifest there."""
+    """Where an image went, and the digest of the manifest there.
+
+    ``name`` is the destination, ``names`` all names that it got, that one first.
+    """
 
     name: str
     digest: str
     size: int
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedBlobs:
+    """What `Images.fetch_blobs` brought of an image's blobs, and which were there; sizes in bytes."""
+
+    name: str
+    fetched: tuple[str, ...]
+    present: tuple[str, ...] = ()
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,16 +250,46 @@ class Images(Protocol):
     name the store does not have, `InvalidArgument` for one that is not a name.
     """
 
-    def pull(self, name: str, *, platform: str | None = None, call: Call = ...) -> ImageInfo:
-        """Fetch an image; every byte is verified and durable on return.  Idempotent."""
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call = ...,
+    ) -> ImageInfo:
+        """Fetch an image; every byte is verified and durable on return.  Idempotent.
+
+        Of an index the image for this machine, or those for a ``platform`` or several, or with
+        ``all_platforms`` the whole index.  What the name held of the same index stays; the first platform
+        that is asked for is what it means from now on where nobody says one.
+        """
         ...
 
     def push(
-        self, name: str, destination: str | None = None, *, recompress: bool = False, call: Call = ...
+        self,
+        name: str,
+        destination: str | None = None,
+        *,
+        tags: Sequence[str] = (),
+        recompress: bool = False,
+        all_platforms: bool = False,
+        call: Call = ...,
     ) -> PushResult:
-        """Send an image to a registry, under ``destination`` or its own name.
+        """Send an image to a registry, under ``destination`` or its own name, and under further ``tags``.
 
-        The digest of an image whose manifest is known never changes, unless ``recompress``.
+        Its blobs go once, and only those that the repository has not.  The digest of an image whose manifest
+        is known never changes, unless ``recompress``.  With
+        ``all_platforms`` the index that the name means goes there, with all that is in it:
+        `FailedPrecondition` names the platforms that are not held.
+        """
+        ...
+
+    def fetch_blobs(self, name: str, *, call: Call = ...) -> FetchedBlobs:
+        """Fetch the blobs of an image's layers that are not kept, from registries known to have them.
+
+        Each is verified, and kept from then on as long as its layer is.  Raises `FailedPrecondition` for an
+        image without a manifest, and naming a blob that nobody gives; the others are kept then, too.
         """
         ...
 
@@ -237,8 +297,8 @@ class Images(Protocol):
         """All images, by name."""
         ...
 
-    def inspect(self, name: str) -> ImageDetails:
-        """One image, whole."""
+    def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
+        """One image, whole; of an index the one for a ``platform`` (`NotFound` lists those there are)."""
         ...
 
     def tag(self, name: str, new_name: str) -> ImageInfo:
@@ -260,10 +320,19 @@ class Images(Protocol):
         """
         ...
 
-    def load(self, source: str, *, name: str | None = None, call: Call = ...) -> list[ImageInfo]:
+    def load(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call = ...,
+    ) -> list[ImageInfo]:
         """Import an OCI layout (folder or tar) or a ``docker save`` archive.
 
-        A name in the archive never moves a name that means another image (`AlreadyExists`).
+        A name in the archive never moves a name that means another image (`AlreadyExists`).  Platforms are
+        chosen from a layout's indexes as `pull` chooses them.
         """
         ...
 

@@ -19,7 +19,7 @@ from orlop.images.changes import apply_change, is_text
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import LayerIngest
 from orlop.images.names import new_name
-from orlop.images.pull import name_image
+from orlop.images.naming import name_image
 from orlop.images.roots import RootService
 from orlop.images.space import needing
 from orlop.layers.diff import changes

@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,7 @@ from orlop.linux.userns import Privilege
 from orlop.metadata import boots, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
+from orlop.registry.ranges import PACE, Traffic
 from orlop.snapshots.disks import Disks
 from orlop.snapshots.driver import Driver
 from orlop.snapshots.erofs import ErofsDriver
@@ -96,6 +97,8 @@ class Core:
         self._verdicts: dict[DriverName, Verdict] = {}
         self._registry: Registry | None = None
         self._template: Template | None = None
+        self._traffic: dict[str, Traffic] = {}
+        self.pace = PACE
         self._closed = False
         self._guard = threading.Lock()  # guards the lazy parts above, and _closed
         self.db = self._open_database()
@@ -219,9 +222,18 @@ class Core:
                     files=self.settings.auth_files,
                     helper_path=self.settings.helper_path,
                     file_size=self.settings.limits.auth_file_size,
+                    document=self.settings.auth_config,
                 )
                 self._registry = Registry(self.settings, sources)
             return self._registry
+
+    def traffic(self, registry: str) -> Traffic:
+        """What all downloads from a registry share."""
+        with self._guard:
+            found = self._traffic.get(registry)
+            if found is None:
+                found = self._traffic[registry] = Traffic(2 * (self.settings.streams - 1))
+            return found
 
     def _check_open(self) -> None:
         if self._closed:
@@ -250,12 +262,19 @@ class Core:
 
     @contextlib.contextmanager
     def locked(
-        self, kind: str, key: str, *, call: Call, attempted: str, exclusive: bool = True
+        self,
+        kind: str,
+        key: str,
+        *,
+        call: Call,
+        attempted: str,
+        exclusive: bool = True,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[FileLock]:
-        """Hold a lock for the length of a ``with`` block."""
+        """Hold a lock for the length of a ``with`` block; ``meanwhile`` is called again and again till then."""
         lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
         with _system_errors(attempted):
-            lock.acquire(call=call, attempted=attempted, exclusive=exclusive)
+            lock.acquire(call=call, attempted=attempted, exclusive=exclusive, meanwhile=meanwhile)
         try:
             yield lock
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.images.core import Core, Lease
+from orlop.images.fetching.download import Download, Wanted
+from orlop.images.fetching.following import following
 from orlop.images.space import is_full, needing
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
@@ -35,25 +36,27 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.observe import Call, Progress, Rate, reached
-from orlop.registry.blobs import BlobStream
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 
 __all__ = ["BlobLayer", "LayerIngest"]
 
 HEAD = 64 << 10  # bytes at a tar's start in which a file system's superblock would lie
-LIFE = 16 << 10  # bytes that a connection must bring to count as a try that got on
 WRITE_BACK = 8 << 20  # bytes of tar after which write-back is started, so that the last fsync is short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobLayer:
-    """A layer as an image's manifest and config describe it together."""
+    """A layer as an image's manifest and config describe it together.
+
+    ``urls`` are where it may be had if its registry has it not; empty unless the settings allow that.
+    """
 
     digest: Digest
     size: int
     media_type: str
     diff_id: DiffID
+    urls: tuple[str, ...] = ()
 
 
 class LayerIngest:
@@ -149,7 +152,13 @@ class LayerIngest:
         call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
         try:
             with (
-                core.locked("blob", layer.digest.hex, call=call, attempted=what),
+                core.locked(
+                    "blob",
+                    layer.digest.hex,
+                    call=call,
+                    attempted=what,
+                    meanwhile=following(core.blobs, layer.digest, layer.size, call),
+                ),
                 core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
             ):
                 if not self._keep_present([layer], call, lease):
@@ -171,32 +180,49 @@ class LayerIngest:
 
         What turns out to be bad, or too much, does not wait to be resumed, and neither does nothing.
         """
-        resumed = ingest.size > 0
+        if ingest.length > layer.size:
+            ingest.truncate()
+        resumed = ingest.held > 0
         try:
+            download = self._download(ref, layer, ingest, call, settle=False)
             try:
-                return self._fetch_locked(ref, layer, ingest, call, lease)
-            except (DataLoss, InvalidArgument):
-                if not resumed:
+                return self._fetch_locked(ref, layer, ingest, download, call, lease)
+            except (DataLoss, InvalidArgument) as exc:
+                doubted = download.doubt(exc)
+                if not (resumed or download.mixed or doubted):
                     raise
                 ingest.truncate()
-            return self._fetch_locked(ref, layer, ingest, call, lease)
+            download = self._download(ref, layer, ingest, call, settle=True)
+            return self._fetch_locked(ref, layer, ingest, download, call, lease)
         except Error as exc:
-            if isinstance(exc, DataLoss | InvalidArgument | ResourceExhausted) or ingest.size == 0:
+            if isinstance(exc, DataLoss | InvalidArgument | ResourceExhausted) or ingest.held == 0:
                 ingest.discard()
             raise
 
-    def _fetch_locked(
-        self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
-    ) -> LayerIndex:
+    def _download(
+        self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, *, settle: bool
+    ) -> Download:
         core = self._core
-        if ingest.size > layer.size:
-            ingest.truncate()
-        with core.layers.new() as new, ExitStack() as stack:
+        return Download(
+            core.registry,
+            Wanted(ref=ref, digest=layer.digest, size=layer.size, urls=layer.urls),
+            ingest,
+            settings=core.settings,
+            traffic=core.traffic(ref.registry),
+            pace=core.pace,
+            settle=settle,
+            call=call,
+        )
+
+    def _fetch_locked(
+        self, ref: Reference, layer: BlobLayer, ingest: Ingest, download: Download, call: Call, lease: Lease
+    ) -> LayerIndex:
+        with ExitStack() as stack:
             feed = Feed()
-            download = _Download(core, ref, layer, ingest, feed, call)
             stack.callback(feed.close)
+            new = stack.enter_context(self._core.layers.new())
+            download.start(feed)
             stack.callback(download.stop)
-            download.start()
             try:
                 unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download)
             except Error as exc:
@@ -210,7 +236,7 @@ class LayerIngest:
             return unpacked.index
 
     def _unpack(
-        self, item: str, new: NewLayer, source: int, feed: Feed, call: Call, download: _Download | None
+        self, item: str, new: NewLayer, source: int, feed: Feed, call: Call, download: Download | None
     ) -> Unpacked:
         rate = Rate()
         synced = 0
@@ -333,113 +359,6 @@ class LayerIngest:
         except OSError as exc:
             raise from_oserror(what, exc) from exc
         call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
-
-
-class _Download:
-    """The thread that fetches one blob, hashing it, and tells the worker how far it came."""
-
-    def __init__(
-        self, core: Core, ref: Reference, layer: BlobLayer, ingest: Ingest, feed: Feed, call: Call
-    ) -> None:
-        self._core, self._ref, self._layer = core, ref, layer
-        self._ingest, self._feed = ingest, feed
-        self._outer = call
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="fetch", daemon=True)
-        self.failure: BaseException | None = None
-        self.done = False
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Make the thread end soon, and wait for it."""
-        self._stopped = True
-        self._thread.join()
-
-    def join(self) -> None:
-        """Wait for the end; raises what went wrong."""
-        self._thread.join()
-        if self.failure is not None:
-            raise self.failure
-
-    def _run(self) -> None:
-        try:
-            self._fetch()
-            self.done = True
-        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
-            if not self._stopped:
-                self.failure = exc
-            self._feed.close()  # the worker ends, and with it the reader of its pipe
-
-    def _fetch(self) -> None:
-        layer, ingest, feed = self._layer, self._ingest, self._feed
-        what = f"fetch layer {layer.digest}"
-        hasher = layer.digest.hasher()
-        for chunk in ingest.chunks():
-            self._check(what)
-            hasher.update(chunk)
-        if ingest.size:
-            feed.advance(ingest.size)
-        rate = Rate()
-        for chunk in self._chunks(what):
-            self._check(what)
-            if ingest.size + len(chunk) > layer.size:
-                raise DataLoss(
-                    what, f"the registry sent more than the {layer.size} bytes that the manifest says"
-                )
-            hasher.update(chunk)
-            ingest.write(chunk)
-            reached("ingest.grown")
-            feed.advance(ingest.size)
-            if rate.add(len(chunk)):
-                self._outer.observer.progress(
-                    _progress(layer.digest, "fetching", ingest.size, layer.size, rate.rate)
-                )
-        if hasher.hexdigest() != layer.digest.hex:
-            ingest.truncate()
-            raise DataLoss(what, f"the bytes have the digest {layer.digest.algorithm}:{hasher.hexdigest()}")
-        reached("ingest.complete")
-        feed.advance(ingest.size, complete=True)
-
-    def _chunks(self, what: str) -> Iterator[bytes]:
-        """The bytes that are missing, over as many connections as it takes."""
-        tries = 0
-        while self._ingest.size < self._layer.size:
-            before = self._ingest.size
-            try:
-                with self._core.registry.open_blob(
-                    self._ref, self._layer.digest, offset=before, call=self._outer
-                ) as stream:
-                    if stream.size not in (None, self._layer.size):
-                        raise DataLoss(
-                            what,
-                            f"the registry has {stream.size} bytes, the manifest says {self._layer.size}",
-                        )
-                    yield from _behind(stream, before, what)
-                    if self._ingest.size == before:
-                        raise Unavailable(what, "the registry sends nothing more")
-            except Unavailable:
-                tries = 0 if self._ingest.size - before >= LIFE else tries + 1
-                if tries > self._core.settings.retries:
-                    raise
-                self._outer.pause(0.1 * 2**tries, what)
-
-    def _check(self, what: str) -> None:
-        self._outer.check(what)
-        if self._stopped:
-            raise Cancelled(what, "given up")
-
-
-def _behind(stream: BlobStream, offset: int, what: str) -> Iterator[bytes]:
-    """The chunks of a stream from ``offset`` on, also where a registry without ranges sends the whole."""
-    if stream.offset > offset:
-        raise InvalidArgument(what, "the registry answered another range than was asked for")
-    known = offset - stream.offset
-    for chunk in stream:
-        if known < len(chunk):
-            yield chunk[known:] if known else chunk
-        known = max(known - len(chunk), 0)
 
 
 def _goes_on(tar: int) -> bool:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.errors import DataLoss, Error, NotFound
-from orlop.images.api import ImageInfo
+from orlop.images.api import HeldPlatform, ImageInfo
 from orlop.images.core import NAMESPACE, Core
-from orlop.metadata import images, uses
+from orlop.metadata import images, platforms, uses
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ListedImage
+from orlop.metadata.platforms import PlatformRow
 from orlop.metadata.uses import ImageUse
 from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import parse_config
 
-__all__ = ["describe", "info_of", "list_images", "noted"]
+__all__ = ["describe", "held_of", "info_of", "list_images", "noted"]
 
 _log = logging.getLogger(__name__)
 _KEEP_SECONDS = 1.0  # how long a list may wait to write down what it has learnt
@@ -46,20 +48,34 @@ def info_of(tx: Transaction, name: str) -> ImageInfo:
     assert row is not None
     size, layers = images.config_size(tx, row.config)
     info = _info(row, size, layers, platform=row.platform or "", created=row.created or "")
+    info = replace(info, platforms=held_of(row, platforms.platforms_of(tx, NAMESPACE, name)))
     return noted(info, uses.image_use(tx, NAMESPACE, name))
+
+
+def held_of(row: ImageRow, held: Sequence[PlatformRow]) -> tuple[HeldPlatform, ...]:
+    """What a name holds of its index, with what it means without a platform first."""
+    first = sorted(held, key=lambda one: one.manifest != row.manifest)
+    return tuple(HeldPlatform(platform=one.platform, id=one.config, digest=one.manifest) for one in first)
 
 
 def list_images(core: Core) -> list[ImageInfo]:
     """All images, by name."""
-    found, used = core.db.read(
-        lambda tx: (images.list_with_sizes(tx, NAMESPACE), uses.image_uses(tx, NAMESPACE))
+    found, used, held = core.db.read(
+        lambda tx: (
+            images.list_with_sizes(tx, NAMESPACE),
+            uses.image_uses(tx, NAMESPACE),
+            platforms.all_platforms(tx, NAMESPACE),
+        )
     )
     notes = {use.name: use for use in used}
     infos = [(one.row, info) for one in found if (info := _line(core, one)) is not None]
     learnt = {row.config: info for row, info in infos if row.platform is None and info.platform}
     if learnt:
         _keep(core, learnt)
-    return [noted(info, notes.get(info.name)) for _, info in infos]
+    return [
+        replace(noted(info, notes.get(info.name)), platforms=held_of(row, held.get(info.name, ())))
+        for row, info in infos
+    ]
 
 
 def noted(info: ImageInfo, use: ImageUse | None) -> ImageInfo:
@@ -103,6 +119,7 @@ def _info(row: ImageRow, size: int, layers: int, *, platform: str = "", created:
         name=row.name,
         id=row.config,
         digest=row.manifest,
+        index=row.index,
         platform=platform,
         created=created,
         size=size,

@@ -11,20 +11,27 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from orlop.config import over_limit
-from orlop.errors import DataLoss, InvalidArgument, NotFound
+from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import ImageInfo
 from orlop.images.archive import Member, Source, open_source, read_member
 from orlop.images.core import Core, Lease
+from orlop.images.indexes import Child, Document, IndexReader
 from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.images.names import new_name
-from orlop.images.pull import Naming, check_image, choose_manifest, name_images
+from orlop.images.naming import Naming, PlatformImage, default_of, name_images, named_index, part_of
+from orlop.images.plainblobs import bring_plain
+from orlop.images.pull import check_image, wanted_platforms
 from orlop.images.space import needing
 from orlop.metadata.images import ManifestRow
+from orlop.metadata.platforms import IndexBlob
 from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import (
@@ -39,7 +46,7 @@ from orlop.spec.documents import (
     parse_docker_list,
     parse_manifest,
 )
-from orlop.spec.platform import host_platform
+from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
 
 __all__ = ["Loader"]
@@ -47,7 +54,26 @@ __all__ = ["Loader"]
 _REF_NAME = "org.opencontainers.image.ref.name"
 _FULL_NAME = "io.containerd.image.name"
 _NOT_A_NAME = re.compile(r"[^a-z0-9]+")
+_CHUNK = 1 << 20
 _Limit = Literal["manifest_size", "index_size", "config_size"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Platforms:
+    """Those that are wanted of an index, none for all; ``asked`` by the caller, and not this machine's."""
+
+    wanted: tuple[Platform, ...]
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """One import: from where, on which lease."""
+
+    source: Source
+    lease: Lease
+    call: Call
+    what: str
 
 
 class Loader:
@@ -57,15 +83,27 @@ class Loader:
         self._core = core
         self._ingest = ingest
 
-    def load(self, path: str, *, name: str | None, call: Call) -> list[ImageInfo]:
+    def load(
+        self,
+        path: str,
+        *,
+        name: str | None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call,
+    ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
         what = f"import {path}"
+        platforms = _Platforms(
+            wanted=wanted_platforms(platform, what, all_platforms=all_platforms), asked=bool(platform)
+        )
         if not path.startswith("/"):
             raise InvalidArgument(what, "the path is relative", hint="give an absolute path")
         wanted = new_name(name, what) if name else None
         with open_source(self._core, Path(path), call=call) as source, self._core.lease(what) as lease:
             if source.find("index.json") is not None:
-                namings = self._layout(source, Path(path), wanted, lease, call, what)
+                job = _Job(source=source, lease=lease, call=call, what=what)
+                namings = self._layout(job, Path(path), wanted, platforms)
             elif source.find("manifest.json") is not None:
                 namings = self._docker(source, Path(path), wanted, lease, call, what)
             else:
@@ -83,9 +121,8 @@ class Loader:
 
     # -- OCI layouts ----------------------------------------------------------------------------
 
-    def _layout(
-        self, source: Source, path: Path, wanted: str | None, lease: Lease, call: Call, what: str
-    ) -> list[Naming]:
+    def _layout(self, job: _Job, path: Path, wanted: str | None, platforms: _Platforms) -> list[Naming]:
+        source, what = job.source, job.what
         limits = self._core.settings.limits
         data = self._read(source, "index.json", "index_size", what)
         index = parse_manifest(data, OCI_INDEX, what, limits=limits)
@@ -96,28 +133,67 @@ class Loader:
         self._check_count(what, len(index.manifests))
         names = [wanted or _layout_name(descriptor, path, what) for descriptor in index.manifests]
         return [
-            self._layout_image(source, descriptor, name, lease, call, what)
+            self._layout_name(job, descriptor, name, platforms)
             for descriptor, name in zip(index.manifests, names, strict=True)
         ]
 
-    def _layout_image(
-        self, source: Source, descriptor: Descriptor, name: str, lease: Lease, call: Call, what: str
-    ) -> Naming:
-        limits = self._core.settings.limits
-        for _ in range(limits.index_nesting + 1):
-            call.check(what)
-            kind: _Limit = "index_size" if descriptor.media_type in INDEX_TYPES else "manifest_size"
-            data = self._document(source, descriptor, kind, what)
-            document = parse_manifest(data, descriptor.media_type, what, limits=limits)
-            if isinstance(document, Manifest):
-                break
-            descriptor = choose_manifest(document, host_platform(), what)
-        else:
-            most = limits.index_nesting
-            raise over_limit("index_nesting", f"more than {most}", most, attempted=what)
+    def _layout_name(self, job: _Job, descriptor: Descriptor, name: str, platforms: _Platforms) -> Naming:
+        """One name of a layout, with its image, or with those of its index that are wanted."""
+        limits, what = self._core.settings.limits, job.what
+        data = self._manifest(job, descriptor)
+        found = parse_manifest(data, descriptor.media_type, what, limits=limits)
+        document = Document(digest=descriptor.checked_digest(), media_type=found.media_type, data=data)
+        asked = platforms.wanted if platforms.asked else ()
+        if isinstance(found, Manifest):
+            image = self._layout_image(job, Child(manifest=found, document=document), name, asked)
+            return Naming(name=name, config=image.config, diff_ids=image.diff_ids, manifest=image.manifest)
+        reader = IndexReader(
+            found,
+            document,
+            lambda child: self._manifest(job, child),
+            limits=limits,
+            attempted=what,
+            call=job.call,
+        )
+        images: dict[Digest, PlatformImage] = {}
+        if not platforms.wanted:
+            reader.read_all()
+            if not reader.images:
+                raise NotFound(what, "its index lists no image")
+            for child in reader.images:
+                images[child.document.digest] = self._layout_image(job, child, name, ())
+        for one in platforms.wanted:
+            child = reader.choose(one)
+            if child.document.digest not in images:
+                images[child.document.digest] = self._layout_image(
+                    job, child, name, (one,) if platforms.asked else ()
+                )
+        self._keep(job.lease, {one.digest: one.data for one in reader.indexes.values()}, job.call)
+        parts = [blob for child in reader.artifacts for blob in self._artifact(job, child)]
+        chosen, host = default_of(list(images.values()), first=bool(platforms.wanted))
+        return Naming(
+            name=name,
+            config=chosen.config,
+            diff_ids=chosen.diff_ids,
+            manifest=chosen.manifest,
+            index=named_index(reader, list(images.values()), parts, keep_default=not host),
+        )
+
+    def _manifest(self, job: _Job, descriptor: Descriptor) -> bytes:
+        job.call.check(job.what)
+        kind: _Limit = "index_size" if descriptor.media_type in INDEX_TYPES else "manifest_size"
+        return self._document(job.source, descriptor, kind, job.what)
+
+    def _layout_image(self, job: _Job, child: Child, name: str, asked: tuple[Platform, ...]) -> PlatformImage:
+        limits, source, what = self._core.settings.limits, job.source, job.what
+        document = child.manifest
         config_data = self._document(source, document.config, "config_size", what)
         config = parse_config(config_data, what, limits=limits)
-        diff_ids = check_image(document, config, name, limit=limits.layers)
+        foreign = self._core.settings.foreign_layers
+        diff_ids = check_image(document, config, name, limit=limits.layers, foreign=foreign)
+        for platform in asked:
+            if not config.platform().rank(platform):
+                raise FailedPrecondition(what, f"the image is for {config.platform()}, not for {platform}")
         wanted: list[tuple[str, BlobLayer]] = []
         for layer, diff_id in zip(document.layers, diff_ids, strict=True):
             name_of_blob = _blob_name(layer.checked_digest())
@@ -128,12 +204,27 @@ class Loader:
                 digest=layer.checked_digest(), size=size, media_type=layer.media_type, diff_id=diff_id
             )
             wanted.append((name_of_blob, blob))
-        self._read_layers(source, wanted, lease, call, what, verify=True)
-        digest = descriptor.checked_digest()
-        self._keep(lease, {digest: data, document.config.checked_digest(): config_data}, call)
-        manifest = ManifestRow(digest=digest, media_type=document.media_type, size=len(data))
-        config_digest = document.config.checked_digest()
-        return Naming(name=name, config=config_digest, diff_ids=diff_ids, manifest=manifest)
+        self._read_layers(source, wanted, job.lease, job.call, what, verify=True)
+        own, config_digest = child.document, document.config.checked_digest()
+        self._keep(job.lease, {own.digest: own.data, config_digest: config_data}, job.call)
+        return PlatformImage(
+            config=config_digest,
+            diff_ids=diff_ids,
+            manifest=ManifestRow(digest=own.digest, media_type=own.media_type, size=len(own.data)),
+            platform=config.platform(),
+        )
+
+    def _artifact(self, job: _Job, child: Child) -> list[IndexBlob]:
+        """What an index lists that is no image: its manifest, and its blobs as they are."""
+        own = child.document
+        self._keep(job.lease, {own.digest: own.data}, job.call)
+        found = [IndexBlob(digest=own.digest, media_type=own.media_type, size=len(own.data))]
+        for descriptor in (child.manifest.config, *child.manifest.layers):
+            member = _member(job.source, _blob_name(descriptor.checked_digest()), job.what)
+            bring_plain(self._core, _chunks(member), descriptor, job.what, lease=job.lease, call=job.call)
+            job.source.release()
+            found.append(part_of(descriptor))
+        return found
 
     def _read_layers(
         self,
@@ -221,6 +312,14 @@ class Loader:
         self._keep(lease, {digest: data}, call)
         names = names or [str(Reference.parse(f"localhost/{_plain(path)}:{digest.hex[:12]}"))]
         return [Naming(name=name, config=digest, diff_ids=diff_ids, manifest=None) for name in names]
+
+
+def _chunks(member: Member) -> Iterator[bytes]:
+    """The bytes of a file of the archive."""
+    at, end = member.offset, member.offset + member.size
+    while at < end and (chunk := os.pread(member.fd, min(_CHUNK, end - at), at)):
+        yield chunk
+        at += len(chunk)
 
 
 def _blob_name(digest: Digest) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
-from orlop.metadata import images
+from orlop.metadata import images, platforms
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
+from orlop.metadata.platforms import PlatformRow
+from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 
 __all__ = ["find", "is_name_of", "new_name", "require"]
@@ -33,7 +37,7 @@ def find(tx: Transaction, namespace: str, text: str) -> ImageRow | None:
         if row is not None:
             return row
         if ref.digest is not None:
-            for row in images.images_by_manifest(tx, namespace, ref.digest):
+            for row in _by_digest(tx, namespace, ref.digest):
                 if Reference.parse(row.name).name == ref.name:
                     return row
     if match is None:
@@ -41,7 +45,37 @@ def find(tx: Transaction, namespace: str, text: str) -> ImageRow | None:
     rows = images.images_by_id(tx, namespace, f"sha256:{match[1]}")
     if len({row.config for row in rows}) > 1:
         raise FailedPrecondition(f"find image {text}", "the ID fits several images", hint="give more of it")
-    return rows[0] if rows else None
+    return rows[0] if rows else _of_platform(tx, namespace, f"sha256:{match[1]}", text)
+
+
+def _by_digest(tx: Transaction, namespace: str, digest: Digest) -> Iterator[ImageRow]:
+    """The images of a manifest, or of an index; also those that a name holds of its index."""
+    yield from images.images_by_manifest(tx, namespace, digest)
+    yield from images.images_by_index(tx, namespace, digest)
+    for name, one in platforms.names_of_manifest(tx, namespace, digest):
+        yield _alone(tx, namespace, name, one)
+
+
+def _of_platform(tx: Transaction, namespace: str, prefix: str, text: str) -> ImageRow | None:
+    """An image that is not what any name means without a platform."""
+    found = platforms.names_of_config(tx, namespace, prefix)
+    if len({one.config for _, one in found}) > 1:
+        raise FailedPrecondition(f"find image {text}", "the ID fits several images", hint="give more of it")
+    return _alone(tx, namespace, *found[0]) if found else None
+
+
+def _alone(tx: Transaction, namespace: str, name: str, one: PlatformRow) -> ImageRow:
+    """One image of an index, without the index."""
+    row = images.get_image(tx, namespace, name)
+    assert row is not None
+    return replace(
+        row,
+        config=one.config,
+        manifest=one.manifest,
+        platform=one.platform,
+        created=one.created,
+        index=None,
+    )
 
 
 def require(tx: Transaction, namespace: str, text: str, attempted: str) -> ImageRow:

@@ -27,12 +27,13 @@ from orlop.images.extras import Extras, check_extras
 from orlop.images.grounds import Grounds
 from orlop.images.idmaps import check_maps, maps_of, text_of
 from orlop.images.ownmounts import OwnMounts
+from orlop.images.platforms import choose
 from orlop.images.pull import Puller
 from orlop.images.usage import Usage
 from orlop.layers.index import LayerIndex
 from orlop.linux.mountinfo import mounts_by_id
 from orlop.metadata import folders as folder_rows
-from orlop.metadata import garbage, images, layers, roots
+from orlop.metadata import garbage, images, layers, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
@@ -41,9 +42,7 @@ from orlop.snapshots.disks import LEAST, MOST
 from orlop.snapshots.driver import MountSpec
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
-from orlop.spec.documents import parse_config
-from orlop.spec.platform import Platform
-from orlop.spec.reference import Reference
+from orlop.spec.reference import is_short
 
 __all__ = ["RootService", "check_path"]
 
@@ -103,23 +102,35 @@ class RootService:
         """The image to prepare, pulled if the policy says so."""
         core = self._core
         policy = options.pull or core.settings.pull
-        row = core.db.read(lambda tx: names.find(tx, NAMESPACE, name))
-        there = self._platform_of(row) if row is not None and options.platform else None
-        wanted = Platform.parse(options.platform) if options.platform else None
-        fits = there is None or wanted is None or bool(there.rank(wanted))
-        if row is not None and fits and policy != "always":
-            return row, {}
-        if policy == "never":
-            if row is not None:
-                raise FailedPrecondition(
-                    f"prepare {name}", f"the image in the store is for {there}, not for {wanted}"
-                )
-            return core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"prepare {name}")), {}
-        pulled = self._puller.pull(Reference.parse(name), platform=options.platform, call=call)
+        what = f"prepare {name}"
+        row = self._find(name)
+        if row is None and policy == "never":
+            row = core.db.read(lambda tx: names.require(tx, NAMESPACE, name, what))
+        if row is not None and policy != "always":
+            try:
+                return choose(core, row, options.platform, what), {}
+            except NotFound:
+                if policy == "never":
+                    raise
+        pulled = self._puller.pull_name(
+            name,
+            platform=options.platform,
+            keep_default=options.platform is not None,
+            call=call,
+        )
         row = core.db.read(lambda tx: names.find(tx, NAMESPACE, pulled.name))
         if row is None:
-            raise Aborted(f"prepare {name}", "the image was removed at once", hint="try again")
-        return row, pulled.indexes
+            raise Aborted(what, "the image was removed at once", hint="try again")
+        return choose(core, row, options.platform, what), pulled.indexes
+
+    def _find(self, name: str) -> ImageRow | None:
+        """The image of the store that a name means, a short one wherever the settings have it looked for."""
+        core = self._core
+        if core.settings.search_registries is not False and is_short(name):
+            for ref in core.registry.names(name):
+                if row := core.db.read(partial(images.get_image, namespace=NAMESPACE, name=str(ref))):
+                    return row
+        return core.db.read(lambda tx: names.find(tx, NAMESPACE, name))
 
     @contextlib.contextmanager
     def _kept(self, row: ImageRow, what: str) -> Iterator[None]:
@@ -131,12 +142,6 @@ class RootService:
 
     def _is_gone(self, row: ImageRow) -> bool:
         return not self._core.db.read(lambda tx: layers.has_blob(tx, row.config))
-
-    def _platform_of(self, row: ImageRow) -> Platform | None:
-        try:
-            return parse_config(self._core.blobs.read(row.config), f"read image {row.name}").platform()
-        except NotFound:
-            return None  # removed at this moment: what follows finds out
 
     def _prepare(
         self,
@@ -191,7 +196,11 @@ class RootService:
     def _check_there(tx: Transaction, image: ImageRow, diff_ids: Sequence[DiffID], what: str) -> None:
         """Raise `DataLoss` if a layer was lost while the image has its name still."""
         lost = next((diff_id for diff_id in diff_ids if layers.get_layer(tx, diff_id) is None), None)
-        if lost is not None and images.images_by_id(tx, NAMESPACE, image.config):
+        if lost is None:
+            return
+        if images.images_by_id(tx, NAMESPACE, image.config) or platforms.names_of_config(
+            tx, NAMESPACE, image.config
+        ):
             raise DataLoss(
                 what,
                 f"layer {lost} of {image.name} is lost",

@@ -5,20 +5,30 @@ Orchestration only: each verb's work is in the module named after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from orlop.config import DRIVERS, Settings
-from orlop.errors import Error, FailedPrecondition, NotFound, ResourceExhausted, from_oserror
+from orlop.errors import (
+    Error,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    from_oserror,
+)
 from orlop.images import names
 from orlop.images.api import (
     Blob,
     Collected,
     CommitOptions,
     DriverInfo,
+    FetchedBlobs,
+    HeldPlatform,
     ImageDetails,
     ImageInfo,
     PreparedInfo,
@@ -30,16 +40,15 @@ from orlop.images.api import (
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.features import features
 from orlop.images.layout import FORMAT_VERSION, Layout
-from orlop.images.listing import describe, info_of, list_images, noted
+from orlop.images.listing import describe, held_of, info_of, list_images, noted
 from orlop.images.space import is_full, told
 from orlop.images.upkeep import Keep, Pin
-from orlop.metadata import boots, images, layers, roots, uses
+from orlop.metadata import boots, images, layers, platforms, roots, uses
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Manifest, parse_manifest
-from orlop.spec.reference import Reference
 from orlop.version import __version__
 
 if TYPE_CHECKING:
@@ -173,18 +182,47 @@ class LocalStore:
     # -- images ---------------------------------------------------------------------------------
 
     @_verb("pull")
-    def pull(self, name: str, *, platform: str | None = None, call: Call = _CALL) -> ImageInfo:
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call = _CALL,
+    ) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
-        return self._puller.pull(Reference.parse(name), platform=platform, call=call).info
+        return self._puller.pull_name(name, platform=platform, all_platforms=all_platforms, call=call).info
 
     @_verb("push")
     def push(
-        self, name: str, destination: str | None = None, *, recompress: bool = False, call: Call = _CALL
+        self,
+        name: str,
+        destination: str | None = None,
+        *,
+        tags: Sequence[str] = (),
+        recompress: bool = False,
+        all_platforms: bool = False,
+        call: Call = _CALL,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
         from orlop.images.push import Pusher
 
-        return Pusher(self._core).push(name, destination, recompress=recompress, call=call)
+        if all_platforms:
+            from orlop.images.push_index import push_index
+
+            if recompress:
+                raise InvalidArgument(
+                    f"push {name}", "an index is pushed as it is", hint="leave out --recompress"
+                )
+            return push_index(self._core, name, destination, tags=tags, call=call)
+        return Pusher(self._core).push(name, destination, tags=tags, recompress=recompress, call=call)
+
+    @_verb("fetch blobs of")
+    def fetch_blobs(self, name: str, *, call: Call = _CALL) -> FetchedBlobs:
+        """See `orlop.images.api.Images.fetch_blobs`."""
+        from orlop.images.blobfetch import BlobFetcher
+
+        return BlobFetcher(self._core).fetch(name, call=call)
 
     @_verb("list images")
     def images(self) -> list[ImageInfo]:
@@ -192,23 +230,36 @@ class LocalStore:
         return list_images(self._core)
 
     def _info(self, name: str) -> ImageInfo:
-        def body(tx: Transaction) -> tuple[ImageRow, tuple[int, int], uses.ImageUse | None]:
-            row = names.require(tx, NAMESPACE, name, f"read image {name}")
-            return row, images.config_size(tx, row.config), uses.image_use(tx, NAMESPACE, row.name)
+        return self._info_of(
+            self._core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"read image {name}"))
+        )
 
-        row, size, use = self._core.db.read(body)
-        return noted(describe(self._core, row, *size), use)
+    def _info_of(self, row: ImageRow) -> ImageInfo:
+        """An image of a name; of an index, with all that the name holds."""
+
+        def body(tx: Transaction) -> tuple[tuple[int, int], uses.ImageUse | None, tuple[HeldPlatform, ...]]:
+            held = platforms.platforms_of(tx, NAMESPACE, row.name) if row.index is not None else []
+            use = uses.image_use(tx, NAMESPACE, row.name)
+            return images.config_size(tx, row.config), use, held_of(row, held)
+
+        size, use, held = self._core.db.read(body)
+        return replace(noted(describe(self._core, row, *size), use), platforms=held)
 
     @_verb("inspect")
-    def inspect(self, name: str) -> ImageDetails:
+    def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
         """See `orlop.images.api.Images.inspect`."""
-        core = self._core
+        from orlop.images.platforms import choose
 
-        def body(tx: Transaction) -> tuple[ImageRow, list[str]]:
-            row = names.require(tx, NAMESPACE, name, f"inspect {name}")
-            return row, [other.name for other in images.images_by_id(tx, NAMESPACE, row.config)]
+        core, what = self._core, f"inspect {name}"
+        row = choose(core, core.db.read(lambda tx: names.require(tx, NAMESPACE, name, what)), platform, what)
 
-        row, all_names = core.db.read(body)
+        def names_of(tx: Transaction) -> list[str]:
+            named = {other.name for other in images.images_by_id(tx, NAMESPACE, row.config)}
+            return sorted(
+                named | {other for other, _ in platforms.names_of_config(tx, NAMESPACE, row.config)}
+            )
+
+        all_names = core.db.read(names_of)
         manifest = core.blobs.read(row.manifest) if row.manifest is not None else None
         descriptors: dict[int, tuple[Digest, int, str]] = {}
         if manifest is not None:
@@ -238,7 +289,7 @@ class LocalStore:
             return tuple(found)
 
         return ImageDetails(
-            info=self._info(row.name),
+            info=self._info_of(row),
             names=tuple(all_names),
             config=core.blobs.read(row.config),
             manifest=manifest,
@@ -260,6 +311,8 @@ class LocalStore:
                 manifest=row.manifest,
                 platform=row.platform,
                 created=row.created,
+                index=row.index,
+                held=platforms.platforms_of(tx, NAMESPACE, row.name) if row.index is not None else (),
             )
             return info_of(tx, full)
 
@@ -278,11 +331,21 @@ class LocalStore:
         return self._collector.remove(name, force=force)
 
     @_verb("import")
-    def load(self, source: str, *, name: str | None = None, call: Call = _CALL) -> list[ImageInfo]:
+    def load(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call = _CALL,
+    ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
         from orlop.images.load import Loader
 
-        return Loader(self._core, self._ingest).load(source, name=name, call=call)
+        return Loader(self._core, self._ingest).load(
+            source, name=name, platform=platform, all_platforms=all_platforms, call=call
+        )
 
     # -- prepared roots -------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from orlop.linux._syscall import Path
@@ -52,8 +52,18 @@ class FileLock:
         """Whether this object holds the lock."""
         return self._fd is not None
 
-    def acquire(self, *, call: Call, attempted: str, exclusive: bool = True, blocking: bool = True) -> bool:
+    def acquire(
+        self,
+        *,
+        call: Call,
+        attempted: str,
+        exclusive: bool = True,
+        blocking: bool = True,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> bool:
         """Get the lock; False if it is taken and ``blocking`` is off.
+
+        ``meanwhile`` is called after each look that found it taken.
 
         Raises `Cancelled` or `DeadlineExceeded` while waiting, OSError if the file cannot be made.
         """
@@ -67,6 +77,8 @@ class FileLock:
                 while not _try_lock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
                     if not blocking:
                         return False
+                    if meanwhile is not None:
+                        meanwhile()
                     call.pause(pause, attempted)
                     pause = min(pause * 2, _LAST_PAUSE)
                 if self._is_at_path(fd):

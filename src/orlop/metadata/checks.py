@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument
-from orlop.metadata import garbage, roots
+from orlop.metadata import garbage, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import FolderRow
 from orlop.metadata.layers import LayerRow
 from orlop.spec.digest import DiffID, Digest
+from orlop.spec.documents import INDEX_TYPES, MANIFEST_TYPES
 
 __all__ = [
     "BlobRow",
@@ -61,6 +62,7 @@ class BlobRow:
 _DOCUMENT = (
     "EXISTS (SELECT 1 FROM images WHERE config_digest = digest OR manifest_digest = digest) "
     "OR EXISTS (SELECT 1 FROM image_manifests WHERE image_manifests.digest = blobs.digest) "
+    "OR EXISTS (SELECT 1 FROM index_blobs WHERE index_blobs.digest = blobs.digest) "
     "OR EXISTS (SELECT 1 FROM config_layers WHERE config_digest = blobs.digest) "
     "OR EXISTS (SELECT 1 FROM prepared WHERE config_digest = blobs.digest)"
 )
@@ -86,6 +88,10 @@ def malformed(tx: Transaction) -> list[str]:
         ("blobs", Digest, "SELECT digest FROM blobs"),
         ("images", Digest, "SELECT config_digest FROM images"),
         ("images", Digest, "SELECT manifest_digest FROM images WHERE manifest_digest IS NOT NULL"),
+        ("images", Digest, "SELECT index_digest FROM images WHERE index_digest IS NOT NULL"),
+        ("image_platforms", Digest, "SELECT config_digest FROM image_platforms"),
+        ("image_platforms", Digest, "SELECT manifest_digest FROM image_platforms"),
+        ("index_blobs", Digest, "SELECT digest FROM index_blobs"),
         ("image_manifests", Digest, "SELECT digest FROM image_manifests"),
         ("prepared", Digest, "SELECT config_digest FROM prepared"),
     )
@@ -188,7 +194,9 @@ def layer_users(tx: Transaction, diff_id: DiffID) -> tuple[list[str], list[str]]
     """The names of images that have a layer, with pins (``pin NAME``), and the paths of roots on it."""
     configs = "(SELECT config_digest FROM config_layers WHERE diff_id = :layer)"
     names = tx.execute(
-        f"SELECT name FROM images WHERE config_digest IN {configs} UNION {_PINS} AND (kind = 'layer' "
+        f"SELECT name FROM images WHERE config_digest IN {configs} "
+        f"UNION SELECT name FROM image_platforms WHERE config_digest IN {configs} "
+        f"UNION {_PINS} AND (kind = 'layer' "
         f"AND ref = :layer OR kind = 'config' AND ref IN {configs} OR kind = 'chain' AND ref IN "
         "(SELECT chain_id FROM chain_layers WHERE diff_id = :layer)) ORDER BY 1",
         {"layer": diff_id, "now": time.time()},
@@ -245,9 +253,11 @@ def blob_users(tx: Transaction, digest: Digest) -> list[str]:
 
 def _names_of(tx: Transaction, digest: Digest) -> list[str]:
     rows = tx.execute(
-        "SELECT name FROM images WHERE config_digest = ? OR manifest_digest = ? OR config_digest IN "
-        "(SELECT config_digest FROM image_manifests WHERE digest = ?) ORDER BY name",
-        (digest, digest, digest),
+        "SELECT name FROM images WHERE config_digest = ?1 OR manifest_digest = ?1 OR config_digest IN "
+        "(SELECT config_digest FROM image_manifests WHERE digest = ?1) "
+        "UNION SELECT name FROM image_platforms WHERE config_digest = ?1 OR manifest_digest = ?1 "
+        "UNION SELECT name FROM images JOIN index_blobs USING (index_digest) WHERE digest = ?1 ORDER BY name",
+        (digest,),
     )
     return [row[0] for row in rows]
 
@@ -326,6 +336,9 @@ class Origin:
 def origin_of(tx: Transaction, digest: Digest) -> Origin | None:
     """The origin of a document; None for what the rows do not know as one."""
     known = tx.execute("SELECT media_type, size FROM image_manifests WHERE digest = ?", (digest,)).fetchone()
+    part = platforms.index_blob(tx, digest)
+    if known is None and part is not None and part.media_type in MANIFEST_TYPES + INDEX_TYPES:
+        known = (part.media_type, part.size)
     names = _names_of(tx, digest)
     config = tx.execute(
         "SELECT 1 FROM images WHERE config_digest = ? UNION SELECT 1 FROM prepared WHERE config_digest = ? "
@@ -342,11 +355,11 @@ def origin_of(tx: Transaction, digest: Digest) -> Origin | None:
         (digest, digest),
     ).fetchall()
     size = blob_size(tx, digest)
-    if known is None and config is None:
+    if known is None and config is None and part is None:
         known = ("", size or 0)  # only a name's row says that it is a manifest
     return Origin(
         manifest=known[0] if known else None,
-        size=known[1] if known and known[1] else size or 0,
+        size=known[1] if known and known[1] else size or (part.size if part else 0),
         names=tuple(names),
         repositories=tuple((row[0], row[1]) for row in repositories),
     )

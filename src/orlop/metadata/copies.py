@@ -38,6 +38,7 @@ __all__ = [
     "SavedBlob",
     "SavedImage",
     "SavedPin",
+    "SavedPlatform",
     "Wanted",
     "copy_database",
     "copy_live",
@@ -54,13 +55,26 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SavedPlatform:
+    """An image that a name holds of its index."""
+
+    config: str
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SavedImage:
-    """A name, what it means, and its labels.  Of a copy from outside only the types are known to be right."""
+    """A name, what it means, and its labels.  Of a copy from outside only the types are known to be right.
+
+    ``index`` is None where the name means one image; else ``platforms`` are what it holds of it.
+    """
 
     name: str
     config: str
     manifest: str | None
     labels: Mapping[str, str]
+    index: str | None = None
+    platforms: tuple[SavedPlatform, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +100,8 @@ class SavedPin:
 class Saved:
     """What a copy says of images, and how much else was there.
 
-    ``manifests`` are pairs of a config and a manifest of it; ``sources`` blobs with registries and
+    ``manifests`` are pairs of a config and a manifest of it; ``parts`` are indexes with a blob that each
+    needs beyond its images, and that blob's media type; ``sources`` blobs with registries and
     repositories that have had them, the latest first; ``layers`` and ``blobs`` sizes by digest, of what was
     on disk; ``roots`` counts prepared roots.
     """
@@ -94,6 +109,7 @@ class Saved:
     images: tuple[SavedImage, ...]
     pins: tuple[SavedPin, ...]
     manifests: tuple[tuple[str, str], ...]
+    parts: tuple[tuple[str, str, str], ...]
     made: tuple[SavedBlob, ...]
     sources: tuple[tuple[str, str, str], ...]
     layers: dict[str, int]
@@ -158,10 +174,29 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 # What names and pins keep.  A chain is derived: its pin goes with the machine.
 _HELD = (
     "SELECT 'config' AS kind, config_digest AS ref FROM images WHERE namespace = :namespace "
+    "UNION SELECT 'config', config_digest FROM image_platforms WHERE namespace = :namespace "
+    "UNION SELECT 'blob', digest FROM images JOIN index_blobs USING (index_digest) "
+    "WHERE namespace = :namespace "
     "UNION SELECT kind, ref FROM pins WHERE namespace = :namespace "
     "AND kind IN ('config', 'layer', 'blob') AND (expires_at IS NULL OR expires_at > :now)"
 )
 
+
+# Names without what has gone: an index that has lost a part is none any more, its images stay.
+_INDEXES = "(SELECT index_digest FROM index_blobs WHERE digest = ?)"
+_THEIR_NAMES = f"SELECT namespace, name FROM images WHERE index_digest IN {_INDEXES}"
+_MEANING_IT = "SELECT namespace, name FROM images WHERE config_digest = ?"
+_LOST = {
+    "config": (
+        f"DELETE FROM image_platforms WHERE (namespace, name) IN ({_MEANING_IT})",
+        "DELETE FROM images WHERE config_digest = ?",
+        "DELETE FROM image_platforms WHERE config_digest = ?",
+    ),
+    "blob": (
+        f"DELETE FROM image_platforms WHERE (namespace, name) IN ({_THEIR_NAMES})",
+        f"UPDATE images SET index_digest = NULL WHERE index_digest IN {_INDEXES}",
+    ),
+}
 
 Keep = Callable[[Transaction, str, str], None]  # puts a kind and a name on the lease of whoever asks
 
@@ -197,8 +232,8 @@ def edit_copy(
             copy.execute("BEGIN")
             for kind, ref in gone:
                 copy.execute("DELETE FROM pins WHERE kind = ? AND ref = ?", (kind, ref))
-                if kind == "config":
-                    copy.execute("DELETE FROM images WHERE config_digest = ?", (ref,))
+                for statement in _LOST.get(kind, ()):
+                    copy.execute(statement, (ref,))
             copy.execute("DELETE FROM lease_refs")
             copy.execute("DELETE FROM leases")
             copy.execute("COMMIT")
@@ -211,7 +246,8 @@ def _wanted(copy: sqlite3.Connection, values: Mapping[str, str | float]) -> Want
     configs = f"SELECT ref FROM ({_HELD}) WHERE kind = 'config'"
     documents = (
         f"{configs} UNION SELECT manifest_digest FROM images WHERE namespace = :namespace UNION "
-        f"SELECT digest FROM image_manifests JOIN blobs USING (digest) WHERE config_digest IN ({configs})"
+        f"SELECT digest FROM image_manifests JOIN blobs USING (digest) WHERE config_digest IN ({configs}) "
+        "UNION SELECT digest FROM images JOIN index_blobs USING (index_digest) WHERE namespace = :namespace"
     )
     layers = (
         f"SELECT diff_id FROM config_layers WHERE config_digest IN ({configs}) "
@@ -303,10 +339,20 @@ def _schema(connection: sqlite3.Connection) -> set[tuple[str, str, str]]:
 def _read(copy: sqlite3.Connection, namespace: str) -> Saved:
     names = _rows(
         copy,
-        tuple[str, str, str | None],
-        "SELECT name, config_digest, manifest_digest FROM images WHERE namespace = ? ORDER BY name",
+        tuple[str, str, str | None, str | None],
+        "SELECT name, config_digest, manifest_digest, index_digest FROM images WHERE namespace = ? "
+        "ORDER BY name",
         namespace,
     )
+    platforms: dict[str, list[SavedPlatform]] = {}
+    for name, config, manifest in _rows(
+        copy,
+        tuple[str, str, str],
+        "SELECT name, config_digest, manifest_digest FROM image_platforms WHERE namespace = ? "
+        "ORDER BY name, manifest_digest",
+        namespace,
+    ):
+        platforms.setdefault(name, []).append(SavedPlatform(config=config, manifest=manifest))
     notes = _checked(labels.all_image_labels(copy, namespace), dict[str, dict[str, str]])
     made = _rows(
         copy,
@@ -323,7 +369,14 @@ def _read(copy: sqlite3.Connection, namespace: str) -> Saved:
     )
     return Saved(
         images=tuple(
-            SavedImage(name=row[0], config=row[1], manifest=row[2], labels=notes.get(row[0], {}))
+            SavedImage(
+                name=row[0],
+                config=row[1],
+                manifest=row[2],
+                labels=notes.get(row[0], {}),
+                index=row[3],
+                platforms=tuple(platforms.get(row[0], ())),
+            )
             for row in names
         ),
         pins=tuple(SavedPin(name=row[0], kind=row[1], ref=row[2], expires=row[3]) for row in kept),
@@ -332,6 +385,13 @@ def _read(copy: sqlite3.Connection, namespace: str) -> Saved:
                 copy,
                 tuple[str, str],
                 "SELECT config_digest, digest FROM image_manifests JOIN blobs USING (digest) ORDER BY 1, 2",
+            )
+        ),
+        parts=tuple(
+            _rows(
+                copy,
+                tuple[str, str, str],
+                "SELECT index_digest, digest, media_type FROM index_blobs ORDER BY 1, 2",
             )
         ),
         made=tuple(SavedBlob(diff_id=row[0], digest=row[1], recipe=row[2]) for row in made),

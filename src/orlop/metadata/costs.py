@@ -76,6 +76,15 @@ UNION SELECT 'layer', diff_id FROM chain_layers WHERE chain_id IN (
   SELECT chain_id FROM prepared UNION SELECT chain_id FROM root_mounts WHERE chain_id IS NOT NULL)
 UNION SELECT 'layer', diff_id FROM folder_layers WHERE folder IN (SELECT folder FROM root_folders)
 """
+_NAMES = (
+    "SELECT config_digest, name FROM images "
+    "UNION SELECT config_digest, name FROM image_platforms ORDER BY 2, 1"
+)
+# An index and what it needs beyond its images counts with the image that its name means without a platform.
+_DOCUMENTS = (
+    "SELECT config_digest, manifest_digest FROM images WHERE manifest_digest IS NOT NULL "
+    "UNION SELECT config_digest, digest FROM images JOIN index_blobs USING (index_digest)"
+)
 _PINNED = "SELECT kind, ref FROM pins WHERE expires_at IS NULL OR expires_at > ?"
 
 
@@ -95,13 +104,12 @@ def read_named(tx: Transaction, *, dead: Iterable[str] = (), now: float) -> Name
         else:
             held.add((kind, ref))
     documents = _lists(tx, "SELECT config_digest, digest FROM image_manifests")
-    query = "SELECT config_digest, manifest_digest FROM images WHERE manifest_digest IS NOT NULL"
-    for config, manifest in tx.execute(query):
+    for config, manifest in tx.execute(_DOCUMENTS):
         known = documents.setdefault(config, [])
         if manifest not in known:
             known.append(manifest)
     return Named(
-        images=_lists(tx, "SELECT config_digest, name FROM images ORDER BY name"),
+        images=_lists(tx, _NAMES),
         documents=documents,
         layers=_lists(tx, "SELECT config_digest, diff_id FROM config_layers"),
         kept=_lists(tx, "SELECT diff_id, digest FROM layer_blobs WHERE digest IN (SELECT digest FROM blobs)"),
@@ -141,7 +149,10 @@ class Holder:
 _HOLDERS = """
 SELECT kind, name, note FROM (
   SELECT 'image' AS kind, name, 'config' AS what, config_digest AS ref, '' AS note FROM images
+  UNION ALL SELECT 'image', name, 'config', config_digest, 'for ' || platform FROM image_platforms
   UNION ALL SELECT 'image', name, 'blob', manifest_digest, 'its manifest' FROM images
+  UNION ALL SELECT 'image', name, 'blob', digest, 'in its index'
+    FROM index_blobs JOIN images USING (index_digest)
   UNION ALL SELECT 'root', path, 'config', config_digest, 'prepared from it' FROM prepared
   UNION ALL SELECT 'root', path, 'chain', chain_id, 'stands on it' FROM prepared
   UNION ALL SELECT 'root', path, 'config', m.config_digest, 'mounted in it at ' || target
@@ -181,7 +192,8 @@ def configs_with_manifest(tx: Transaction, digest: str) -> list[str]:
     """The configs that have a manifest."""
     rows = tx.execute(
         "SELECT config_digest FROM image_manifests WHERE digest = ?1 "
-        "UNION SELECT config_digest FROM images WHERE manifest_digest = ?1",
+        "UNION SELECT config_digest FROM images WHERE manifest_digest = ?1 "
+        "UNION SELECT config_digest FROM image_platforms WHERE manifest_digest = ?1",
         (digest,),
     )
     return [row[0] for row in rows]
@@ -329,6 +341,7 @@ _NAMED = {
     "prepared": ("prepared", "config_digest"),
     "manifest": ("image_manifests", "digest"),
     "name's manifest": ("images", "manifest_digest"),
+    "platform's manifest": ("image_platforms", "manifest_digest"),
     "layer": ("layers", "diff_id"),
     "blob": ("blobs", "digest"),
     "chain": ("chains", "chain_id"),

@@ -30,6 +30,7 @@ __all__ = [
     "lease_add",
     "lease_end",
     "lease_ids",
+    "suspects_of_image",
     "suspects_of_root",
     "trash_add",
     "trash_done",
@@ -128,8 +129,24 @@ def everything(tx: Transaction, *, without: Without = NOTHING) -> Suspects:
     blobs = {
         *needs.unneeded("blob", "blobs", "digest"),
         *needs.unneeded("blob", "blob_sources", "digest"),
+        *needs.unneeded("blob", "index_blobs", "index_digest"),
     }
     return Suspects(configs=configs, layers=layers, blobs=blobs)
+
+
+def suspects_of_image(tx: Transaction, namespace: str, name: str) -> Suspects:
+    """What an image name keeps; ask before its row goes.
+
+    Of an index that is itself: `find` and `forget` look at what it needs.
+    """
+    row = tx.execute(
+        "SELECT config_digest, index_digest FROM images WHERE namespace = ? AND name = ?", (namespace, name)
+    ).fetchone()
+    if row is None:
+        return Suspects()
+    query = "SELECT config_digest FROM image_platforms WHERE namespace = ? AND name = ?"
+    configs = {row[0], *(other[0] for other in tx.execute(query, (namespace, name)))}
+    return Suspects(configs=configs, blobs={row[1]} if row[1] else set())
 
 
 def suspects_of_root(tx: Transaction, root_id: str) -> Suspects:
@@ -153,6 +170,7 @@ def _gone(tx: Transaction, suspects: Suspects, without: Without) -> _Gone:
     layers |= _each(tx, "SELECT diff_id FROM chain_layers WHERE chain_id = ?", suspects.chains)
     gone = needs.without_need("layer", layers)
     blobs = suspects.blobs | set(configs)
+    blobs |= _each(tx, "SELECT digest FROM index_blobs WHERE index_digest = ?", suspects.blobs)
     blobs |= _each(tx, "SELECT digest FROM image_manifests WHERE config_digest = ?", configs)
     blobs |= _each(tx, "SELECT digest FROM layer_blobs WHERE diff_id = ?", gone)
     gone_blobs = needs.without_need("blob", blobs)
@@ -217,7 +235,11 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
         ),
         (
             gone.blobs,
-            ("DELETE FROM blobs WHERE digest = ?", "DELETE FROM blob_sources WHERE digest = ?"),
+            (
+                "DELETE FROM blobs WHERE digest = ?",
+                "DELETE FROM blob_sources WHERE digest = ?",
+                "DELETE FROM index_blobs WHERE index_digest = ?",
+            ),
         ),
         (
             gone.configs,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orlop.metadata import labels
+from orlop.metadata import labels, platforms
 from orlop.metadata.db import Transaction
+from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "describe_config",
     "get_image",
     "images_by_id",
+    "images_by_index",
     "images_by_manifest",
     "list_images",
     "list_with_sizes",
@@ -37,7 +39,8 @@ __all__ = [
 class ImageRow:
     """A name and what it means.
 
-    ``platform`` and ``created`` are its config's words, None where nobody has looked yet.
+    ``platform`` and ``created`` are its config's words, None where nobody has looked yet.  ``index`` is the
+    index that the name means, of which this is one image; None where it means this image alone.
     """
 
     name: str
@@ -45,6 +48,7 @@ class ImageRow:
     manifest: Digest | None
     platform: str | None = None
     created: str | None = None
+    index: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +70,18 @@ class ManifestRow:
 
 
 def _row(row: Sequence[Any]) -> ImageRow:
-    name, config, manifest, platform, created = row
+    name, config, manifest, platform, created, index = row
     return ImageRow(
         name=name,
         config=Digest(config),
         manifest=Digest(manifest) if manifest else None,
         platform=platform,
         created=created,
+        index=Digest(index) if index else None,
     )
 
 
-_COLUMNS = "name, images.config_digest, manifest_digest, platform, created"
+_COLUMNS = "name, images.config_digest, manifest_digest, platform, created, index_digest"
 _SELECT = f"SELECT {_COLUMNS} FROM images WHERE namespace = ?"
 
 
@@ -100,7 +105,7 @@ def list_with_sizes(tx: Transaction, namespace: str) -> list[ListedImage]:
         "WHERE namespace = ? GROUP BY namespace, name ORDER BY namespace, name"
     )
     return [
-        ListedImage(row=_row(tuple(row)[:5]), size=row[5], layers=row[6])
+        ListedImage(row=_row(tuple(row)[:6]), size=row[6], layers=row[7])
         for row in tx.execute(query, (namespace,))
     ]
 
@@ -126,6 +131,12 @@ def images_by_manifest(tx: Transaction, namespace: str, manifest: Digest) -> lis
     return [_row(tuple(row)) for row in tx.execute(query, (namespace, manifest))]
 
 
+def images_by_index(tx: Transaction, namespace: str, index: Digest) -> list[ImageRow]:
+    """The images whose names mean an index, by name."""
+    query = _SELECT + " AND index_digest = ? ORDER BY name"
+    return [_row(tuple(row)) for row in tx.execute(query, (namespace, index))]
+
+
 def put_image(
     tx: Transaction,
     namespace: str,
@@ -135,21 +146,25 @@ def put_image(
     manifest: Digest | None,
     platform: str | None = None,
     created: str | None = None,
+    index: Digest | None = None,
+    held: Sequence[PlatformRow] = (),
 ) -> None:
     """Make a name mean an image, whatever it meant before.
 
     ``platform`` and ``created`` are what its config says; without them a list finds that out, once.
+    With an ``index`` the name means that, and ``held`` are its images that are there, this one among them.
     """
     now = time.time()
     tx.execute(
         "INSERT INTO images (namespace, name, config_digest, manifest_digest, platform, created, "
-        "created_at, updated_at, used_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "index_digest, created_at, updated_at, used_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (namespace, name) DO UPDATE SET "
         "config_digest = excluded.config_digest, manifest_digest = excluded.manifest_digest, "
-        "platform = excluded.platform, created = excluded.created, "
+        "platform = excluded.platform, created = excluded.created, index_digest = excluded.index_digest, "
         "updated_at = excluded.updated_at, used_at = excluded.used_at",
-        (namespace, name, config, manifest, platform, created, now, now, now),
+        (namespace, name, config, manifest, platform, created, index, now, now, now),
     )
+    platforms.put_platforms(tx, namespace, name, held if index is not None else ())
 
 
 def describe_config(tx: Transaction, config: Digest, *, platform: str, created: str) -> None:
@@ -170,6 +185,7 @@ def touch_image(tx: Transaction, namespace: str, name: str) -> None:
 def delete_image(tx: Transaction, namespace: str, name: str) -> bool:
     """Forget a name, and its labels; whether there was one."""
     labels.delete_image_labels(tx, namespace, name)
+    platforms.put_platforms(tx, namespace, name, ())
     cursor = tx.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
     return cursor.rowcount > 0
 

@@ -1,11 +1,12 @@
 """What is needed: the one rule that says whether a thing may be forgotten.
 
-Needed are, directly, the configs of image names, of prepared roots and of images mounted in them, the
-chains of roots, and what leases and unexpired pins keep.  From there:
+Needed are, directly, the configs of image names (of an index all that a name holds), of prepared roots and
+of images mounted in them, the chains of roots, and what leases and unexpired pins keep.  From there:
 
 - a *config* is needed only directly;
 - a *layer* if it is kept itself, if a needed config lists it, or if a chain or folder under a root has it;
-- a *blob* if it is kept itself, or is a needed config, a manifest of one, or what a needed layer comes as;
+- a *blob* if it is kept itself, or is a needed config, a manifest of one, what a needed layer comes as, or
+  what the index of an image name needs;
 - a *chain* or *folder* is a cache: it stays while all its layers stay (`orlop.metadata.garbage`).
 
 Invariants that make this short: a chain has all the layers of its parent, and a root's chain and folders have
@@ -135,7 +136,8 @@ def _rule(absent: bool) -> Mapping[str, str]:
 
     def config(x: str) -> str:
         named = some("images", f"config_digest = {x}", "images", "name")
-        return either(named, *used("config_digest", x), *kept("config", x))
+        held = some("image_platforms", f"config_digest = {x}", "images", "name")
+        return either(named, held, *used("config_digest", x), *kept("config", x))
 
     def layer(x: str) -> str:
         held = either(*used("chain_id", "hl.chain_id"), *kept("chain", "hl.chain_id"))
@@ -159,6 +161,7 @@ def _rule(absent: bool) -> Mapping[str, str]:
             some("images", f"manifest_digest = {x}", "images", "name"),
             f"EXISTS (SELECT 1 FROM image_manifests im WHERE {documents})",
             *kept("blob", x),
+            some("index_blobs ib JOIN images USING (index_digest)", f"ib.digest = {x}", "images", "name"),
             f"EXISTS (SELECT 1 FROM layer_blobs lb WHERE lb.digest = {x} AND {layer('lb.diff_id')})",
         )
 

@@ -18,6 +18,7 @@ __all__ = [
     "is_unused_since",
     "layer_uses",
     "layers_by_config",
+    "platform_configs",
 ]
 
 
@@ -69,6 +70,15 @@ def layers_by_config(tx: Transaction) -> dict[str, tuple[str, ...]]:
     return {config: tuple(layers) for config, layers in found.items()}
 
 
+def platform_configs(tx: Transaction, namespace: str) -> dict[str, set[str]]:
+    """The configs of all platforms that names hold of their index, by name."""
+    found: dict[str, set[str]] = {}
+    query = "SELECT name, config_digest FROM image_platforms WHERE namespace = ?"
+    for name, config in tx.execute(query, (namespace,)):
+        found.setdefault(name, set()).add(config)
+    return found
+
+
 def held_configs(tx: Transaction) -> set[str]:
     """The configs of prepared roots, and of images mounted in them."""
     query = (
@@ -100,10 +110,14 @@ def is_unused_since(
     tx: Transaction, namespace: str, name: str, config: str, *, used: float, now: float
 ) -> bool:
     """Whether a name still means a config, was not asked for since, and no root or pin came meanwhile."""
+    configs = (
+        "(SELECT :config UNION SELECT config_digest FROM image_platforms "
+        "WHERE namespace = :namespace AND name = :name)"
+    )
     row = tx.execute(
-        "SELECT NOT EXISTS (SELECT 1 FROM prepared WHERE config_digest = :config) "
-        "AND NOT EXISTS (SELECT 1 FROM root_mounts WHERE config_digest = :config) "
-        "AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'config' AND ref = :config "
+        f"SELECT NOT EXISTS (SELECT 1 FROM prepared WHERE config_digest IN {configs}) "
+        f"AND NOT EXISTS (SELECT 1 FROM root_mounts WHERE config_digest IN {configs}) "
+        f"AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'config' AND ref IN {configs} "
         "  AND (expires_at IS NULL OR expires_at > :now)) "
         "FROM images WHERE namespace = :namespace AND name = :name AND config_digest = :config "
         "AND used_at <= :used",

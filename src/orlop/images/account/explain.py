@@ -224,6 +224,8 @@ class _Reader:
         kept_by = self._holders.config(config)
         named = [reason.name for reason in kept_by if reason.kind == "image"]
         suspects = Suspects(configs={config})
+        for name in named:
+            suspects.merge(garbage.suspects_of_image(self._tx, NAMESPACE, name))
         goes: dict[str, Forgotten] = {}
         if named:
             goes = self._goes(suspects, Without(namespace=NAMESPACE, images=frozenset(named)))

@@ -5,17 +5,19 @@ Each function is a part of one transaction; all that the rows name is durable al
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition
-from orlop.images.backups.selection import Image
+from orlop.images.backups.selection import Image, NamedIndex
 from orlop.images.core import NAMESPACE
-from orlop.metadata import images, labels, layers, pins
+from orlop.metadata import images, labels, layers, pins, platforms
 from orlop.metadata.copies import SavedImage, SavedPin
 from orlop.metadata.db import Transaction
+from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
 
-__all__ = ["MissingImage", "check_whole", "put_name", "put_pin"]
+__all__ = ["MissingImage", "check_whole", "put_index", "put_name", "put_pin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,18 +44,56 @@ def put_name(tx: Transaction, image: Image, row: SavedImage) -> None:
     """Make a name mean its image, with those of its labels that the name does not have."""
     known = images.get_image(tx, NAMESPACE, row.name)
     if known is None or known.config != image.config or image.manifest is not None:
+        manifest = image.manifest.digest if image.manifest else None
+        same = known is not None and (known.config, known.manifest) == (image.config, manifest)
         images.put_image(  # else it may have got a manifest since
             tx,
             NAMESPACE,
             row.name,
             config=image.config,
-            manifest=image.manifest.digest if image.manifest else None,
+            manifest=manifest,
             platform=str(image.about.platform()),
             created=image.about.created or "",
+            index=known.index if known is not None and same else None,
+            held=platforms.platforms_of(tx, NAMESPACE, row.name) if same else (),
         )
     there = labels.image_labels(tx, NAMESPACE, row.name)
     labels.change_image_labels(
         tx, NAMESPACE, row.name, {key: value for key, value in row.labels.items() if key not in there}
+    )
+
+
+def put_index(tx: Transaction, index: NamedIndex, complete: Iterable[Image]) -> None:
+    """Make a name that has its image mean the index, too, with those of its images that are complete."""
+    row = images.get_image(tx, NAMESPACE, index.name)
+    if row is None:
+        return
+    held = {}
+    if row.index == index.digest:
+        held = {one.manifest: one for one in platforms.platforms_of(tx, NAMESPACE, row.name)}
+    for image in complete:
+        if image.manifest is not None and image.manifest.digest in index.manifests:
+            held[image.manifest.digest] = PlatformRow(
+                config=image.config,
+                manifest=image.manifest.digest,
+                platform=str(image.about.platform()),
+                created=image.about.created or "",
+            )
+    if row.manifest not in held:  # the name means another image of its own
+        return
+    if not all(layers.has_blob(tx, part.digest) for part in index.parts):
+        raise FailedPrecondition(f"restore image {index.name}", "a part of it is gone", hint="try again")
+    platforms.add_index_blobs(tx, index.digest, index.parts)
+    images.put_image(
+        tx,
+        NAMESPACE,
+        row.name,
+        config=row.config,
+        manifest=row.manifest,
+        platform=row.platform,
+        created=row.created,
+        index=index.digest,
+        held=tuple(held.values()),
     )
 
 

@@ -30,8 +30,8 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.images.backups.file import FORMAT, METADATA, BackupReader, blob_name, layer_name
-from orlop.images.backups.names import MissingImage, check_whole, put_name, put_pin
-from orlop.images.backups.selection import Image, check_pin, check_source, images_of
+from orlop.images.backups.names import MissingImage, check_whole, put_index, put_name, put_pin
+from orlop.images.backups.selection import Image, NamedIndex, check_pin, check_source, images_of, indexes_of
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.ingest import LayerIngest
 from orlop.images.layout import Layout, check_format
@@ -120,25 +120,36 @@ class _Restorer:
         for pin in saved.pins:
             check_pin(pin, self._what)
         found = list(images_of(self._backup, saved, core.settings.limits, self._what))
+        indexes = list(indexes_of(self._backup, saved, core.settings.limits, self._what))
         core.db.read(lambda tx: self._check_names(tx, found, force=force))
         with core.lease(self._what) as lease:
             lacking = self._layers(found, saved, lease, pull=pull)
             complete = [image for image in found if id(image) not in lacking]
             self._blobs(complete, saved, lease)
             self._documents(complete, lease)
+            named = {image.name.name for image in complete if image.name is not None}
+            indexes = [index for index in indexes if index.name in named]
+            for part in dict.fromkeys(part for index in indexes for part in index.parts):
+                self._bring_blob(part.digest, part.size, lease)
             known = self._knowledge(complete, saved)
-            pinned, unpinned = core.db.write(
-                lambda tx: self._name(tx, complete, saved, known, force=force), call=call
-            )
+
+            def name(tx: Transaction) -> tuple[list[str], list[MissingImage]]:
+                told = self._name(tx, complete, saved, known, force=force)
+                for index in indexes:
+                    put_index(tx, index, complete)
+                return told
+
+            pinned, unpinned = core.db.write(name, call=call)
         call.observer.progress(Progress(item=self._what, phase="done"))
         missing = [
             MissingImage(
-                name=str(image),
+                name=name,
                 digest=image.manifest.digest if image.manifest else None,
                 reason=lacking[id(image)],
             )
             for image in found
-            if id(image) in lacking and image.name
+            if id(image) in lacking
+            for name in ([str(image)] if image.name else _names_of_platform(image, indexes))
         ]
         return Restored(
             names=tuple(image.name.name for image in complete if image.name),
@@ -366,3 +377,12 @@ class _Restorer:
             else:
                 pinned.append(pin.name)
         return pinned, unpinned
+
+
+def _names_of_platform(image: Image, indexes: Sequence[NamedIndex]) -> list[str]:
+    """What to call an image that names hold of their index."""
+    return [
+        f"{index.name} for {image.about.platform()}"
+        for index in indexes
+        if image.manifest is not None and image.manifest.digest in index.manifests
+    ]

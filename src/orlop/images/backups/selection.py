@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orlop.config import Limits, over_limit
-from orlop.errors import InvalidArgument
+from orlop.errors import DataLoss, InvalidArgument
 from orlop.images.backups.file import BackupReader, blob_name
 from orlop.images.changes import is_text
 from orlop.images.collection.pinned import MAX_KEY, MAX_NAME, MAX_VALUE
@@ -19,11 +19,12 @@ from orlop.images.ingest import BlobLayer
 from orlop.images.pull import check_image
 from orlop.metadata.copies import Saved, SavedImage, SavedPin
 from orlop.metadata.images import ManifestRow
+from orlop.metadata.platforms import IndexBlob
 from orlop.spec.digest import DiffID, Digest
-from orlop.spec.documents import ImageConfig, Manifest, parse_config, parse_manifest
+from orlop.spec.documents import INDEX_TYPES, ImageConfig, Index, Manifest, parse_config, parse_manifest
 from orlop.spec.reference import Reference
 
-__all__ = ["Image", "check_pin", "check_source", "images_of"]
+__all__ = ["Image", "NamedIndex", "check_pin", "check_source", "images_of", "indexes_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ def images_of(backup: BackupReader, saved: Saved, limits: Limits, what: str) -> 
         covered.add((row.config, row.manifest))
         yield _image(backup, row, row.config, row.manifest, limits, what)
     named = {row.config for row in saved.images}
+    named |= {one.config for row in saved.images for one in row.platforms}
     pinned = {pin.ref for pin in saved.pins if pin.kind == "config"}
     further: list[tuple[str, str | None]] = [
         (config, manifest) for config, manifest in saved.manifests if config in named or config in pinned
@@ -57,6 +59,46 @@ def images_of(backup: BackupReader, saved: Saved, limits: Limits, what: str) -> 
     for config, other in further:
         if (config, other) not in covered:
             yield _image(backup, None, config, other, limits, what)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedIndex:
+    """The index that a name means: ``parts`` are its blobs, ``manifests`` those of images that it held."""
+
+    name: str
+    digest: Digest
+    manifests: frozenset[str]
+    parts: tuple[IndexBlob, ...]
+
+
+def indexes_of(backup: BackupReader, saved: Saved, limits: Limits, what: str) -> Iterator[NamedIndex]:
+    """The indexes that names mean; what they held must be listed in them."""
+    for row in saved.images:
+        if row.index is None:
+            continue
+        digest = Digest(row.index)
+        parts: list[IndexBlob] = []
+        listed: set[str] = set()
+        for owner, text, media_type in saved.parts:
+            if owner != row.index:
+                continue
+            part = Digest(text)
+            found = backup.find(blob_name(part))
+            if found is None:
+                raise DataLoss(what, f"blob {part} of the index of {row.name} is not in it")
+            parts.append(IndexBlob(digest=part, media_type=media_type, size=found.size))
+            if media_type in INDEX_TYPES:
+                listed |= _listed(backup, part, media_type, limits, what)
+        manifests = frozenset(one.manifest for one in row.platforms)
+        if all(part.digest != digest for part in parts) or not manifests <= listed:
+            raise InvalidArgument(what, f"{row.name} holds images that its index does not list")
+        yield NamedIndex(name=row.name, digest=digest, manifests=manifests, parts=tuple(parts))
+
+
+def _listed(backup: BackupReader, digest: Digest, media_type: str, limits: Limits, what: str) -> set[str]:
+    data = backup.read(blob_name(digest), limit=limits.index_size, called="index_size", digest=digest)
+    index = parse_manifest(data, media_type, what, limits=limits)
+    return {child.digest for child in index.manifests} if isinstance(index, Index) else set()
 
 
 def _image(
@@ -82,7 +124,8 @@ def _image(
     manifest = parse_manifest(data, "", what, limits=limits)
     if not isinstance(manifest, Manifest) or manifest.config.digest != config:
         raise InvalidArgument(what, f"{digest} is not the manifest of {shown}")
-    diff_ids = check_image(manifest, about, shown, limit=limits.layers)
+    # Its layers are in the backup, or come from a registry: nothing is fetched from where it says.
+    diff_ids = check_image(manifest, about, shown, limit=limits.layers, foreign=True)
     return Image(
         name=name,
         config=config,

@@ -18,6 +18,7 @@ from orlop.images.chains import Chains
 from orlop.images.checking.examine import Problem
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.folders import Folders
+from orlop.images.platforms import held
 from orlop.layers.foldercheck import folder_differences
 from orlop.layers.forms import FORMS, Form
 from orlop.layers.verify import CHUNK, data_problem, read_bytes, read_tar
@@ -214,13 +215,14 @@ class Reader:
         """What an image's documents say against its rows.  Those that cannot be read are findings already."""
         core = self._core
 
-        def rows(tx: Transaction) -> tuple[ImageRow | None, tuple[DiffID, ...]]:
+        def rows(tx: Transaction) -> list[tuple[ImageRow, tuple[DiffID, ...]]]:
             row = images.get_image(tx, NAMESPACE, name)  # the name may mean another image a moment later
-            return row, images.config_layers(tx, row.config) if row is not None else ()
+            return [(one, images.config_layers(tx, one.config)) for one in held(tx, row)] if row else []
 
-        row, known = core.db.read(rows)
-        if row is None:
-            return []
+        return [problem for row, known in core.db.read(rows) for problem in self._image(row, known)]
+
+    def _image(self, row: ImageRow, known: tuple[DiffID, ...]) -> list[Problem]:
+        core = self._core
         problems: list[Problem] = []
 
         def wrong(text: str) -> None:

@@ -19,8 +19,9 @@ from orlop.erofs.reader import open_image
 from orlop.errors import DataLoss
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.platforms import held
 from orlop.images.upkeep import FindingKind
-from orlop.metadata import checks, images, layers, pins, roots
+from orlop.metadata import checks, images, layers, pins, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import get_folder
 from orlop.metadata.images import ImageRow
@@ -185,7 +186,12 @@ class Examiner:
 
         def body(tx: Transaction) -> list[Problem]:
             row = images.get_image(tx, NAMESPACE, name)
-            return [] if row is None else _image_rows(tx, row)
+            if row is None:
+                return []
+            problems = [problem for one in held(tx, row) for problem in _image_rows(tx, one)]
+            if row.index is not None:
+                problems += _index_rows(tx, row.index)
+            return list(dict.fromkeys(problems))
 
         return self._core.db.read(body)
 
@@ -293,6 +299,17 @@ def _image_rows(tx: Transaction, row: ImageRow) -> list[Problem]:
         if images.manifest_of(tx, row.manifest) is None:
             text = f"what is known of its manifest {row.manifest} is lost"
             problems.append(Problem(word="inconsistent", detail=text))
+    return problems
+
+
+def _index_rows(tx: Transaction, index: Digest) -> list[Problem]:
+    """The index of a name, and what it needs beyond its images."""
+    parts = platforms.index_blobs(tx, index)
+    problems = [
+        _lost_blob(part.digest, "part of its index") for part in parts if not layers.has_blob(tx, part.digest)
+    ]
+    if all(part.digest != index for part in parts):
+        problems.append(Problem(word="inconsistent", detail=f"what is known of its index {index} is lost"))
     return problems
 
 

@@ -25,11 +25,13 @@ from orlop.images.checking.mendlayers import LayerMender
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.grounds import Grounds
+from orlop.images.platforms import held
 from orlop.linux.files import write_durably
-from orlop.metadata import checks, images, layers, roots
+from orlop.metadata import checks, images, layers, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import get_folder
-from orlop.metadata.images import ManifestRow
+from orlop.metadata.images import ImageRow, ManifestRow
+from orlop.metadata.platforms import IndexBlob
 from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, reached
 from orlop.spec.digest import DiffID, Digest
@@ -132,11 +134,38 @@ class Mender:
     # -- images ---------------------------------------------------------------------------------
 
     def image(self, name: str) -> Outcome:
-        """An image's rows, made again of its documents."""
+        """An image's rows, made again of its documents; of an index, those of all that the name holds."""
         core = self._core
-        row = core.db.read(lambda tx: images.get_image(tx, NAMESPACE, name))
-        if row is None:
+
+        def rows(tx: Transaction) -> list[ImageRow]:
+            row = images.get_image(tx, NAMESPACE, name)
+            return held(tx, row) if row is not None else []
+
+        found = core.db.read(rows)
+        if not found:
             return Outcome(action="fixed", note="it was removed meanwhile")
+        for row in found:
+            outcome = self._image(name, row)
+            if outcome.action != "fixed":
+                return outcome
+        return self._index(name, found[0])
+
+    def _index(self, name: str, row: ImageRow) -> Outcome:
+        """The row of an index itself."""
+        core, index = self._core, row.index
+        if index is None:
+            return Outcome(action="fixed")
+        try:
+            data = core.blobs.read(index)
+            document = parse_manifest(data, "", f"repair {name}")
+        except Error as exc:
+            return Outcome(action="failed", note=exc.reason)
+        own = IndexBlob(digest=index, media_type=document.media_type, size=len(data))
+        core.db.write(lambda tx: platforms.add_index_blobs(tx, index, [own]), call=self._call)
+        return Outcome(action="fixed")
+
+    def _image(self, name: str, row: ImageRow) -> Outcome:
+        core = self._core
         try:
             config = parse_config(core.blobs.read(row.config), f"repair {name}")
             manifest = core.blobs.read(row.manifest) if row.manifest is not None else None

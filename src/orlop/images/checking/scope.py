@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from orlop.errors import InvalidArgument
 from orlop.images.account.things import find_thing
 from orlop.images.core import NAMESPACE
-from orlop.metadata import checks, folders, images, roots
+from orlop.metadata import checks, folders, images, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.roots import RootRow
 from orlop.spec.digest import DiffID, Digest, chain_id
@@ -44,6 +44,7 @@ class Scope:
         thing = find_thing(tx, NAMESPACE, text, f"check {text}")
         if thing.kind == "image":
             self._add_config(tx, Digest(thing.name))
+            self._add_indexes(tx)
         elif thing.kind == "root":
             root = roots.get_root(tx, thing.name)
             if root is not None:
@@ -67,6 +68,16 @@ class Scope:
         for row in checks.all_folders(tx):
             if row.of == name or row.of.startswith(f"{name}+") or row.of in diff_ids:
                 self.folders.add(row.id)
+
+    def _add_indexes(self, tx: Transaction) -> None:
+        """What the names that were added hold of their index."""
+        for name in sorted(self.images):
+            row = images.get_image(tx, NAMESPACE, name)
+            if row is None or row.index is None:
+                continue
+            self.blobs |= {part.digest for part in platforms.index_blobs(tx, row.index)}
+            for one in platforms.platforms_of(tx, NAMESPACE, name):
+                self._add_config(tx, one.config)
 
     def _add_chain(self, tx: Transaction, chain: str) -> None:
         name: str | None = chain

@@ -53,14 +53,18 @@ class Collector:
             gone = [row.name]
             if not names.is_name_of(text, row.name):
                 gone = [other.name for other in images.images_by_id(tx, NAMESPACE, row.config)]
+                if row.name not in gone:
+                    raise FailedPrecondition(
+                        what, f"it is one platform of {row.name}", hint="remove that name, or give another"
+                    )
                 if len(gone) > 1 and not force:
                     raise FailedPrecondition(
                         what, f"the image has several names: {', '.join(gone)}", hint="name one, or use force"
                     )
-            for name in gone:
-                images.delete_image(tx, NAMESPACE, name)
             suspects = _ended(tx, dead)
-            suspects.configs.add(row.config)
+            for name in gone:
+                suspects.merge(garbage.suspects_of_image(tx, NAMESPACE, name))
+                images.delete_image(tx, NAMESPACE, name)
             return gone, garbage.forget(tx, suspects)
 
         gone, found = self._core.db.write(body)

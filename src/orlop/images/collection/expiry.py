@@ -45,16 +45,21 @@ def chosen(core: Core, keep: Keep, *, free: int, dead: Iterable[str], now: float
 def _candidates(tx: Transaction, now: float) -> list[Candidate]:
     held = uses.held_configs(tx) | pins.pinned_configs(tx, now=now)
     layers = uses.layers_by_config(tx)
+    platforms = uses.platform_configs(tx, NAMESPACE)
     by_config: dict[str, list[uses.ImageUse]] = {}
     for use in uses.image_uses(tx, NAMESPACE):
         by_config.setdefault(use.config, []).append(use)
+    every = {  # of a name that means an index, all that it holds
+        config: {config}.union(*(platforms.get(use.name, ()) for use in found))
+        for config, found in by_config.items()
+    }
     return [
         Candidate(
             id=config,
             names=tuple(use.name for use in found),
             used=max(use.used for use in found),
-            layers=layers.get(config, ()),
-            held=config in held,
+            layers=tuple(layer for one in sorted(every[config]) for layer in layers.get(one, ())),
+            held=not held.isdisjoint(every[config]),
             labels=frozenset(pair for use in found for pair in use.labels.items()),
         )
         for config, found in by_config.items()
@@ -85,7 +90,7 @@ def _take(tx: Transaction, part: Sequence[Candidate]) -> tuple[list[str], list[F
             for name in image.names
         ):
             for name in image.names:
+                suspects.merge(garbage.suspects_of_image(tx, NAMESPACE, name))
                 images.delete_image(tx, NAMESPACE, name)
             gone += image.names
-            suspects.configs.add(image.id)
     return gone, garbage.forget(tx, suspects)

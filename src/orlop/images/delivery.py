@@ -1,0 +1,372 @@
+"""What one push sends to one repository: blobs, each by the first way that is open, then manifests.
+
+Layers' blobs are not kept, so a layer whose blob is known goes so: the target has it; it is mounted from
+another repository of that registry; it is kept here after all; it is compressed again by the recipe that
+made it; it is streamed from a registry known to have it.  None of these changes a digest.  A blob goes once,
+however many images of a push have it.  Which images, and under which names, is `orlop.images.push`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar
+
+from orlop.errors import (
+    Cancelled,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    PermissionDenied,
+    Unauthenticated,
+)
+from orlop.images.core import Core, Lease
+from orlop.images.sources import Hashed, SourceGone, from_file, from_registry, packed
+from orlop.layers.compression import RECIPES
+from orlop.metadata import images, layers
+from orlop.metadata.layers import LayerBlob
+from orlop.observe import Call, Progress, Rate
+from orlop.registry.foreign import is_foreign
+from orlop.registry.sources import Opener
+from orlop.spec.digest import DiffID, Digest
+from orlop.spec.documents import (
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    encode,
+    parse_manifest,
+)
+from orlop.spec.reference import Reference
+
+__all__ = ["Delivered", "Delivery"]
+
+_T = TypeVar("_T")
+
+RECIPE = RECIPES[0]
+MOUNTS = 3  # repositories that are asked for a blob; each costs a request
+_KINDS = {"gzip": "+gzip", "zstd": "+zstd"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """An image whose blobs are at the registry: its manifest, which is not put there yet."""
+
+    config: Digest
+    digest: Digest
+    media_type: str
+    document: bytes = field(repr=False)
+    manifest: Manifest = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its blobs and its manifest."""
+        blobs = sum(layer.size for layer in self.manifest.layers)
+        return len(self.document) + self.manifest.config.size + blobs
+
+
+class Delivery:
+    """One push on its way to one repository.  A context manager: leaving it by an error stops what runs.
+
+    ``lease`` keeps what is sent; ``call`` is cancelled where a part fails.  Used by one thread, which it has
+    ``settings.uploads`` others work for.
+    """
+
+    def __init__(self, core: Core, target: Reference, *, lease: Lease, call: Call, what: str) -> None:
+        self._core = core
+        self._target = target
+        self._lease = lease
+        self._call = call.child()
+        self._what = what
+        self._pool = ThreadPoolExecutor(max_workers=core.settings.uploads, thread_name_prefix="push")
+        self._running: dict[str, Future[Descriptor]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if value is not None:
+            self._stop()
+        self._pool.shutdown(cancel_futures=True)
+
+    def image(self, config: Digest, manifest: Digest | None, *, recompress: bool = False) -> Delivered:
+        """Send an image's layers and config.
+
+        With a ``manifest`` the blobs are those that it lists, and `FailedPrecondition` names one that cannot
+        be had.  Without one, or with ``recompress``, a manifest is made, for layers in whatever form is near.
+        """
+        core = self._core
+        diff_ids = core.layers_of(config, self._what)
+        self._lease.keep(("config", config), *(("layer", diff_id) for diff_id in diff_ids))
+        self._start_document(config)
+        if manifest is not None and not recompress:
+            known, document, media_type = self._known(manifest)
+            wanted = [pair for pair in zip(known.layers, diff_ids, strict=True) if self._may_go(pair[0])]
+            for descriptor, diff_id in wanted:
+                self._start_known(descriptor, diff_id)
+            self._wait(str(config), *(descriptor.digest for descriptor, _ in wanted))
+            return Delivered(
+                config=config, digest=manifest, media_type=media_type, document=document, manifest=known
+            )
+        for diff_id in diff_ids:
+            self._start_any(diff_id)
+        config_descriptor, *descriptors = self._wait(str(config), *diff_ids)
+        made = Manifest(
+            schema_version=2, media_type=OCI_MANIFEST, config=config_descriptor, layers=descriptors
+        )
+        document = encode(made)
+        return Delivered(
+            config=config,
+            digest=Digest.of(document),
+            media_type=OCI_MANIFEST,
+            document=document,
+            manifest=made,
+        )
+
+    def kept(self, *digests: Digest) -> None:
+        """Send blobs that are kept here, such as an artifact's."""
+        for digest in digests:
+            self._start_document(digest)
+        self._wait(*digests)
+
+    def put(self, digest: Digest, document: bytes, media_type: str, *refs: Reference) -> None:
+        """Store a manifest or index whose parts are there, under each of some names of the repository.
+
+        Nothing is sent for a name that means it already.
+        """
+        self._settle([self._submit(partial(self._put, ref, digest, document, media_type)) for ref in refs])
+
+    # -- side by side ---------------------------------------------------------------------------
+
+    def _start(self, key: str, send: Callable[[], Descriptor]) -> None:
+        if key not in self._running:
+            self._running[key] = self._submit(send)
+
+    def _start_document(self, digest: Digest) -> None:
+        self._start(digest, lambda: self._send_document(digest))
+
+    def _start_known(self, descriptor: Descriptor, diff_id: DiffID) -> None:
+        self._start(descriptor.digest, lambda: self._send_known(descriptor, diff_id))
+
+    def _start_any(self, diff_id: DiffID) -> None:
+        self._start(diff_id, lambda: self._send_any(diff_id))
+
+    def _wait(self, *keys: str) -> list[Descriptor]:
+        return self._settle([self._running[key] for key in keys])
+
+    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
+        """Have work done; where it fails, nothing that waits behind it begins."""
+
+        def guarded() -> _T:
+            try:
+                return work()
+            except BaseException:
+                self._call.cancel.cancel()
+                raise
+
+        return self._pool.submit(guarded)
+
+    def _settle(self, futures: Sequence[Future[_T]]) -> list[_T]:
+        """The results, in order.  The first failure stops the others, which have ended when it is raised."""
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:  # of a signal handler
+            self._stop()
+            raise
+        if any(not future.done() or future.exception() is not None for future in futures):
+            self._stop()
+        ended = [future.exception() for future in futures if not future.cancelled()]
+        failures = [failure for failure in ended if failure is not None]
+        if failures:
+            # The others were cancelled for the sake of the one that failed.
+            raise next((one for one in failures if not isinstance(one, Cancelled)), failures[0])
+        return [future.result() for future in futures]
+
+    def _stop(self) -> None:
+        self._call.cancel.cancel()
+        self._pool.shutdown(cancel_futures=True)
+
+    # -- one layer ------------------------------------------------------------------------------
+
+    def _known(self, digest: Digest) -> tuple[Manifest, bytes, str]:
+        row = self._core.db.read(lambda tx: images.manifest_of(tx, digest))
+        data = self._core.blobs.read(digest)
+        document = parse_manifest(data, row.media_type if row else "", self._what)
+        if not isinstance(document, Manifest):
+            raise DataLoss(self._what, f"{digest} is not a manifest")
+        return document, data, document.media_type
+
+    def _may_go(self, descriptor: Descriptor) -> bool:
+        """Whether a layer may be distributed; one that may not is left where its manifest says it lies."""
+        lies_elsewhere = bool(descriptor.urls) and is_foreign(descriptor.media_type)
+        if self._core.settings.nondistributable or not lies_elsewhere:
+            return True
+        self._call.observer.warning(f"layer {descriptor.digest} is left out: it is not to be distributed")
+        return False
+
+    def _send_known(self, descriptor: Descriptor, diff_id: DiffID) -> Descriptor:
+        """A layer whose blob is prescribed by the manifest."""
+        digest = descriptor.checked_digest()
+        if not self._bring(digest, descriptor.size, diff_id):
+            raise FailedPrecondition(
+                self._what,
+                f"the blob of layer {digest} is not kept here and no registry known to have it gives it",
+                hint="push with --recompress to make new blobs, with a new digest; or get this one with"
+                " `orlop fetch-blobs` once a registry that has it is there again",
+                details={"blob": digest},
+            )
+        return descriptor
+
+    def _send_any(self, diff_id: DiffID) -> Descriptor:
+        """A layer in whatever form is nearest: a blob it is known to come as, else compressed now."""
+        for blob in self._core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
+            if self._bring(blob.digest, blob.size, diff_id):
+                return Descriptor(
+                    media_type=_oci_type(blob.media_type), digest=str(blob.digest), size=blob.size
+                )
+        return self._compress(diff_id)
+
+    def _bring(self, digest: Digest, size: int, diff_id: DiffID) -> bool:
+        """Get one blob to the target by any way that does not change it."""
+        core, target, call = self._core, self._target, self._call
+        if core.registry.has_blob(target, digest, push=True, call=call) is not None:
+            return self._report(digest, "exists", size)
+        places = core.db.read(lambda tx: layers.sources_of(tx, digest))
+        mounts: Sequence[str | None] = [
+            repository
+            for host, repository in places
+            if host == target.registry and repository != target.repository
+        ][:MOUNTS]
+        if not mounts and places:
+            mounts = [None]  # somebody has it: perhaps also somebody there
+        for source, where in self._sources(digest, size, diff_id, places):
+            try:
+                self._upload(digest, size, source, mounts)
+            except SourceGone as gone:
+                call.observer.warning(f"{digest} could not be taken from {where}: {gone.error.reason}")
+                mounts = []
+                continue
+            return True
+        for repository in mounts:
+            if core.registry.mount_blob(target, digest, repository, call=call):
+                return self._report(digest, "mounted", size)
+        return False
+
+    def _sources(
+        self, digest: Digest, size: int, diff_id: DiffID, places: list[tuple[str, str]]
+    ) -> Iterator[tuple[Opener, str]]:
+        """Where the bytes of a blob can be had, the nearest first, and how to call that."""
+        core = self._core
+        if core.db.read(lambda tx: layers.has_blob(tx, digest)) and core.blobs.has(digest):
+            yield self._honest(from_file(core.blobs.path(digest)), digest), "the store"
+        for blob in core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
+            if blob.digest == digest and blob.recipe is not None and blob.recipe in RECIPES:
+                yield self._honest(packed(core.layers.tar(diff_id), blob.recipe), digest), "the layer"
+        for host, repository in places:
+            if host != self._target.registry or repository != self._target.repository:
+                place = Reference(registry=host, repository=repository, digest=digest)
+                stream = from_registry(
+                    core.registry,
+                    place,
+                    digest,
+                    size=size,
+                    retries=core.settings.retries,
+                    call=self._call,
+                )
+                yield self._honest(stream, digest), place.name
+
+    def _honest(self, source: Opener, digest: Digest) -> Opener:
+        """A source of the right bytes: with others it is of no use, and the next may be."""
+        hashed = Hashed(source, attempted=self._what, digest=digest)
+
+        def open_at(offset: int) -> Iterator[bytes]:
+            try:
+                yield from hashed(offset)
+            except DataLoss as exc:
+                raise SourceGone(exc) from exc
+
+        return open_at
+
+    def _compress(self, diff_id: DiffID) -> Descriptor:
+        """Compress a layer's tar while it is sent; its digest is known with the last byte."""
+        core = self._core
+        media_type = OCI_LAYER + "+gzip"
+        made = Hashed(packed(core.layers.tar(diff_id), RECIPE), attempted=self._what)
+        source = self._watched(made, diff_id, 0)
+        core.registry.upload_blob(self._target, source, digest=made.digest, size=None, call=self._call)
+        digest, size = made.digest(), made.size
+        blob = LayerBlob(diff_id=diff_id, digest=digest, size=size, media_type=media_type, recipe=RECIPE)
+        core.db.write(lambda tx: layers.add_layer_blob(tx, blob))
+        self._report(diff_id, "done", size)
+        return Descriptor(media_type=media_type, digest=str(digest), size=size)
+
+    def _upload(self, digest: Digest, size: int, source: Opener, mounts: Sequence[str | None]) -> None:
+        mounted = self._core.registry.upload_blob(
+            self._target,
+            self._watched(source, digest, size),
+            digest=digest,
+            size=size,
+            mounts=mounts,
+            call=self._call,
+        )
+        self._report(digest, "mounted" if mounted else "done", size)
+
+    def _watched(self, source: Opener, item: str, total: int) -> Opener:
+        """The same source; how far it is, is told."""
+
+        def open_at(offset: int) -> Iterator[bytes]:
+            rate, done = Rate(), offset
+            for chunk in source(offset):
+                done += len(chunk)
+                if rate.add(len(chunk)):
+                    self._call.observer.progress(
+                        Progress(item=item, phase="pushing", done=done, total=total, rate=rate.rate)
+                    )
+                yield chunk
+
+        return open_at
+
+    def _report(self, item: str, phase: str, size: int) -> bool:
+        self._call.observer.progress(Progress(item=item, phase=phase, done=size, total=size))
+        return True
+
+    # -- documents ------------------------------------------------------------------------------
+
+    def _send_document(self, digest: Digest) -> Descriptor:
+        """A blob that is kept here, as a config is."""
+        core = self._core
+        size = (
+            core.blobs.path(digest).stat().st_size if core.blobs.has(digest) else len(core.blobs.read(digest))
+        )
+        if core.registry.has_blob(self._target, digest, push=True, call=self._call) is not None:
+            self._report(digest, "exists", size)
+        else:
+            hashed = Hashed(from_file(core.blobs.path(digest)), attempted=self._what, digest=digest)
+            self._upload(digest, size, hashed, ())
+        return Descriptor(media_type=OCI_CONFIG, digest=str(digest), size=size)
+
+    def _put(self, ref: Reference, digest: Digest, document: bytes, media_type: str) -> None:
+        registry, call = self._core.registry, self._call
+        place = replace(ref, digest=None) if ref.tag else ref
+        try:
+            there = registry.has_manifest(place, push=True, call=call)
+        except (Unauthenticated, PermissionDenied, InvalidArgument):
+            there = None  # one may perhaps write there, and not look
+        if there == digest:
+            self._report(str(ref), "exists", len(document))
+        else:
+            registry.put_manifest(ref, document, media_type, call=call)
+
+
+def _oci_type(media_type: str) -> str:
+    """The OCI media type for a blob that came under any type."""
+    for form, suffix in _KINDS.items():
+        if media_type.endswith(form):
+            return OCI_LAYER + suffix
+    return OCI_LAYER

@@ -1,0 +1,245 @@
+"""Giving names: the transaction that makes names mean images, whose bytes are durable already.
+
+A name may mean an index.  Then it holds images of it, those of several platforms, and one of them is what
+the name means without a platform.  What a name held stays if the index lists it still: so pulling a second
+platform adds it, and pulling a tag that has moved leaves behind what is not in the new index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orlop.errors import AlreadyExists, FailedPrecondition
+from orlop.images.api import ImageInfo
+from orlop.images.core import NAMESPACE, Core
+from orlop.images.indexes import IndexReader
+from orlop.images.listing import info_of
+from orlop.metadata import images, layers, platforms
+from orlop.metadata.db import Transaction
+from orlop.metadata.images import ImageRow, ManifestRow
+from orlop.metadata.platforms import IndexBlob, PlatformRow
+from orlop.observe import Call, reached
+from orlop.spec.digest import DiffID, Digest
+from orlop.spec.documents import Descriptor, parse_config
+from orlop.spec.platform import Platform, host_platform
+
+__all__ = [
+    "NamedIndex",
+    "Naming",
+    "PlatformImage",
+    "default_of",
+    "name_image",
+    "name_images",
+    "named_index",
+    "part_of",
+]
+
+_SAID = 128  # characters of a platform or a time that a list of images repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformImage:
+    """An image whose layers, config and manifest are durable; ``platform`` is its config's word."""
+
+    config: Digest
+    diff_ids: tuple[DiffID, ...]
+    manifest: ManifestRow
+    platform: Platform
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedIndex:
+    """An index that a name means, and what is here of it, durable already.
+
+    ``blobs`` are itself, indexes in it, and what is no image; ``listed`` the digests of its children that are
+    known.  With ``keep_default`` the name means without a platform what it did, if that is in the index.
+    """
+
+    digest: Digest
+    images: tuple[PlatformImage, ...]
+    blobs: tuple[IndexBlob, ...]
+    listed: frozenset[str]
+    keep_default: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """A name for an image whose layers, config and manifest are durable already.
+
+    With an ``index`` the name means that, and the image is what it means without a platform.
+    """
+
+    name: str
+    config: Digest
+    diff_ids: tuple[DiffID, ...]
+    manifest: ManifestRow | None
+    index: NamedIndex | None = None
+
+
+def default_of(found: Sequence[PlatformImage], *, first: bool) -> tuple[PlatformImage, bool]:
+    """What a name shall mean without a platform, and whether that is a choice.
+
+    With ``first`` the first, which was asked for; else what serves this machine best.  Where nothing does,
+    the first is no more than a proposal.
+    """
+    if first:
+        return found[0], True
+    ranks = [image.platform.rank(host_platform()) for image in found]
+    best = max(range(len(found)), key=lambda number: ranks[number])
+    return (found[best], True) if ranks[best] else (found[0], False)
+
+
+def named_index(
+    reader: IndexReader,
+    found: Sequence[PlatformImage],
+    parts: Sequence[IndexBlob],
+    *,
+    keep_default: bool = False,
+) -> NamedIndex:
+    """What a name gets to know of an index that was read; all of it is durable."""
+    own = [
+        IndexBlob(digest=one.digest, media_type=one.media_type, size=len(one.data))
+        for one in reader.indexes.values()
+    ]
+    return NamedIndex(
+        digest=reader.document.digest,
+        images=tuple(found),
+        blobs=(*own, *parts),
+        listed=frozenset(reader.listed),
+        keep_default=keep_default,
+    )
+
+
+def part_of(descriptor: Descriptor) -> IndexBlob:
+    """A blob of an index by its descriptor."""
+    return IndexBlob(
+        digest=descriptor.checked_digest(), media_type=descriptor.media_type, size=descriptor.size
+    )
+
+
+def name_image(
+    core: Core,
+    name: str,
+    *,
+    config: Digest,
+    diff_ids: tuple[DiffID, ...],
+    manifest: ManifestRow | None,
+    call: Call,
+) -> ImageInfo:
+    """The transaction that makes a name mean an image."""
+    naming = Naming(name=name, config=config, diff_ids=diff_ids, manifest=manifest)
+    return name_images(core, [naming], call=call)[0]
+
+
+def name_images(
+    core: Core, namings: Sequence[Naming], *, keep_others: bool = False, call: Call
+) -> list[ImageInfo]:
+    """Give all of some names, or none, in one transaction.
+
+    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.
+    """
+    says: dict[Digest, tuple[str, str]] = {}
+    for naming in namings:
+        for digest in (naming.config, *(one.config for one in (naming.index.images if naming.index else ()))):
+            if digest not in says:
+                config = parse_config(core.blobs.read(digest), f"name image {naming.name}")
+                says[digest] = (str(config.platform())[:_SAID], (config.created or "")[:_SAID])
+
+    def body(tx: Transaction) -> list[ImageInfo]:
+        for naming in namings:
+            if keep_others:
+                _check_name_is_free(tx, naming)
+            _put(tx, naming, says)
+        return [info_of(tx, naming.name) for naming in namings]
+
+    infos = core.db.write(body, call=call)
+    reached("image.named")
+    return infos
+
+
+def _check_name_is_free(tx: Transaction, naming: Naming) -> None:
+    known = images.get_image(tx, NAMESPACE, naming.name)
+    if known is None or known.config == naming.config:
+        return
+    if naming.index is None or known.index != naming.index.digest:
+        raise AlreadyExists(
+            f"name image {naming.name}", "the name means another image", hint="give another name"
+        )
+
+
+def _put(tx: Transaction, naming: Naming, says: Mapping[Digest, tuple[str, str]]) -> None:
+    """Write one name's rows; ``says`` are configs' platforms and times.  What they name must have rows."""
+    index = naming.index
+    _put_image(tx, naming.name, naming.config, naming.diff_ids, naming.manifest)
+    config, manifest = naming.config, naming.manifest.digest if naming.manifest else None
+    held: tuple[PlatformRow, ...] = ()
+    if index is not None:
+        for image in index.images:
+            _put_image(tx, naming.name, image.config, image.diff_ids, image.manifest)
+        for blob in index.blobs:
+            _check_blob(tx, naming.name, blob.digest)
+        platforms.add_index_blobs(tx, index.digest, index.blobs)
+        before = images.get_image(tx, NAMESPACE, naming.name)
+        rows = _held_before(tx, before, index) if before is not None else {}
+        if index.keep_default and before is not None and before.manifest in rows:
+            config, manifest = before.config, before.manifest
+        for image in index.images:
+            platform, created = says[image.config]
+            rows[image.manifest.digest] = PlatformRow(
+                config=image.config, manifest=image.manifest.digest, platform=platform, created=created
+            )
+        held = tuple(rows.values())
+    said = {row.config: (row.platform, row.created) for row in held} | dict(says)
+    images.put_image(
+        tx,
+        NAMESPACE,
+        naming.name,
+        config=config,
+        manifest=manifest,
+        platform=said[config][0],
+        created=said[config][1],
+        index=index.digest if index is not None else None,
+        held=held,
+    )
+
+
+def _put_image(
+    tx: Transaction, name: str, config: Digest, diff_ids: tuple[DiffID, ...], manifest: ManifestRow | None
+) -> None:
+    """The rows of an image that a name is to get."""
+    for diff_id in diff_ids:
+        if layers.get_layer(tx, diff_id) is None:
+            raise FailedPrecondition(f"name image {name}", f"layer {diff_id} is gone", hint="try again")
+    _check_blob(tx, name, config)
+    images.add_config(tx, config, diff_ids)
+    if manifest is not None:
+        _check_blob(tx, name, manifest.digest)
+        images.add_manifest(tx, config, manifest)
+
+
+def _check_blob(tx: Transaction, name: str, digest: Digest) -> None:
+    if not layers.has_blob(tx, digest):
+        raise FailedPrecondition(f"name image {name}", f"blob {digest} is gone", hint="try again")
+
+
+def _held_before(tx: Transaction, before: ImageRow, index: NamedIndex) -> dict[Digest | None, PlatformRow]:
+    """What a name held that is in its new index, too; by manifest."""
+    if before.index == index.digest:
+        rows = platforms.platforms_of(tx, NAMESPACE, before.name)
+    elif before.index is not None:
+        rows = [
+            row for row in platforms.platforms_of(tx, NAMESPACE, before.name) if row.manifest in index.listed
+        ]
+    elif before.manifest is not None and before.manifest in index.listed and before.platform:
+        rows = [  # the name meant an image alone, as those of an older orlop do
+            PlatformRow(
+                config=before.config,
+                manifest=before.manifest,
+                platform=before.platform,
+                created=before.created or "",
+            )
+        ]
+    else:
+        rows = []
+    return {row.manifest: row for row in rows}
