@@ -41,7 +41,17 @@ from orlop.version import __version__
 if TYPE_CHECKING:
     from orlop import config
     from orlop.config import Limits, Settings
-    from orlop.facade import Prepared, Store, connect, open, restore  # noqa: A004 - the library's verb
+    from orlop.facade import (
+        Prepared,
+        Store,
+        connect,
+        login,
+        logins,
+        logout,
+        open,  # noqa: A004 - the library's verb
+        registries,
+        restore,
+    )
     from orlop.images.api import (
         CommitOptions,
         ExtraMount,
@@ -64,11 +74,17 @@ if TYPE_CHECKING:
         StoreInfo,
         Usage,
     )
-    from orlop.observe import Call, CancelToken, Observer, Progress
+    from orlop.observe import Auth, Call, CancelToken, Observer, Progress
+    from orlop.registry.login import LoggedIn, LoggedOut
+    from orlop.remote.api import Artifact, ArtifactFile, Copied, Deleted, Document, PulledFile, Referrer
+    from orlop.remote.verbs import Remote
 
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "Artifact",
+    "ArtifactFile",
+    "Auth",
     "BackedUp",
     "Call",
     "CancelToken",
@@ -76,8 +92,11 @@ __all__ = [
     "Checked",
     "Collected",
     "CommitOptions",
+    "Copied",
     "DataLoss",
     "DeadlineExceeded",
+    "Deleted",
+    "Document",
     "DriverInfo",
     "Error",
     "Explanation",
@@ -91,6 +110,8 @@ __all__ = [
     "InvalidArgument",
     "Keep",
     "Limits",
+    "LoggedIn",
+    "LoggedOut",
     "Mount",
     "NotFound",
     "Observer",
@@ -100,6 +121,9 @@ __all__ = [
     "Prepared",
     "PreparedInfo",
     "Progress",
+    "PulledFile",
+    "Referrer",
+    "Remote",
     "ResourceExhausted",
     "Settings",
     "Store",
@@ -112,11 +136,16 @@ __all__ = [
     "config",
     "connect",
     "errors",
+    "login",
+    "logins",
+    "logout",
     "open",
+    "registries",
     "restore",
 ]
 
 _LAZY = {
+    "Auth": "orlop.observe",
     "Call": "orlop.observe",
     "CancelToken": "orlop.observe",
     "Observer": "orlop.observe",
@@ -143,8 +172,22 @@ _LAZY = {
     "StoreInfo": "orlop.images.upkeep",
     "Prepared": "orlop.facade",
     "Store": "orlop.facade",
+    "Artifact": "orlop.remote.api",
+    "ArtifactFile": "orlop.remote.api",
+    "Copied": "orlop.remote.api",
+    "Deleted": "orlop.remote.api",
+    "Document": "orlop.remote.api",
+    "PulledFile": "orlop.remote.api",
+    "Referrer": "orlop.remote.api",
+    "Remote": "orlop.remote.verbs",
+    "LoggedIn": "orlop.registry.login",
+    "LoggedOut": "orlop.registry.login",
     "connect": "orlop.facade",
+    "login": "orlop.facade",
+    "logins": "orlop.facade",
+    "logout": "orlop.facade",
     "open": "orlop.facade",
+    "registries": "orlop.facade",
     "restore": "orlop.facade",
 }
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
 from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
-from orlop.observe import Call
+from orlop.observe import Auth, Call
+from orlop.spec.reference import Reference
 
 if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy, Settings
-    from orlop.images.api import ExtraMount, IdMap, PushResult, Removed
+    from orlop.images.api import ExtraMount, FetchedBlobs, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
     from orlop.images.backups.restore import Restored
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
+    from orlop.registry.login import LoggedIn, LoggedOut
+    from orlop.remote.verbs import Remote
 
 __all__ = [
     "DEFAULT_ROOT",
@@ -30,7 +34,11 @@ __all__ = [
     "Prepared",
     "Store",
     "connect",
+    "login",
+    "logins",
+    "logout",
     "open",
+    "registries",
     "restore",
 ]
 
@@ -75,6 +83,16 @@ def connect(
     return Store(RemoteStore.connect(address, tls_cert=cert, tls_key=key, tls_ca=ca))
 
 
+def registries(settings: Settings | None = None) -> Remote:
+    """Registries, without a store: list tags, look at manifests, copy, delete, push and pull files.
+
+    A context manager, as cheap to open as it is thread-safe.
+    """
+    from orlop.remote.verbs import Remote
+
+    return Remote(settings)
+
+
 def restore(
     source: StrPath,
     root: StrPath = DEFAULT_ROOT,
@@ -95,6 +113,72 @@ def restore(
     return read(source, root, run, settings=settings, force=force, pull=pull, call=call or Call())
 
 
+def login(
+    registry: str,
+    username: str,
+    password: str,
+    *,
+    settings: Settings | None = None,
+    file: StrPath | None = None,
+    call: Call | None = None,
+) -> LoggedIn:
+    """Try a name and a password at a registry, and keep them where `open` with these ``settings`` finds them.
+
+    ``registry`` is a host (``registry.lan:5000``), a part of its repositories (``registry.lan:5000/team``)
+    or empty for Docker Hub.  They are given to the credential helper that a file of ``settings.auth_files``
+    names; else they are written to one of these files in plain text, with a warning through the call's
+    observer.  ``file`` stands for the settings' files.  Where the token server gives an identity token, that
+    is kept in the password's place.
+
+    Raises `Unauthenticated` where the registry refuses them; `InvalidArgument` where no file is named.
+    """
+    from orlop.config import Settings
+    from orlop.registry.credentials import Credential
+    from orlop.registry.login import login as log_in
+
+    credential = Credential(username=username, password=password)
+    path = None if file is None else os.path.abspath(file)
+    return log_in(registry, credential, settings=settings or Settings(), file=path, call=call or Call())
+
+
+def logout(
+    registry: str | None,
+    *,
+    settings: Settings | None = None,
+    file: StrPath | None = None,
+    call: Call | None = None,
+) -> list[LoggedOut]:
+    """Forget what is kept for a registry or a part of one, in all files and helpers; None: for all.
+
+    Raises `NotFound` where nothing was kept.  The registry is not told.
+    """
+    from orlop.config import Settings
+    from orlop.registry.login import logout as log_out
+
+    path = None if file is None else os.path.abspath(file)
+    return log_out(registry, settings=settings or Settings(), file=path, call=call or Call())
+
+
+def logins(
+    *, settings: Settings | None = None, file: StrPath | None = None, call: Call | None = None
+) -> list[LoggedIn]:
+    """The registries that credentials are kept for, and the users; never a secret."""
+    from orlop.config import Settings
+    from orlop.registry.login import logins as list_all
+
+    path = None if file is None else os.path.abspath(file)
+    return list_all(settings=settings or Settings(), file=path, call=call or Call())
+
+
+def _with(auth: Auth | None, name: str, call: Call | None) -> Call:
+    """A call with credentials for the registry that they name, or else that of an image's name."""
+    call = call or Call()
+    if auth is None:
+        return call
+    parsed = Reference.parse(f"{auth.registry}/any" if auth.registry else name)
+    return replace(call, auth=replace(auth, registry=parsed.registry))
+
+
 class Store:
     """Images and prepared roots, here or behind a daemon.  Thread-safe; a context manager.
 
@@ -104,32 +188,75 @@ class Store:
     def __init__(self, verbs: StoreVerbs) -> None:
         self.verbs = verbs
 
-    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
-        """Fetch an image; every byte is verified and durable on return."""
-        return self.verbs.pull(name, platform=platform, call=call or Call())
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        auth: Auth | None = None,
+        call: Call | None = None,
+    ) -> ImageInfo:
+        """Fetch an image; every byte is verified and durable on return.
+
+        Of an index the image for this machine, or for one ``platform`` or several, or ``all_platforms``.
+        ``auth`` are credentials for this call and the image's registry alone.
+        """
+        call = _with(auth, name, call)
+        return self.verbs.pull(name, platform=platform, all_platforms=all_platforms, call=call)
 
     def push(
         self,
         name: str,
         destination: str | None = None,
         *,
+        tags: Sequence[str] = (),
         recompress: bool = False,
+        all_platforms: bool = False,
+        auth: Auth | None = None,
         call: Call | None = None,
     ) -> PushResult:
-        """Send an image to a registry, under ``destination`` or its own name."""
-        return self.verbs.push(name, destination, recompress=recompress, call=call or Call())
+        """Send an image to a registry, under ``destination`` or its own name, and under further ``tags``.
 
-    def load(self, source: StrPath, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+        With ``all_platforms`` the index that the name means, with all that is in it.
+        ``auth`` are credentials for this call and the registry that it goes to.
+        """
+        call = _with(auth, destination or name, call)
+        return self.verbs.push(
+            name,
+            destination,
+            tags=tags,
+            recompress=recompress,
+            all_platforms=all_platforms,
+            call=call,
+        )
+
+    def fetch_blobs(self, name: str, *, call: Call | None = None) -> FetchedBlobs:
+        """Fetch the blobs of an image's layers that are not kept, so that it can go anywhere as it came."""
+        return self.verbs.fetch_blobs(name, call=call or Call())
+
+    def load(
+        self,
+        source: StrPath,
+        *,
+        name: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call | None = None,
+    ) -> list[ImageInfo]:
         """Import an OCI layout (folder or tar) or a ``docker save`` archive."""
-        return self.verbs.load(os.path.abspath(source), name=name, call=call or Call())
+        path = os.path.abspath(source)
+        return self.verbs.load(
+            path, name=name, platform=platform, all_platforms=all_platforms, call=call or Call()
+        )
 
     def images(self) -> list[ImageInfo]:
         """All images, by name."""
         return self.verbs.images()
 
-    def inspect(self, name: str) -> ImageDetails:
-        """One image, whole."""
-        return self.verbs.inspect(name)
+    def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
+        """One image, whole; of an index the one for a ``platform``."""
+        return self.verbs.inspect(name, platform=platform)
 
     def tag(self, name: str, new_name: str) -> ImageInfo:
         """Give an image a further name."""
@@ -156,6 +283,7 @@ class Store:
         uid_map: Sequence[IdMap] = (),
         gid_map: Sequence[IdMap] = (),
         user_namespace: int | StrPath | None = None,
+        auth: Auth | None = None,
         call: Call | None = None,
     ) -> Prepared:
         """Make an image's root ready at ``path``.
@@ -164,7 +292,8 @@ class Store:
         place of the store's setting; ``quota`` the bytes that may be written to the root; ``extra``
         mounts of your own, appended in this order; ``uid_map`` and ``gid_map``, both or neither, show
         the image's ids as others, and so does a ``user_namespace`` (a descriptor, or ``/proc/<pid>/ns/user``)
-        whose maps are taken.  `orlop.images.api.PrepareOptions` has the rest.
+        whose maps are taken; ``auth`` are credentials for a pull that this takes.
+        `orlop.images.api.PrepareOptions` has the rest.
 
         As a context manager the result cleans up at the end of the block; without ``with`` the root
         stays, also after this process, until `Prepared.cleanup`.
@@ -189,7 +318,8 @@ class Store:
             uid_map=tuple(uid_map),
             gid_map=tuple(gid_map),
         )
-        info = self.verbs.prepare_root(name, os.fspath(path), options=options, call=call or Call())
+        call = _with(auth, name, call)
+        info = self.verbs.prepare_root(name, os.fspath(path), options=options, call=call)
         return Prepared(self.verbs, info)
 
     def prepared(self) -> list[PreparedInfo]:

@@ -35,6 +35,7 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Images": {
         "pull": ("transfer", "Fetch images from a registry."),
         "push": ("transfer", "Send an image to a registry."),
+        "fetch-blobs": ("transfer", "Fetch the blobs of an image's layers that are not kept."),
         "import": ("transfer", "Import an OCI layout or a docker archive."),
         "images": ("images", "List images."),
         "inspect": ("images", "Show all there is to know of an image or a prepared root."),
@@ -52,6 +53,16 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "commit": ("roots", "Make an image of what changed in a prepared root."),
         "cleanup": ("roots", "Unmount prepared roots and delete what was written."),
         "unshare": ("unshare", "Open a shell where prepared roots can be mounted without root."),
+    },
+    "Registries": {
+        "login": ("login", "Log in to a registry: try a name and a password there, and keep them."),
+        "logout": ("login", "Forget the credentials for a registry."),
+        "copy": ("remote", "Copy an image from registry to registry; nothing is stored here."),
+        "tags": ("remote", "List the tags of a repository."),
+        "manifest": ("remote", "Show what a name means at its registry."),
+        "referrers": ("remote", "List what refers to an image: signatures, SBOMs and the like."),
+        "delete-remote": ("remote", "Delete tags or manifests at their registry."),
+        "artifact": ("artifacts", "Push and pull files as artifacts."),
     },
     "Service": {
         "daemon": ("daemon", "Serve the store on a unix socket, or over TLS."),
@@ -77,12 +88,15 @@ _MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in ve
 
 # What people know from elsewhere, and what does it here.
 _ELSEWHERE = {
+    "attach": "artifact",
+    "cp": "copy",
     "create": "prepare",
     "delete": "rmi",
     "down": "cleanup",
     "exec": "run",
     "image": "images",
     "list": "images",
+    "list-tags": "tags",
     "load": "import",
     "ls": "images",
     "prune": "gc",
@@ -119,7 +133,8 @@ class VerbGroup(click.Group):
         module = _MODULES.get(cmd_name)
         if module is None:
             return None
-        command: click.Command = getattr(import_module(f"orlop.cli.{module}"), f"{cmd_name}_verb")
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"orlop.cli.{module}"), f"{name}_verb")
         return command
 
     def resolve_command(

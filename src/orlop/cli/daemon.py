@@ -152,5 +152,13 @@ def _serve(
     if tls_cert or tls_key or tls_client_ca:
         tls = ServerTls.of(tls_cert, tls_key, tls_client_ca, attempted)
     level = "DEBUG" if target.debug else "INFO"
-    with session.store() as store:
-        serve(store.verbs, addresses, group=group, limits=replace(limits, **said), tls=tls, log_level=level)
+    with session.store() as store, session.registries() as registries:
+        serve(
+            store.verbs,
+            addresses,
+            group=group,
+            limits=replace(limits, **said),
+            tls=tls,
+            log_level=level,
+            registries=registries,
+        )

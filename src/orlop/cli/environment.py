@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from orlop.config import ProxySettings
 from orlop.errors import FailedPrecondition, InvalidArgument
 
 __all__ = [
@@ -18,12 +19,22 @@ __all__ = [
     "config_files",
     "default_root",
     "default_run",
+    "hosts_dirs",
+    "proxies",
     "registries",
+    "registries_conf",
     "source_date_epoch",
     "whose",
 ]
 
 SYSTEM_CONFIG = "/etc/orlop/config.toml"
+SYSTEM_HOSTS = (
+    "/etc/orlop/certs.d",
+    "/etc/containerd/certs.d",
+    "/etc/containers/certs.d",
+    "/etc/docker/certs.d",
+)
+_CONTAINERS = "/etc/containers"
 # What `orlop.rootless` and `podman unshare` leave there: who one is outside.
 _OUTER_UIDS = ("_ORLOP_UID", "_CONTAINERS_ROOTLESS_UID")
 
@@ -85,16 +96,59 @@ def auth_files(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     return usual_sources(environ, uid=whose(environ, uid)).files
 
 
+def hosts_dirs(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Folders with what is said of each registry, the user's first; they need not exist."""
+    base = _config_home(environ)
+    own = (os.path.join(base, "orlop", "certs.d"), os.path.join(base, "containers", "certs.d"))
+    return (*own, *SYSTEM_HOSTS)
+
+
+def registries_conf(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The `registries.conf` files that count, and the folders of their drop-ins; later ones win.
+
+    ``$CONTAINERS_REGISTRIES_CONF``, else the user's file, counts in place of the system's:
+    containers-registries.conf(5).
+    """
+    own = os.path.join(_config_home(environ), "containers")
+    name = "registries.conf"
+    main = environ.get("CONTAINERS_REGISTRIES_CONF") or os.path.join(own, name)
+    if not environ.get("CONTAINERS_REGISTRIES_CONF") and not os.path.exists(main):
+        main = os.path.join(_CONTAINERS, name)
+    return (main, os.path.join(_CONTAINERS, f"{name}.d"), os.path.join(own, f"{name}.d"))
+
+
+def proxies(environ: Mapping[str, str]) -> ProxySettings:
+    """The proxies that ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name, in either case.
+
+    Where a web server runs us, HTTP_PROXY is what a client sent as its header `Proxy`, and does not count
+    (CVE-2016-5385); the name in lower case does.
+    """
+
+    def find(*names: str) -> str:
+        return next((environ[name] for name in names if environ.get(name)), "")
+
+    every = find("ALL_PROXY", "all_proxy")
+    plain = find("http_proxy") if environ.get("REQUEST_METHOD") else find("HTTP_PROXY", "http_proxy")
+    return ProxySettings(
+        http=plain or every,
+        https=find("HTTPS_PROXY", "https_proxy") or every,
+        no=tuple(part for part in re.split(r"[,\s]+", find("NO_PROXY", "no_proxy")) if part),
+    )
+
+
 def config_files(environ: Mapping[str, str]) -> tuple[str, str]:
     """The system's configuration file and the user's; neither need exist."""
-    base = _absolute(environ.get("XDG_CONFIG_HOME")) or os.path.join(_home(environ), ".config")
-    return SYSTEM_CONFIG, os.path.join(base, "orlop", "config.toml")
+    return SYSTEM_CONFIG, os.path.join(_config_home(environ), "orlop", "config.toml")
 
 
 def registries(values: Iterable[str]) -> tuple[str, ...]:
     """Registry hosts out of options and of a list with commas or spaces, each once, in order."""
     hosts = (host for value in values for host in re.split(r"[,\s]+", value) if host)
     return tuple(dict.fromkeys(hosts))
+
+
+def _config_home(environ: Mapping[str, str]) -> str:
+    return _absolute(environ.get("XDG_CONFIG_HOME")) or os.path.join(_home(environ), ".config")
 
 
 def _absolute(path: str | None) -> str | None:

@@ -29,7 +29,7 @@ def images_verb(session: Session, form: str = "table") -> None:
     columns: list[output.Column] = [
         ("NAME", lambda image: image.name),
         ("ID", lambda image: output.short_id(image.id)),
-        ("PLATFORM", lambda image: image.platform),
+        ("PLATFORM", lambda image: ",".join(one.platform for one in image.platforms) or image.platform),
         ("CREATED", lambda image: output.ago(image.created)),
         ("LAYERS", lambda image: str(image.layers)),
         ("SIZE", lambda image: output.size_text(image.size)),
@@ -43,15 +43,18 @@ def images_verb(session: Session, form: str = "table") -> None:
     "inspect",
     "orlop inspect alpine | jq '.[0].config.config.Env'",
     "orlop inspect /srv/a | jq '.[0].mounts'",
+    "orlop inspect --platform linux/arm64 alpine",
 )
 @click.argument("names", metavar="IMAGE|PATH...", nargs=-1, required=True)
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Which image of an index.")
 @pass_session
-def inspect_verb(session: Session, names: tuple[str, ...]) -> None:
+def inspect_verb(session: Session, names: tuple[str, ...], platform: str | None) -> None:
     """Show all there is to know of an image or a prepared root.
 
     Prints a JSON list with one object per argument.  What begins with a slash or a dot is a path.
     For an image, `config` and `manifest` are the OCI documents; `manifest` is null for an image that
-    was committed and never pushed.
+    was committed and never pushed.  Of an index, `index` is its digest and `platforms` are the images
+    of it that the store holds.
     """
     found: list[object] = []
     with session.store() as store:
@@ -60,7 +63,7 @@ def inspect_verb(session: Session, names: tuple[str, ...]) -> None:
                 with path_hint(name):
                     found.append(store.get(name).info)
             else:
-                found.append(_details(store.inspect(name)))
+                found.append(_details(store.inspect(name, platform=platform)))
     output.write_json(found)
 
 

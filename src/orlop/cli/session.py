@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from orlop.cli.environment import auth_files, default_root, default_run, registries
+from orlop.cli.environment import (
+    auth_files,
+    default_root,
+    default_run,
+    hosts_dirs,
+    proxies,
+    registries,
+    registries_conf,
+)
 from orlop.config import DRIVERS, Configuration
 from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
 
@@ -21,9 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orlop.cli.progress import ProgressMode
-    from orlop.config import Driver, Settings
+    from orlop.config import Driver, ProxySettings, Settings
     from orlop.facade import Store
     from orlop.observe import Call
+    from orlop.remote.api import Registries
 
 __all__ = [
     "DRIVER",
@@ -61,6 +70,7 @@ class Target:
     tls_key: str | None = None
     tls_ca: str | None = None
     debug: bool = False
+    nondistributable: bool = False
     configuration: Configuration = field(default_factory=Configuration)
 
     @property
@@ -87,10 +97,25 @@ class Target:
             driver=self.driver or said.driver,
             durable=said.durable if self.durable is None else self.durable,
             insecure_registries=registries(self.insecure_registries or said.insecure_registries),
+            hosts_dirs=self._told("hosts_dirs", hosts_dirs(os.environ)),
+            registries_conf=self._told("registries_conf", registries_conf(os.environ)),
+            proxy=self._proxy(),
             auth_files=(not elsewhere and said.auth_files) or auth_files(os.environ, os.geteuid()),
+            auth_config=os.environ.get("DOCKER_AUTH_CONFIG") or said.auth_config,
+            nondistributable=self.nondistributable or said.nondistributable,
             # PATH is always set, and by nobody for orlop: a file that says it knows better.
             helper_path=self.configuration.get("helper_path") or os.environ.get("PATH", os.defpath),
         )
+
+    def _told(self, name: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+        """A setting that a file has, be it empty, or what is usual."""
+        value: tuple[str, ...] | None = self.configuration.get(name)
+        return usual if value is None else value
+
+    def _proxy(self) -> ProxySettings:
+        """What a file says, which was written for orlop, over the environment's, which was not."""
+        given = {name: item.value for name, item in self.configuration.table("proxy").items()}
+        return replace(proxies(os.environ), **given)
 
 
 OpenStore = Callable[[Target], "Store"]
@@ -134,6 +159,24 @@ class Session:
     def store(self) -> Store:
         """Open the store; a context manager."""
         return self.opener(self.target)
+
+    @contextmanager
+    def registries(self) -> Iterator[Registries]:
+        """The verbs on registries, done here or by the daemon; neither opens a store."""
+        target = self.target
+        if target.host is None:
+            from orlop.remote.verbs import Remote
+
+            with Remote(target.settings()) as remote:
+                yield remote
+            return
+        with needs_extra(f"connect to {target.host}", "daemon"):
+            from orlop.client.registries import RemoteRegistries
+        opened = RemoteRegistries.connect(
+            target.host, tls_cert=target.tls_cert, tls_key=target.tls_key, tls_ca=target.tls_ca
+        )
+        with closing(opened):
+            yield opened
 
     @contextmanager
     def call(self, *, quiet: bool = False, progress: ProgressMode = "auto") -> Iterator[Call]:

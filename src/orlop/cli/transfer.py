@@ -1,41 +1,66 @@
-"""Verbs that move images: ``pull``, ``push``, ``import``."""
+"""Verbs that move images: ``pull``, ``push``, ``fetch-blobs``, ``import``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from orlop.cli import output
+from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, progress_options, verb
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
 
-__all__ = ["import_verb", "pull_verb", "push_verb"]
+__all__ = ["fetch_blobs_verb", "import_verb", "pull_verb", "push_verb"]
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+def platform_options(function: _F) -> _F:
+    """Which images of an index."""
+    several = click.option("--all-platforms", is_flag=True, help="The whole index.")
+    one = click.option(
+        "--platform",
+        metavar="OS/ARCH[/VARIANT]",
+        multiple=True,
+        help="Instead of this machine's; may be repeated.",
+    )
+    return one(several(function))
 
 
 @verb(
     "pull",
     "orlop pull alpine",
     "orlop pull --platform linux/arm64 registry.example.com/team/app:1.2",
+    "orlop pull --all-platforms alpine",
     "orlop pull alpine@sha256:…",
 )
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Instead of this machine's.")
+@platform_options
 @progress_options
 @pass_session
 def pull_verb(
-    session: Session, images: tuple[str, ...], platform: str | None, quiet: bool, progress: ProgressMode
+    session: Session,
+    images: tuple[str, ...],
+    platform: tuple[str, ...],
+    all_platforms: bool,
+    quiet: bool,
+    progress: ProgressMode,
 ) -> None:
     """Fetch images from a registry.
 
     Every byte is verified and on disk when the command ends.  Prints the full name of each image.
+    A further platform of the same index is added to the name, which then means the first one given
+    where nobody says a platform.
     """
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
         for image in images:
             call.check(f"pull {image}")
-            info = store.pull(image, platform=platform, call=call)
+            info = store.pull(image, platform=platform, all_platforms=all_platforms, call=call)
             output.write(f"{info.name}\n")
 
 
@@ -43,28 +68,75 @@ def pull_verb(
     "push",
     "orlop push registry.example.com/team/app:1.2",
     "orlop push localhost/mine registry.example.com/team/mine:new",
+    "orlop push localhost/mine registry.example.com/team/mine:1.2 --tag 1 --tag latest",
+    "orlop push --all-platforms alpine registry.example.com/team/alpine:3",
 )
 @click.argument("image", metavar="IMAGE")
 @click.argument("destination", metavar="[DESTINATION]", required=False)
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A further tag there.  May be repeated.")
 @click.option("--recompress", is_flag=True, help="Compress anew where blobs are gone; new digest.")
+@click.option("--all-platforms", is_flag=True, help="The index, with all that is in it.")
+@click.option(
+    "--allow-nondistributable", "nondistributable", is_flag=True, help="Also layers not to be distributed."
+)
 @progress_options
 @pass_session
 def push_verb(
     session: Session,
     image: str,
     destination: str | None,
+    tags: tuple[str, ...],
     recompress: bool,
+    all_platforms: bool,
+    nondistributable: bool,
     quiet: bool,
     progress: ProgressMode,
 ) -> None:
-    """Send an image to a registry, under DESTINATION or its own name.
+    """Send an image to a registry, under DESTINATION or its own name, and under further tags.
 
-    Prints the name and the digest there: NAME@sha256:….
+    Only blobs that the registry has not are sent, each once; a name gets the image after them.  Prints the
+    names and the digest there: NAME@sha256:….
+    """
+    if nondistributable and session.target.host is not None:
+        raise Misuse(
+            "--allow-nondistributable is the daemon's business",
+            "set nondistributable = true in its configuration file",
+        )
+    session.target = replace(session.target, nondistributable=nondistributable)
+    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+        result = store.push(
+            image,
+            destination,
+            tags=tags,
+            recompress=recompress,
+            all_platforms=all_platforms,
+            call=call,
+        )
+        for name in result.names or (result.name,):
+            output.write(f"{name.removesuffix(f'@{result.digest}')}@{result.digest}\n")
+
+
+@verb("fetch-blobs", "orlop fetch-blobs alpine", "orlop fetch-blobs --json alpine")
+@click.argument("image", metavar="IMAGE")
+@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@progress_options
+@pass_session
+def fetch_blobs_verb(
+    session: Session, image: str, as_json: bool, quiet: bool, progress: ProgressMode
+) -> None:
+    """Fetch the blobs of an image's layers that are not kept.
+
+    A store drops a layer's blob once the layer is there.  With its blobs an image can be pushed anywhere as
+    it came, also when the registry that it came from is gone.  They come from registries known to have
+    them, and stay as long as their layers do.  Prints the digests of those that were fetched.
     """
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
-        result = store.push(image, destination, recompress=recompress, call=call)
-        name = result.name if result.name.endswith(f"@{result.digest}") else f"{result.name}@{result.digest}"
-        output.write(f"{name}\n")
+        result = store.fetch_blobs(image, call=call)
+        if as_json:
+            output.write_json(output.plain(result))
+            return
+        for digest in result.fetched:
+            output.write(f"{digest}\n")
 
 
 @verb(
@@ -74,14 +146,24 @@ def push_verb(
 )
 @click.argument("source", metavar="SOURCE", type=click.Path())
 @click.option("--name", metavar="NAME", help="Name the image so, whatever the archive says.")
+@platform_options
 @progress_options
 @pass_session
-def import_verb(session: Session, source: str, name: str | None, quiet: bool, progress: ProgressMode) -> None:
+def import_verb(
+    session: Session,
+    source: str,
+    name: str | None,
+    platform: tuple[str, ...],
+    all_platforms: bool,
+    quiet: bool,
+    progress: ProgressMode,
+) -> None:
     """Import an OCI layout or a docker archive.
 
     SOURCE is a layout as a folder or a tar, or what `docker save` wrote.  Prints the names of the
     images it brought: all that are in it, or none where one of the names means another image here.
     """
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
-        for info in store.load(source, name=name, call=call):
+        found = store.load(source, name=name, platform=platform, all_platforms=all_platforms, call=call)
+        for info in found:
             output.write(f"{info.name}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -104,19 +104,29 @@ def info_verb(session: Session, as_json: bool) -> None:
     """Show the store and what serves it.
 
     Its folders, driver and format, and how much there is; then each driver with the reason why it works
-    here or does not, what was found of the kernel's features, and the limits that are not the default.  The
-    driver is the one that new roots get: --driver, ORLOP_DRIVER or a configuration file choose another.
+    here or does not, what was found of the kernel's features, the limits that are not the default, and the
+    files that say where registries are (docs/registries.md).  The driver is the one that new roots get:
+    --driver, ORLOP_DRIVER or a configuration file choose another.
     """
     with session.store() as store:
         info = store.info()
-    fields = output.plain(info)
+    fields: dict[str, Any] = output.plain(info)
     if session.target.host is not None:
         fields["host"] = session.target.host
+    else:
+        from orlop.registry.hostfiles.folders import in_force
+
+        settings = session.target.settings()
+        fields["registry_files"] = in_force(settings.hosts_dirs, settings.registries_conf)
     if as_json:
         output.write_json(fields)
         return
+    files: list[str] = fields.pop("registry_files", [])
     _show({key: value for key, value in fields.items() if key not in _TABLES}, as_json=False)
     _show_findings(info, session.target.configuration if session.target.host is None else None)
+    if files:
+        output.write("\n")
+        output.show_list(files, [("REGISTRIES ARE READ FROM", str)], form="table", names=str)
 
 
 def _show_findings(info: StoreInfo, configuration: Configuration | None) -> None:

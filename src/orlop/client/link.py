@@ -32,7 +32,12 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.observe import Call, CancelToken
-from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
+from orlop.proto.orlop.v1 import (
+    images_pb2_grpc,
+    registries_pb2_grpc,
+    store_pb2_grpc,
+    transfer_pb2_grpc,
+)
 
 __all__ = ["Link", "Stubs", "unicode_only"]
 
@@ -65,6 +70,7 @@ class Stubs:
     images: images_pb2_grpc.ImagesStub
     transfer: transfer_pb2_grpc.TransferStub
     store: store_pb2_grpc.StoreStub
+    registries: registries_pb2_grpc.RegistriesStub
 
 
 class Link:
@@ -177,6 +183,7 @@ class Link:
                     images_pb2_grpc.ImagesStub(channel),
                     transfer_pb2_grpc.TransferStub(channel),
                     store_pb2_grpc.StoreStub(channel),
+                    registries_pb2_grpc.RegistriesStub(channel),
                 )
             return self._stubs
 

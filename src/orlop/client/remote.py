@@ -6,17 +6,19 @@ the daemon reports of a long call reaches the call's observer in the calling thr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Self
 
 from orlop.client import wire, wirestore
 from orlop.client.address import TcpAddress, parse_address
+from orlop.client.events import follow as _follow
 from orlop.client.link import Link, unicode_only
 from orlop.client.tls import ClientTls
-from orlop.errors import Internal, InvalidArgument
+from orlop.errors import InvalidArgument
 from orlop.images.api import (
     CommitOptions,
+    FetchedBlobs,
     ImageDetails,
     ImageInfo,
     PreparedInfo,
@@ -34,26 +36,13 @@ from orlop.images.upkeep import (
     StoreInfo,
     Usage,
 )
-from orlop.observe import NULL_OBSERVER, Call, Observer
-from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.observe import NULL_OBSERVER, Call
+from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2
 
 __all__ = ["RemoteStore"]
 
 _DEFAULT_PREPARE = PrepareOptions()
 _DEFAULT_COMMIT = CommitOptions()
-
-
-class _Event(Protocol):
-    """What the messages of all streams have in common."""
-
-    @property
-    def progress(self) -> types_pb2.Progress: ...
-    @property
-    def warning(self) -> types_pb2.Warning: ...
-    def WhichOneof(self, oneof_group: Literal["event"], /) -> str | None: ...  # noqa: N802 - protobuf's name
-
-
-_E = TypeVar("_E", bound=_Event)
 
 
 class RemoteStore:
@@ -92,11 +81,23 @@ class RemoteStore:
 
     # ------------------------------------------------------------------ images
 
-    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call | None = None,
+    ) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
         attempted, call = f"pull {name}", call or Call()
         with unicode_only(attempted):
-            request = transfer_pb2.PullRequest(name=name, platform=platform)
+            request = transfer_pb2.PullRequest(
+                name=name,
+                platforms=wire.platforms_to(platform),
+                all_platforms=all_platforms,
+                auth=wire.auth_to(call.auth),
+            )
         with closing(self._link.stream(lambda s: s.transfer.Pull, request, attempted, call=call)) as events:
             return wire.image_from(_follow(events, "image", call.observer, attempted).image)
 
@@ -105,21 +106,52 @@ class RemoteStore:
         name: str,
         destination: str | None = None,
         *,
+        tags: Sequence[str] = (),
         recompress: bool = False,
+        all_platforms: bool = False,
         call: Call | None = None,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
         attempted, call = f"push {name}", call or Call()
         with unicode_only(attempted):
-            request = transfer_pb2.PushRequest(name=name, destination=destination, recompress=recompress)
+            request = transfer_pb2.PushRequest(
+                name=name,
+                destination=destination,
+                tags=tags,
+                recompress=recompress,
+                all_platforms=all_platforms,
+                auth=wire.auth_to(call.auth),
+            )
         with closing(self._link.stream(lambda s: s.transfer.Push, request, attempted, call=call)) as events:
             return wire.pushed_from(_follow(events, "pushed", call.observer, attempted).pushed)
 
-    def load(self, source: str, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+    def fetch_blobs(self, name: str, *, call: Call | None = None) -> FetchedBlobs:
+        """See `orlop.images.api.Images.fetch_blobs`."""
+        attempted, call = f"fetch blobs of {name}", call or Call()
+        with unicode_only(attempted):
+            request = transfer_pb2.FetchBlobsRequest(name=name, auth=wire.auth_to(call.auth))
+        events = self._link.stream(lambda s: s.transfer.FetchBlobs, request, attempted, call=call)
+        with closing(events):
+            return wire.blobs_from(_follow(events, "blobs", call.observer, attempted).blobs)
+
+    def load(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call | None = None,
+    ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`; ``source`` is a path that the daemon sees."""
         attempted, call = f"load {source}", call or Call()
         with unicode_only(attempted):
-            request = transfer_pb2.LoadRequest(source=source, name=name)
+            request = transfer_pb2.LoadRequest(
+                source=source,
+                name=name,
+                platforms=wire.platforms_to(platform),
+                all_platforms=all_platforms,
+            )
         with closing(self._link.stream(lambda s: s.transfer.Load, request, attempted, call=call)) as events:
             loaded = _follow(events, "loaded", call.observer, attempted).loaded
         return [wire.image_from(image) for image in loaded.images]
@@ -129,11 +161,11 @@ class RemoteStore:
         answer = self._link.unary(lambda s: s.images.List, images_pb2.ListRequest(), "list images")
         return [wire.image_from(image) for image in answer.images]
 
-    def inspect(self, name: str) -> ImageDetails:
+    def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
         """See `orlop.images.api.Images.inspect`."""
         attempted = f"inspect {name}"
         with unicode_only(attempted):
-            request = images_pb2.InspectRequest(name=name)
+            request = images_pb2.InspectRequest(name=name, platform=platform)
         return wire.details_from(self._link.unary(lambda s: s.images.Inspect, request, attempted))
 
     def tag(self, name: str, new_name: str) -> ImageInfo:
@@ -173,9 +205,9 @@ class RemoteStore:
         """
         attempted, call = f"prepare {path}", call or Call()
         with _in_range(attempted), unicode_only(attempted):
-            choices = wire.prepare_options_to(options)
-            ask = images_pb2.PrepareRootRequest(name=name, path=path, options=choices)
-            watch = images_pb2.WatchPrepareRootRequest(name=name, path=path, options=choices)
+            choices, auth = wire.prepare_options_to(options), wire.auth_to(call.auth)
+            ask = images_pb2.PrepareRootRequest(name=name, path=path, options=choices, auth=auth)
+            watch = images_pb2.WatchPrepareRootRequest(name=name, path=path, options=choices, auth=auth)
         if call.observer is NULL_OBSERVER:
             answer = self._link.unary(lambda s: s.images.PrepareRoot, ask, attempted, call=call)
             return wire.root_from(answer.root)
@@ -323,20 +355,3 @@ def _in_range(attempted: str) -> Iterator[None]:
         yield
     except ValueError as exc:
         raise InvalidArgument(attempted, str(exc)) from exc
-
-
-def _follow(events: Iterator[_E], result: str, observer: Observer, attempted: str) -> _E:
-    """Hand progress and warnings on until the stream ends; the event that holds the result."""
-    last: _E | None = None
-    for event in events:
-        kind = event.WhichOneof("event")
-        if kind == "progress":
-            observer.progress(wire.progress_from(event.progress))
-        elif kind == "warning":
-            observer.warning(event.warning.text)
-        elif kind == result:
-            last = event
-        # An event of a kind unknown here comes from a newer daemon; the result will still come.
-    if last is None:
-        raise Internal(attempted, "the daemon ended the call without a result")
-    return last

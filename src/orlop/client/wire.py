@@ -8,7 +8,7 @@ are Unicode; stray bytes in one are shown escaped, since a protobuf string canno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 from orlop.client.status import text
@@ -18,6 +18,8 @@ from orlop.images.api import (
     Blob,
     CommitOptions,
     ExtraMount,
+    FetchedBlobs,
+    HeldPlatform,
     IdMap,
     ImageDetails,
     ImageInfo,
@@ -27,10 +29,14 @@ from orlop.images.api import (
     PushResult,
     Removed,
 )
-from orlop.observe import Progress
+from orlop.observe import Auth, Progress
 from orlop.proto.orlop.v1 import images_pb2, transfer_pb2, types_pb2
 
 __all__ = [
+    "auth_from",
+    "auth_to",
+    "blobs_from",
+    "blobs_to",
     "commit_options_from",
     "commit_options_to",
     "details_from",
@@ -39,6 +45,7 @@ __all__ = [
     "image_to",
     "mount_from",
     "mount_to",
+    "platforms_to",
     "prepare_options_from",
     "prepare_options_to",
     "progress_from",
@@ -80,6 +87,11 @@ def image_to(value: ImageInfo) -> types_pb2.Image:
         layers=value.layers,
         used=value.used,
         labels={text(key): text(label) for key, label in value.labels.items()},
+        index=value.index,
+        platforms=[
+            types_pb2.HeldPlatform(platform=text(one.platform), id=one.id, digest=one.digest)
+            for one in value.platforms
+        ],
     )
 
 
@@ -95,7 +107,16 @@ def image_from(message: types_pb2.Image) -> ImageInfo:
         layers=message.layers,
         used=message.used,
         labels=dict(sorted(message.labels.items())),  # a map that came from a daemon has no order
+        index=message.index if message.HasField("index") else None,
+        platforms=tuple(
+            HeldPlatform(platform=one.platform, id=one.id, digest=one.digest) for one in message.platforms
+        ),
     )
+
+
+def platforms_to(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The platforms that a caller asks for."""
+    return (value,) if isinstance(value, str) else tuple(value or ())
 
 
 def mount_to(value: Mount) -> types_pb2.Mount:
@@ -289,6 +310,30 @@ def commit_options_from(message: images_pb2.CommitOptions) -> CommitOptions:
     )
 
 
+def auth_to(value: Auth | None) -> types_pb2.Auth | None:
+    """Credentials for a call."""
+    if value is None:
+        return None
+    return types_pb2.Auth(
+        registry=value.registry,
+        username=value.username,
+        password=value.password,
+        identity_token=value.identity_token,
+        registry_token=value.registry_token,
+    )
+
+
+def auth_from(message: types_pb2.Auth) -> Auth:
+    """The inverse of `auth_to`."""
+    return Auth(
+        registry=message.registry,
+        username=message.username,
+        password=message.password,
+        identity_token=message.identity_token,
+        registry_token=message.registry_token,
+    )
+
+
 def progress_to(value: Progress) -> types_pb2.Progress:
     """One step of a long call."""
     return types_pb2.Progress(
@@ -310,12 +355,31 @@ def warning_to(value: str) -> types_pb2.Warning:
 
 def pushed_to(value: PushResult) -> transfer_pb2.Pushed:
     """Where an image went."""
-    return transfer_pb2.Pushed(name=value.name, digest=value.digest, size=value.size)
+    return transfer_pb2.Pushed(
+        name=value.name, digest=value.digest, size=value.size, names=_texts(value.names)
+    )
 
 
 def pushed_from(message: transfer_pb2.Pushed) -> PushResult:
     """The inverse of `pushed_to`."""
-    return PushResult(name=message.name, digest=message.digest, size=message.size)
+    return PushResult(name=message.name, digest=message.digest, size=message.size, names=tuple(message.names))
+
+
+def blobs_to(value: FetchedBlobs) -> transfer_pb2.FetchedBlobs:
+    """The blobs that were fetched."""
+    return transfer_pb2.FetchedBlobs(
+        name=value.name, fetched=value.fetched, present=value.present, size=value.size
+    )
+
+
+def blobs_from(message: transfer_pb2.FetchedBlobs) -> FetchedBlobs:
+    """The inverse of `blobs_to`."""
+    return FetchedBlobs(
+        name=message.name,
+        fetched=tuple(message.fetched),
+        present=tuple(message.present),
+        size=message.size,
+    )
 
 
 def removed_to(value: Removed) -> images_pb2.RemoveResponse:

@@ -1,3 +1,3 @@
 """Generated stubs.  Never edited: `make proto` writes them."""
 
-SOURCES = "afa3e7f6576acb43833c3cc23e40c93cf32030b4d7a68e7dd1e0d0b68185286a"  # of the files under proto/, so that a test sees stale stubs without protoc
+SOURCES = "d05c25182bd3a1a871c28a0196858c70b45eca07ffd4422b0fdb0356cd2f6014"  # of the files under proto/, so that a test sees stale stubs without protoc

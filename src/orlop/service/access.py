@@ -36,6 +36,9 @@ LOOKS = frozenset(
         "/orlop.v1.Store/Usage",
         "/orlop.v1.Store/Explain",
         "/orlop.v1.Store/ListPins",
+        "/orlop.v1.Registries/Tags",
+        "/orlop.v1.Registries/Manifest",
+        "/orlop.v1.Registries/Referrers",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     }

@@ -10,14 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import grpc
 
+from orlop.client import wire
 from orlop.errors import Internal
 from orlop.observe import NULL_OBSERVER, Call, CancelToken, Observer, Progress
+from orlop.proto.orlop.v1 import types_pb2
 
-__all__ = ["Warnings", "call_of", "watched"]
+__all__ = ["Warnings", "call_of", "watched", "with_auth"]
 
 _T = TypeVar("_T")
 _NO_DEADLINE = 10 * 365 * 86_400.0  # seconds; gRPC tells "none" as infinity or as the year 292277026596
@@ -32,6 +35,11 @@ def call_of(context: grpc.ServicerContext, observer: Observer = NULL_OBSERVER) -
     remaining = context.time_remaining()
     limited = remaining is not None and remaining < _NO_DEADLINE
     return Call(observer=observer, cancel=token, deadline=time.monotonic() + remaining if limited else None)
+
+
+def with_auth(call: Call, auth: types_pb2.Auth) -> Call:
+    """A call with the credentials of a request, where it has some."""
+    return replace(call, auth=wire.auth_from(auth)) if auth.registry else call
 
 
 class Warnings:

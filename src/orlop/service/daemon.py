@@ -27,7 +27,13 @@ from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.images.api import Store
 from orlop.images.preload import preload
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
-from orlop.proto.orlop.v1 import images_pb2_grpc, store_pb2_grpc, transfer_pb2_grpc
+from orlop.proto.orlop.v1 import (
+    images_pb2_grpc,
+    registries_pb2_grpc,
+    store_pb2_grpc,
+    transfer_pb2_grpc,
+)
+from orlop.remote import api as remote
 from orlop.service.access import Access
 from orlop.service.deadlines import Deadlines
 from orlop.service.door import Door, Listening
@@ -36,6 +42,7 @@ from orlop.service.housekeeping import IDLE_EVERY, CollectsIdle, Housekeeping
 from orlop.service.images import ContainerkitImages, Images
 from orlop.service.listener import Behind, Owner, bind_tcp, claim_root, claim_socket
 from orlop.service.pools import DEFAULT_LIMITS, Pools, ServiceLimits
+from orlop.service.registries import Registries
 from orlop.service.shown import Veil
 from orlop.service.store import Store as StoreService
 from orlop.service.tls import ServerTls
@@ -50,6 +57,7 @@ SERVICES = (
     "orlop.v1.Images",
     "orlop.v1.Transfer",
     "orlop.v1.Store",
+    "orlop.v1.Registries",
 )
 GRACE = 10.0  # seconds that running calls have to finish once the daemon is to stop
 _AFTER_CANCEL = 10.0  # seconds for cancelled work to end
@@ -71,11 +79,13 @@ class Daemon:
         limits: ServiceLimits = DEFAULT_LIMITS,
         tls: ServerTls | None = None,
         idle_every: float = IDLE_EVERY,
+        registries: remote.Registries | None = None,
     ) -> None:
         """Check the addresses, who may do what, and the certificates; raises `InvalidArgument`.
 
         ``listen`` is one address or several.  One of TCP needs ``tls``, and names of certificates in
         ``limits``.  ``idle_every`` is how many seconds pass between two collections of what ended by itself.
+        ``registries`` does what clients ask of registries; without it they are refused that.
         """
         texts = [listen] if isinstance(listen, str) else list(listen)
         if not texts:
@@ -87,6 +97,7 @@ class Daemon:
         self._store = store
         self._limits = limits
         self._idle_every = idle_every
+        self._registries = registries
         self._undo = ExitStack()
         self._stopping = threading.Lock()  # one `stop` at a time
         self._grace = GRACE
@@ -179,6 +190,7 @@ class Daemon:
         images_pb2_grpc.add_ImagesServicer_to_server(Images(self._store), server)
         transfer_pb2_grpc.add_TransferServicer_to_server(Transfer(self._store), server)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self._store), server)
+        registries_pb2_grpc.add_RegistriesServicer_to_server(Registries(self._registries), server)
         return server
 
     def _listen(self, server: grpc.Server, behind: Behind, undo: ExitStack) -> Iterator[Listening]:
@@ -234,6 +246,7 @@ def serve(
     grace: float = GRACE,
     limits: ServiceLimits = DEFAULT_LIMITS,
     tls: ServerTls | None = None,
+    registries: remote.Registries | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve ``store`` on ``listen`` until SIGTERM or SIGINT; a second signal cuts the grace short.
@@ -247,7 +260,7 @@ def serve(
     if level is None:
         raise InvalidArgument("serve", f"not a log level: {log_level!r}")
     logging.basicConfig(stream=sys.stderr, level=level, format=_LOG_FORMAT)
-    daemon = Daemon(store, listen, group=group, limits=limits, tls=tls)
+    daemon = Daemon(store, listen, group=group, limits=limits, tls=tls, registries=registries)
     with _signals(daemon.hurry) as wait:
         daemon.start()
         try:

@@ -68,8 +68,9 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
         "orlop.v1.Store": ("Info", "Pin", "Unpin", "ListPins"),
     }
     transfers = {
-        "orlop.v1.Transfer": ("Pull", "Push", "Load"),
+        "orlop.v1.Transfer": ("Pull", "Push", "FetchBlobs", "Load"),
         "orlop.v1.Store": ("Collect", "Usage", "Explain", "Check", "Backup"),
+        "orlop.v1.Registries": ("Tags", "Manifest", "Referrers", "Delete", "Copy"),
     }
     chosen = dict.fromkeys((*_REFLECTION, _WATCH), pools.idle)
     for pool, services in ((pools.roots, roots), (pools.quick, quick), (pools.transfers, transfers)):

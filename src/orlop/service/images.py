@@ -15,7 +15,7 @@ from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2, image_pb2_grpc
 from orlop.proto.orlop.v1 import images_pb2 as pb
 from orlop.proto.orlop.v1 import images_pb2_grpc
-from orlop.service.calls import Warnings, call_of, watched
+from orlop.service.calls import Warnings, call_of, watched, with_auth
 
 __all__ = ["ContainerkitImages", "Images"]
 
@@ -61,7 +61,7 @@ class Images(images_pb2_grpc.ImagesServicer):
         """Prepare a root and answer once."""
         warnings = Warnings()
         options = _options(request.options, f"prepare {request.path}")
-        call = call_of(context, warnings)
+        call = with_auth(call_of(context, warnings), request.auth)
         root = self._store.prepare_root(request.name, request.path, options=options, call=call)
         return pb.PrepareRootResponse(
             root=wire.root_to(root), warnings=[wire.warning_to(text) for text in warnings.texts]
@@ -74,7 +74,9 @@ class Images(images_pb2_grpc.ImagesServicer):
         options = _options(request.options, f"prepare {request.path}")
         for event in watched(
             context,
-            lambda call: self._store.prepare_root(request.name, request.path, options=options, call=call),
+            lambda call: self._store.prepare_root(
+                request.name, request.path, options=options, call=with_auth(call, request.auth)
+            ),
         ):
             if isinstance(event, Progress):
                 yield pb.WatchPrepareRootResponse(progress=wire.progress_to(event))
@@ -125,7 +127,8 @@ class Images(images_pb2_grpc.ImagesServicer):
 
     def Inspect(self, request: pb.InspectRequest, context: _Context) -> pb.InspectResponse:
         """One image, whole."""
-        return wire.details_to(self._store.inspect(request.name))
+        platform = request.platform if request.HasField("platform") else None
+        return wire.details_to(self._store.inspect(request.name, platform=platform))
 
     def Tag(self, request: pb.TagRequest, context: _Context) -> pb.TagResponse:
         """A further name."""

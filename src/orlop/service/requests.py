@@ -28,7 +28,9 @@ MAX_ITEMS = 1_024  # of a list or a map
 MAX_ID = 2**32 - 1  # user_namespaces(7)
 MAX_TIME = 2.0**40  # seconds: some 34,800 years
 
-_LONG = frozenset({"author", "message", "changes", "set", "labels"})  # fields, by their last name
+_LONG = frozenset(
+    {"author", "message", "changes", "set", "labels", "password", "identity_token", "registry_token"}
+)  # fields, by their last name
 _NAMES = frozenset(  # image names, which may not be looked for by less
     {
         "docker.containerkit.types.PrepareRequest.name",
@@ -40,11 +42,18 @@ _NAMES = frozenset(  # image names, which may not be looked for by less
         "orlop.v1.PushRequest.name",
         "orlop.v1.PushRequest.destination",
         "orlop.v1.LoadRequest.name",
+        "orlop.v1.TagsRequest.repository",
+        "orlop.v1.ManifestRequest.name",
+        "orlop.v1.ReferrersRequest.name",
+        "orlop.v1.DeleteRequest.name",
+        "orlop.v1.CopyRequest.source",
+        "orlop.v1.CopyRequest.destination",
     }
 )
 _LOOKED_UP = frozenset(  # what must not be empty
     {
         "orlop.v1.InspectRequest.name",
+        "orlop.v1.FetchBlobsRequest.name",
         "orlop.v1.TagRequest.name",
         "orlop.v1.LabelRequest.name",
         "orlop.v1.RemoveRequest.name",

@@ -15,7 +15,7 @@ from orlop.images import api
 from orlop.observe import Progress
 from orlop.proto.orlop.v1 import transfer_pb2 as pb
 from orlop.proto.orlop.v1 import transfer_pb2_grpc
-from orlop.service.calls import watched
+from orlop.service.calls import watched, with_auth
 
 __all__ = ["Transfer"]
 
@@ -30,9 +30,15 @@ class Transfer(transfer_pb2_grpc.TransferServicer):
 
     def Pull(self, request: pb.PullRequest, context: _Context) -> Iterator[pb.PullResponse]:
         """Fetch an image."""
-        platform = request.platform if request.HasField("platform") else None
+        platform = [*([request.platform] if request.HasField("platform") else []), *request.platforms]
         for event in watched(
-            context, lambda call: self._store.pull(request.name, platform=platform, call=call)
+            context,
+            lambda call: self._store.pull(
+                request.name,
+                platform=platform,
+                all_platforms=request.all_platforms,
+                call=with_auth(call, request.auth),
+            ),
         ):
             if isinstance(event, Progress):
                 yield pb.PullResponse(progress=wire.progress_to(event))
@@ -47,7 +53,12 @@ class Transfer(transfer_pb2_grpc.TransferServicer):
         for event in watched(
             context,
             lambda call: self._store.push(
-                request.name, destination, recompress=request.recompress, call=call
+                request.name,
+                destination,
+                tags=tuple(request.tags),
+                recompress=request.recompress,
+                all_platforms=request.all_platforms,
+                call=with_auth(call, request.auth),
             ),
         ):
             if isinstance(event, Progress):
@@ -57,12 +68,34 @@ class Transfer(transfer_pb2_grpc.TransferServicer):
             else:
                 yield pb.PushResponse(pushed=wire.pushed_to(event[0]))
 
+    def FetchBlobs(self, request: pb.FetchBlobsRequest, context: _Context) -> Iterator[pb.FetchBlobsResponse]:
+        """Fetch the blobs of an image's layers."""
+        for event in watched(
+            context,
+            lambda call: self._store.fetch_blobs(request.name, call=with_auth(call, request.auth)),
+        ):
+            if isinstance(event, Progress):
+                yield pb.FetchBlobsResponse(progress=wire.progress_to(event))
+            elif isinstance(event, str):
+                yield pb.FetchBlobsResponse(warning=wire.warning_to(event))
+            else:
+                yield pb.FetchBlobsResponse(blobs=wire.blobs_to(event[0]))
+
     def Load(self, request: pb.LoadRequest, context: _Context) -> Iterator[pb.LoadResponse]:
         """Import a folder or an archive; relative to the daemon's own folder it would mean nothing."""
         if not os.path.isabs(request.source):
             raise InvalidArgument(f"load {request.source}", "the path is not absolute")
         name = request.name if request.HasField("name") else None
-        for event in watched(context, lambda call: self._store.load(request.source, name=name, call=call)):
+        for event in watched(
+            context,
+            lambda call: self._store.load(
+                request.source,
+                name=name,
+                platform=list(request.platforms),
+                all_platforms=request.all_platforms,
+                call=call,
+            ),
+        ):
             if isinstance(event, Progress):
                 yield pb.LoadResponse(progress=wire.progress_to(event))
             elif isinstance(event, str):

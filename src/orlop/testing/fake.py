@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import (
     CommitOptions,
+    FetchedBlobs,
     ImageDetails,
     ImageInfo,
     Mount,
@@ -56,14 +57,23 @@ class FakeStore(FakeUpkeep):
         *,
         layers: tuple[int, ...] = (1000,),
         platform: str = "linux/amd64",
+        more: tuple[str, ...] = (),
         warnings: tuple[str, ...] = (),
     ) -> str:
-        """Put an image with layers of these sizes into the registry; the digest of its manifest."""
+        """Put an image with layers of these sizes into the registry; the digest of its manifest.
+
+        With ``more`` platforms it is an index, of such an image for each of them, and its digest is returned.
+        """
         full = str(Reference.parse(name))
         blobs = tuple(make_layer(f"{full} {number}", size) for number, size in enumerate(layers))
-        image = make_image(blobs, platform, self.now, manifest=True, warnings=warnings)
+        image, *siblings = (
+            make_image(blobs, one, self.now, manifest=True, warnings=warnings) for one in (platform, *more)
+        )
+        if more:
+            index = Digest.of(json.dumps([one.id for one in (image, *siblings)]).encode())
+            image = replace(image, index=index, siblings=tuple(replace(one, index=index) for one in siblings))
         self.registry[full] = image
-        return Digest.of(image.manifest or b"")
+        return image.index or Digest.of(image.manifest or b"")
 
     def write(self, path: str, content: str) -> None:
         """Change something in a prepared root: commits of the same content are the same layer."""
@@ -73,15 +83,22 @@ class FakeStore(FakeUpkeep):
 
     # ------------------------------------------------------------------ images
 
-    def pull(self, name: str, *, platform: str | None = None, call: Call | None = None) -> ImageInfo:
-        """Copy an image from `registry`, with progress for each layer."""
+    def pull(
+        self,
+        name: str,
+        *,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call | None = None,
+    ) -> ImageInfo:
+        """Copy an image from `registry`, with progress for each layer; or those of some platforms."""
         call = self._begin("pull", name, call)
         full = str(Reference.parse(name))
-        image = self.registry.get(full)
-        if image is None:
+        published = self.registry.get(full)
+        if published is None:
             raise NotFound(f"pull {full}", "the registry has no such image")
-        if platform is not None and not Platform.parse(image.platform).rank(Platform.parse(platform)):
-            raise NotFound(f"pull {full}", f"no image for {platform}", details={"platform": platform})
+        chosen = _chosen(published, platform, f"pull {full}", all_platforms=all_platforms)
+        image = chosen[0]
         for text in image.warnings:
             call.observer.warning(text)
         for layer in image.layers:
@@ -95,6 +112,12 @@ class FakeStore(FakeUpkeep):
                 call.observer.progress(step)
                 call.check(f"pull {full}")
         with self._lock:
+            before = self._images.get(full)
+            if before is not None and before.index == image.index:
+                chosen += before.every
+            held = {one.id: one for one in reversed(chosen)}
+            others = tuple(one for one in held.values() if one.id != image.id)
+            image = replace(image, siblings=others if image.index else ())
             self._images[full] = image
         return image.info(full)
 
@@ -103,26 +126,55 @@ class FakeStore(FakeUpkeep):
         name: str,
         destination: str | None = None,
         *,
+        tags: Sequence[str] = (),
         recompress: bool = False,
+        all_platforms: bool = False,
         call: Call | None = None,
     ) -> PushResult:
         """Copy an image to `registry`; it gets a manifest if it had none."""
         call = self._begin("push", name, call)
         with self._lock:
             full, image = self._find(name, "push")
-            target = str(Reference.parse(destination or full))
-            if image.manifest is None or recompress:
+            if all_platforms and image.index is None:
+                raise FailedPrecondition(f"push {name}", "the name means one image, not an index")
+            if not all_platforms:
+                image = replace(image, index=None, siblings=())
+            first = Reference.parse(destination or full)
+            target = str(first)
+            names = [target, *(str(Reference.parse(f"{first.name}:{tag}")) for tag in tags)]
+            if image.manifest is None or (recompress and not all_platforms):
                 made = make_image(
                     image.layers, image.platform, image.created, manifest=True, salt=str(recompress)
                 )
                 image = replace(image, manifest=made.manifest)
                 for known in [known for known, other in self._images.items() if other.id == image.id]:
                     self._images[known] = image
-            self.registry[target] = image
+            self.registry |= dict.fromkeys(names, image)
         for layer in image.layers:
             call.observer.progress(Progress(item=layer.diff_id, phase="pushing", done=layer.size))
         size = sum(layer.size for layer in image.layers)
-        return PushResult(name=target, digest=Digest.of(image.manifest or b""), size=size)
+        digest = image.index or Digest.of(image.manifest or b"")
+        return PushResult(name=target, digest=digest, size=size, names=tuple(dict.fromkeys(names)))
+
+    def fetch_blobs(self, name: str, *, call: Call | None = None) -> FetchedBlobs:
+        """The blobs of an image's layers are there from then on."""
+        call = self._begin("fetch_blobs", name, call)
+        with self._lock:
+            full, image = self._find(name, "fetch blobs of")
+            if image.manifest is None:
+                raise FailedPrecondition(f"fetch blobs of {name}", "it has no manifest")
+            missing = [layer for layer in image.layers if not layer.blob_present]
+            here = tuple(replace(layer, blob_present=True) for layer in image.layers)
+            for known in [known for known, other in self._images.items() if other.id == image.id]:
+                self._images[known] = replace(image, layers=here)
+        for layer in missing:
+            call.observer.progress(Progress(item=layer.blob or "", phase="fetching", done=layer.blob_size))
+        return FetchedBlobs(
+            name=full,
+            fetched=tuple(layer.blob or "" for layer in missing),
+            present=tuple(layer.blob or "" for layer in image.layers if layer.blob_present),
+            size=sum(layer.blob_size for layer in missing),
+        )
 
     def images(self) -> list[ImageInfo]:
         """All images, by name."""
@@ -130,11 +182,15 @@ class FakeStore(FakeUpkeep):
         with self._lock:
             return [self._info(name, self._images[name]) for name in sorted(self._images)]
 
-    def inspect(self, name: str) -> ImageDetails:
+    def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
         """One image, whole."""
         self._begin("inspect", name)
         with self._lock:
             full, image = self._find(name, "inspect")
+            if platform is not None:
+                found = _chosen(image, platform, f"inspect {name}")[0]
+                siblings = tuple(one for one in image.every if one.id != found.id)
+                image = replace(found, siblings=siblings)
             names = self._names(image)
         return ImageDetails(
             info=self._info(full, image),
@@ -174,7 +230,15 @@ class FakeStore(FakeUpkeep):
             freed = sum(layer.size for layer in image.layers if layer.diff_id not in kept)
         return Removed(names=tuple(names), freed=freed)
 
-    def load(self, source: str, *, name: str | None = None, call: Call | None = None) -> list[ImageInfo]:
+    def load(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        platform: str | Sequence[str] | None = None,
+        all_platforms: bool = False,
+        call: Call | None = None,
+    ) -> list[ImageInfo]:
         """Take what `archives` has under a path."""
         call = self._begin("load", source, call)
         attempted = f"load {source}"
@@ -182,11 +246,14 @@ class FakeStore(FakeUpkeep):
             raise NotFound(attempted, "No such file or directory")
         loaded = []
         for published in self.archives[source]:
-            image = self.registry[str(Reference.parse(published))]
+            offered = self.registry[str(Reference.parse(published))]
+            image, *others = _chosen(offered, platform, attempted, all_platforms=all_platforms)
+            image = replace(image, siblings=tuple(others))
             full = str(Reference.parse(name or published))
             call.observer.progress(Progress(item=full, phase="reading", done=1, total=1))
             with self._lock:
-                if self._images.get(full, image) != image:
+                known = self._images.get(full, image)
+                if known.id != image.id and (image.index is None or known.index != image.index):
                     raise AlreadyExists(attempted, f"{full} means another image")
                 self._images[full] = image
             loaded.append(image.info(full))
@@ -204,6 +271,7 @@ class FakeStore(FakeUpkeep):
             raise InvalidArgument(attempted, "the path is not absolute and clean")
         _check(options, attempted)
         full, image = self._wanted(name, options, call)
+        image = replace(_chosen(image, options.platform, attempted)[0], siblings=())
         mounts = (*self._mounts(path, image, options), *self._extra(path, options, call))
         with self._lock:
             if path in self._roots:
@@ -295,7 +363,9 @@ class FakeStore(FakeUpkeep):
         if options.pull == "always":
             self.pull(name, platform=options.platform, call=call)
         try:
-            return self._find(name, "prepare")
+            full, image = self._find(name, "prepare")
+            _chosen(image, options.platform, f"prepare {name}")
+            return full, image
         except NotFound:
             if options.pull == "never":
                 raise
@@ -327,6 +397,24 @@ class FakeStore(FakeUpkeep):
         if options.self_contained:
             return (Mount(type="erofs", source=f"{lower}.erofs", target=path, options=("ro",)), *mounts)
         return mounts
+
+
+def _chosen(
+    image: FakeImage, platform: str | Sequence[str] | None, attempted: str, *, all_platforms: bool = False
+) -> tuple[FakeImage, ...]:
+    """Those that are wanted of an image and its siblings."""
+    texts = (platform,) if isinstance(platform, str) else tuple(platform or ())
+    if texts and all_platforms:
+        raise InvalidArgument(attempted, "platforms and all platforms", hint="ask for the one or the other")
+    found: dict[str, FakeImage] = {}
+    for text in texts:
+        wanted = Platform.parse(text)
+        ranked = [(Platform.parse(one.platform).rank(wanted), one) for one in image.every]
+        rank, best = max(ranked, key=lambda pair: pair[0])
+        if not rank:
+            raise NotFound(attempted, f"no image for {text}", details={"platform": text})
+        found[best.id] = best
+    return tuple(found.values()) or (image.every if all_platforms else image.every[:1])
 
 
 def _driver(options: PrepareOptions) -> str:

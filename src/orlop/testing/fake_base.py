@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from orlop.errors import NotFound
-from orlop.images.api import Blob, ImageInfo, PreparedInfo
+from orlop.images.api import Blob, HeldPlatform, ImageInfo, PreparedInfo
 from orlop.images.upkeep import Finding, Pin
 from orlop.observe import Call
 from orlop.spec.digest import Digest
@@ -47,7 +47,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeImage:
-    """An image's documents and layers; its ID is the digest of its config."""
+    """An image's documents and layers; its ID is the digest of its config.
+
+    One of an index has the digest of that, and ``siblings``: the others that there are.
+    """
 
     config: bytes
     layers: tuple[Blob, ...]
@@ -55,6 +58,13 @@ class FakeImage:
     created: str
     manifest: bytes | None = None
     warnings: tuple[str, ...] = ()
+    index: str | None = None
+    siblings: tuple[FakeImage, ...] = ()
+
+    @property
+    def every(self) -> tuple[FakeImage, ...]:
+        """It and its siblings, each by itself."""
+        return (replace(self, siblings=()), *self.siblings)
 
     @property
     def id(self) -> str:
@@ -76,6 +86,11 @@ class FakeImage:
             created=self.created,
             size=self.size,
             layers=len(self.layers),
+            index=self.index,
+            platforms=tuple(
+                HeldPlatform(platform=one.platform, id=one.id, digest=Digest.of(one.manifest or b""))
+                for one in (self.every if self.index else ())
+            ),
         )
 
 

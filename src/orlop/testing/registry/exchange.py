@@ -5,6 +5,7 @@ What a request means is in `pages` and `uploads`.
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orlop.testing.registry.faults import Fault, Seen
 from orlop.testing.registry.pages import serve
+from orlop.testing.registry.uploads import interrupted
 
 if TYPE_CHECKING:
     from orlop.testing.registry.memory import MemoryRegistry
@@ -76,6 +78,7 @@ class Exchange(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     registry: MemoryRegistry
     fault: Fault
+    taken: bytearray  # the request's body as far as it came
 
     def handle_one_request(self) -> None:
         """Serve the next request of the connection."""
@@ -91,7 +94,19 @@ class Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
             _shut(self.connection)
             return
-        body = self.read_body()
+        self.taken = bytearray()
+        if fault.early and fault.status is not None:
+            self.answer(fault.status, fault.body)
+            fault.release.wait()
+            self.close_connection = True
+            return
+        try:
+            body = self.read_body()
+        except OSError:
+            interrupted(self, bytes(self.taken))
+            self.close_connection = True
+            _shut(self.connection)  # only now: who is cut off may ask at once how far it came
+            raise
         if fault.status is not None:
             self.answer(fault.status, fault.body)
             return
@@ -105,13 +120,13 @@ class Exchange(BaseHTTPRequestHandler):
     def read_body(self) -> bytes:
         """The request's body, whole.  Raises ConnectionResetError where the client gives it up."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self._exactly(int(self.headers.get("Content-Length", "0")))
-        data = bytearray()
+            self._exactly(int(self.headers.get("Content-Length", "0")))
+            return bytes(self.taken)
         while size := self._chunk_size():
-            data += self._exactly(size)
+            self._exactly(size)
             self.rfile.readline()
         self.rfile.readline()
-        return bytes(data)
+        return bytes(self.taken)
 
     def _chunk_size(self) -> int:
         line = self.rfile.readline().split(b";")[0]
@@ -119,11 +134,20 @@ class Exchange(BaseHTTPRequestHandler):
             raise ConnectionResetError
         return int(line, 16)
 
-    def _exactly(self, size: int) -> bytes:
-        data = self.rfile.read(size)
-        if len(data) != size:
-            raise ConnectionResetError
-        return data
+    def _exactly(self, size: int) -> None:
+        """Read so many bytes to ``taken``, which has what came also where the connection is cut."""
+        end, cut, hold = len(self.taken) + size, self.fault.cut_request, self.fault.hold_request
+        while (at := len(self.taken)) < end:
+            stop = end if cut is None else min(end, cut)
+            if hold is not None and at >= hold:
+                self.fault.release.wait()
+            elif hold is not None:
+                stop = min(stop, hold)
+            piece = self.rfile.read1(min(stop - at, _PIECE)) if stop > at else b""
+            if not piece:
+                raise ConnectionResetError
+            self.taken += piece
+            self.registry.count(len(piece))
 
     def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         """Answer, and commit the fault of this exchange."""
@@ -135,18 +159,40 @@ class Exchange(BaseHTTPRequestHandler):
             self.close_connection = True
         elif status != 204:
             merged.setdefault("Content-Length", str(len(body)))
+        if fault.length is not None:
+            merged["Content-Length"] = str(fault.length)
         for name, value in merged.items():
             self.send_header(name, value)
-        self.end_headers()
+        self._send_head()
         if self.command != "HEAD":
             self._send_body(body)
+
+    def _send_head(self) -> None:
+        fault, held, real = self.fault, io.BytesIO(), self.wfile
+        if fault.hold_head is None and fault.trickle_head is None:
+            self.end_headers()
+            return
+        self.wfile = held
+        self.end_headers()
+        self.wfile = real
+        head = held.getvalue()
+        if fault.hold_head is not None:
+            self.wfile.write(head[: fault.hold_head])
+            fault.release.wait()
+            head = head[fault.hold_head :]
+        for at in range(len(head)):
+            if fault.release.wait(fault.trickle_head or 0.0):
+                self.wfile.write(head[at:])
+                return
+            self.wfile.write(head[at : at + 1])
 
     def _send_body(self, body: bytes) -> None:
         fault = self.fault
         if fault.corrupt and body:
             body = bytes([body[0] ^ 0xFF]) + body[1:]
         if fault.cut_after is not None:
-            self.wfile.write(body[: fault.cut_after])
+            cut = fault.cut_after(len(body)) if callable(fault.cut_after) else fault.cut_after
+            self.wfile.write(body[:cut])
             self.close_connection = True
             _shut(self.connection)
             return

@@ -50,17 +50,31 @@ class MemoryRegistry:
         self.users = dict(users)
         self.refresh_tokens: dict[str, str] = {}
         self.anonymous = anonymous
+        self.offline = False  # whether who asks for an identity token is given one
+        self.rotates = False  # whether an identity token serves once, and another comes with the answer
         self.token_life = token_life
         self.realm = ""
         self.mounts = True  # whether cross-repository mounts are granted
         self.upload_location = ""  # a prefix for Location, such as another host's URL
+        self.single_post = False  # whether a POST with a digest stores its body
+        self.post_begins = False  # whether the body of a POST that only opens a session is its beginning
+        self.chunk_min = 0  # the OCI-Chunk-Min-Length that is told, and held to
+        self.body_max = 0  # bytes of a request's body above which it is 413; 0: no bound
+        self.moving = False  # every answer about an upload names another Location, and the last is gone
+        self.keeps_partial = True  # whether what came of a request that was cut counts
+        self.received = 0  # bytes of requests' bodies so far
+        self.tags_page = 0  # the most tags, or referrers, of one page; 0: no bound
+        self.referrers_api = True  # whether it keeps lists of referrers, or clients do under a tag
+        self.filters = True  # whether it chooses among referrers itself
+        self.deletes: Literal["", "manifests", "all"] = "all"  # what it deletes: nothing, not tags, all
         self.blobs: dict[str, bytes] = {}
         self.blob_owners: dict[str, set[str]] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.uploads: dict[str, bytearray] = {}
+        self.chunks: dict[str, list[int]] = {}  # how long each PATCH of an upload was
         self.tokens: dict[str, _Token] = {}
         self.requests: list[Seen] = []
-        self.lock = threading.Lock()  # guards the faults' counts
+        self.lock = threading.Lock()  # guards the faults' counts, and that of bytes
         self._faults: list[tuple[Fault, Iterator[int]]] = []
         self._tls = tls
         registry = self
@@ -124,6 +138,11 @@ class MemoryRegistry:
         """The requests so far whose method is ``method`` and whose path holds ``path``."""
         return [one for one in self.requests if method in ("", one.method) and path in one.path]
 
+    def count(self, received: int) -> None:
+        """Count bytes of a request's body."""
+        with self.lock:
+            self.received += received
+
     def fault_for(self, method: str, path: str) -> Fault:
         """The fault to commit for a request; one that does nothing where none matches."""
         with self.lock:
@@ -138,6 +157,12 @@ class MemoryRegistry:
         allowed = {scope if user is not None else re.sub(r":[^:]*$", ":pull", scope) for scope in scopes}
         token = secrets.token_urlsafe(24)
         self.tokens[token] = _Token(frozenset(allowed), time.monotonic() + self.token_life)
+        return token
+
+    def new_refresh_token(self, user: str) -> str:
+        """A new identity token of a user."""
+        token = secrets.token_urlsafe(24)
+        self.refresh_tokens[token] = user
         return token
 
     def allows(self, authorization: str, repository: str, action: str) -> bool:

@@ -142,19 +142,25 @@ class PrepareRootRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
     name: builtins.str
     path: builtins.str
     @property
     def options(self) -> Global___PrepareOptions: ...
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For the registry that the image comes from."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         path: builtins.str = ...,
         options: Global___PrepareOptions | None = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "options", b"options", "path", b"path"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["auth", b"auth", "options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["auth", b"auth", "name", b"name", "options", b"options", "path", b"path"]) -> None: ...
 
 Global___PrepareRootRequest: typing_extensions.TypeAlias = PrepareRootRequest
 
@@ -186,19 +192,25 @@ class WatchPrepareRootRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
     name: builtins.str
     path: builtins.str
     @property
     def options(self) -> Global___PrepareOptions: ...
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For the registry that the image comes from."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         path: builtins.str = ...,
         options: Global___PrepareOptions | None = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "options", b"options", "path", b"path"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["auth", b"auth", "options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["auth", b"auth", "name", b"name", "options", b"options", "path", b"path"]) -> None: ...
 
 Global___WatchPrepareRootRequest: typing_extensions.TypeAlias = WatchPrepareRootRequest
 
@@ -503,14 +515,20 @@ class InspectRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     NAME_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
     name: builtins.str
     """A name, an ID, or at least 12 hexadecimal digits of an ID."""
+    platform: builtins.str
+    """"os/arch[/variant]": which image of an index; absent for what the name means without one."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
+        platform: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_platform", b"_platform", "platform", b"platform"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_platform", b"_platform", "name", b"name", "platform", b"platform"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_platform", b"_platform"]) -> typing.Literal["platform"] | None: ...
 
 Global___InspectRequest: typing_extensions.TypeAlias = InspectRequest
 

@@ -25,29 +25,35 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17orlop/v1/transfer.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"?\n\x0bPullRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_platform\"\x87\x01\n\x0cPullResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"Y\n\x0bPushRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65stination\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nrecompress\x18\x03 \x01(\x08\x42\x0e\n\x0c_destination\"4\n\x06Pushed\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\x89\x01\n\x0cPushResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06pushed\x18\x03 \x01(\x0b\x32\x10.orlop.v1.PushedH\x00\x42\x07\n\x05\x65vent\"9\n\x0bLoadRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\")\n\x06Loaded\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"\x89\x01\n\x0cLoadResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06loaded\x18\x03 \x01(\x0b\x32\x10.orlop.v1.LoadedH\x00\x42\x07\n\x05\x65vent2\xb5\x01\n\x08Transfer\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullResponse0\x01\x12\x37\n\x04Push\x12\x15.orlop.v1.PushRequest\x1a\x16.orlop.v1.PushResponse0\x01\x12\x37\n\x04Load\x12\x15.orlop.v1.LoadRequest\x1a\x16.orlop.v1.LoadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17orlop/v1/transfer.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"\x87\x01\n\x0bPullRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tplatforms\x18\x03 \x03(\t\x12\x15\n\rall_platforms\x18\x04 \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0b\n\t_platform\"\x87\x01\n\x0cPullResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"\x9c\x01\n\x0bPushRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65stination\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\nrecompress\x18\x03 \x01(\x08\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x15\n\rall_platforms\x18\n \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0e\n\x0c_destination\"C\n\x06Pushed\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\r\n\x05names\x18\x04 \x03(\t\"\x89\x01\n\x0cPushResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06pushed\x18\x03 \x01(\x0b\x32\x10.orlop.v1.PushedH\x00\x42\x07\n\x05\x65vent\"?\n\x11\x46\x65tchBlobsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"L\n\x0c\x46\x65tchedBlobs\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x66\x65tched\x18\x02 \x03(\t\x12\x0f\n\x07present\x18\x03 \x03(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\"\x94\x01\n\x12\x46\x65tchBlobsResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\'\n\x05\x62lobs\x18\x03 \x01(\x0b\x32\x16.orlop.v1.FetchedBlobsH\x00\x42\x07\n\x05\x65vent\"c\n\x0bLoadRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tplatforms\x18\x03 \x03(\t\x12\x15\n\rall_platforms\x18\x04 \x01(\x08\x42\x07\n\x05_name\")\n\x06Loaded\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"\x89\x01\n\x0cLoadResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06loaded\x18\x03 \x01(\x0b\x32\x10.orlop.v1.LoadedH\x00\x42\x07\n\x05\x65vent2\x80\x02\n\x08Transfer\x12\x37\n\x04Pull\x12\x15.orlop.v1.PullRequest\x1a\x16.orlop.v1.PullResponse0\x01\x12\x37\n\x04Push\x12\x15.orlop.v1.PushRequest\x1a\x16.orlop.v1.PushResponse0\x01\x12I\n\nFetchBlobs\x12\x1b.orlop.v1.FetchBlobsRequest\x1a\x1c.orlop.v1.FetchBlobsResponse0\x01\x12\x37\n\x04Load\x12\x15.orlop.v1.LoadRequest\x1a\x16.orlop.v1.LoadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orlop.proto.orlop.v1.transfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PULLREQUEST']._serialized_start=59
-  _globals['_PULLREQUEST']._serialized_end=122
-  _globals['_PULLRESPONSE']._serialized_start=125
-  _globals['_PULLRESPONSE']._serialized_end=260
-  _globals['_PUSHREQUEST']._serialized_start=262
-  _globals['_PUSHREQUEST']._serialized_end=351
-  _globals['_PUSHED']._serialized_start=353
-  _globals['_PUSHED']._serialized_end=405
-  _globals['_PUSHRESPONSE']._serialized_start=408
-  _globals['_PUSHRESPONSE']._serialized_end=545
-  _globals['_LOADREQUEST']._serialized_start=547
-  _globals['_LOADREQUEST']._serialized_end=604
-  _globals['_LOADED']._serialized_start=606
-  _globals['_LOADED']._serialized_end=647
-  _globals['_LOADRESPONSE']._serialized_start=650
-  _globals['_LOADRESPONSE']._serialized_end=787
-  _globals['_TRANSFER']._serialized_start=790
-  _globals['_TRANSFER']._serialized_end=971
+  _globals['_PULLREQUEST']._serialized_start=60
+  _globals['_PULLREQUEST']._serialized_end=195
+  _globals['_PULLRESPONSE']._serialized_start=198
+  _globals['_PULLRESPONSE']._serialized_end=333
+  _globals['_PUSHREQUEST']._serialized_start=336
+  _globals['_PUSHREQUEST']._serialized_end=492
+  _globals['_PUSHED']._serialized_start=494
+  _globals['_PUSHED']._serialized_end=561
+  _globals['_PUSHRESPONSE']._serialized_start=564
+  _globals['_PUSHRESPONSE']._serialized_end=701
+  _globals['_FETCHBLOBSREQUEST']._serialized_start=703
+  _globals['_FETCHBLOBSREQUEST']._serialized_end=766
+  _globals['_FETCHEDBLOBS']._serialized_start=768
+  _globals['_FETCHEDBLOBS']._serialized_end=844
+  _globals['_FETCHBLOBSRESPONSE']._serialized_start=847
+  _globals['_FETCHBLOBSRESPONSE']._serialized_end=995
+  _globals['_LOADREQUEST']._serialized_start=997
+  _globals['_LOADREQUEST']._serialized_end=1096
+  _globals['_LOADED']._serialized_start=1098
+  _globals['_LOADED']._serialized_end=1139
+  _globals['_LOADRESPONSE']._serialized_start=1142
+  _globals['_LOADRESPONSE']._serialized_end=1279
+  _globals['_TRANSFER']._serialized_start=1282
+  _globals['_TRANSFER']._serialized_end=1538
 # @@protoc_insertion_point(module_scope)

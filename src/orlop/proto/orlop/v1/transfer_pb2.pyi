@@ -28,17 +28,33 @@ class PullRequest(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     PLATFORM_FIELD_NUMBER: builtins.int
+    PLATFORMS_FIELD_NUMBER: builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
     name: builtins.str
     platform: builtins.str
     """"os/arch[/variant]"; absent for the machine's own."""
+    all_platforms: builtins.bool
+    """Of an index: the whole of it.  Not with platforms."""
+    @property
+    def platforms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Of an index: those of these platforms, too."""
+
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For the registry that the image comes from."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         platform: builtins.str | None = ...,
+        platforms: collections.abc.Iterable[builtins.str] | None = ...,
+        all_platforms: builtins.bool = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_platform", b"_platform", "platform", b"platform"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_platform", b"_platform", "name", b"name", "platform", b"platform"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_platform", b"_platform", "auth", b"auth", "platform", b"platform"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_platform", b"_platform", "all_platforms", b"all_platforms", "auth", b"auth", "name", b"name", "platform", b"platform", "platforms", b"platforms"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_platform", b"_platform"]) -> typing.Literal["platform"] | None: ...
 
 Global___PullRequest: typing_extensions.TypeAlias = PullRequest
@@ -76,20 +92,36 @@ class PushRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DESTINATION_FIELD_NUMBER: builtins.int
     RECOMPRESS_FIELD_NUMBER: builtins.int
+    TAGS_FIELD_NUMBER: builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
     name: builtins.str
     destination: builtins.str
     """Absent: the image's own name."""
     recompress: builtins.bool
     """Allow a new digest where a missing blob cannot be had otherwise."""
+    all_platforms: builtins.bool
+    """The index that the name means, with all that is in it."""
+    @property
+    def tags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Further tags of the destination's repository."""
+
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For the registry that the image goes to."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         destination: builtins.str | None = ...,
         recompress: builtins.bool = ...,
+        tags: collections.abc.Iterable[builtins.str] | None = ...,
+        all_platforms: builtins.bool = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_destination", b"_destination", "destination", b"destination"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_destination", b"_destination", "destination", b"destination", "name", b"name", "recompress", b"recompress"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_destination", b"_destination", "auth", b"auth", "destination", b"destination"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_destination", b"_destination", "all_platforms", b"all_platforms", "auth", b"auth", "destination", b"destination", "name", b"name", "recompress", b"recompress", "tags", b"tags"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_destination", b"_destination"]) -> typing.Literal["destination"] | None: ...
 
 Global___PushRequest: typing_extensions.TypeAlias = PushRequest
@@ -103,17 +135,23 @@ class Pushed(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
     name: builtins.str
     digest: builtins.str
     size: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """All names it got, the first one among them."""
+
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         digest: builtins.str = ...,
         size: builtins.int = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "name", b"name", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "name", b"name", "names", b"names", "size", b"size"]) -> None: ...
 
 Global___Pushed: typing_extensions.TypeAlias = Pushed
 
@@ -144,23 +182,109 @@ class PushResponse(google.protobuf.message.Message):
 Global___PushResponse: typing_extensions.TypeAlias = PushResponse
 
 @typing.final
+class FetchBlobsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For a registry that has blobs of it."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["auth", b"auth"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["auth", b"auth", "name", b"name"]) -> None: ...
+
+Global___FetchBlobsRequest: typing_extensions.TypeAlias = FetchBlobsRequest
+
+@typing.final
+class FetchedBlobs(google.protobuf.message.Message):
+    """FetchedBlobs are digests of an image's blobs: those that were fetched, and those that were there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FETCHED_FIELD_NUMBER: builtins.int
+    PRESENT_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    size: builtins.int
+    """Bytes that were fetched."""
+    @property
+    def fetched(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def present(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        fetched: collections.abc.Iterable[builtins.str] | None = ...,
+        present: collections.abc.Iterable[builtins.str] | None = ...,
+        size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["fetched", b"fetched", "name", b"name", "present", b"present", "size", b"size"]) -> None: ...
+
+Global___FetchedBlobs: typing_extensions.TypeAlias = FetchedBlobs
+
+@typing.final
+class FetchBlobsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
+    BLOBS_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> orlop.proto.orlop.v1.types_pb2.Progress: ...
+    @property
+    def warning(self) -> orlop.proto.orlop.v1.types_pb2.Warning: ...
+    @property
+    def blobs(self) -> Global___FetchedBlobs: ...
+    def __init__(
+        self,
+        *,
+        progress: orlop.proto.orlop.v1.types_pb2.Progress | None = ...,
+        warning: orlop.proto.orlop.v1.types_pb2.Warning | None = ...,
+        blobs: Global___FetchedBlobs | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["blobs", b"blobs", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["blobs", b"blobs", "event", b"event", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "blobs"] | None: ...
+
+Global___FetchBlobsResponse: typing_extensions.TypeAlias = FetchBlobsResponse
+
+@typing.final
 class LoadRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
+    PLATFORMS_FIELD_NUMBER: builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: builtins.int
     source: builtins.str
     """An absolute path: a folder or a tar."""
     name: builtins.str
     """Absent: the names in the archive."""
+    all_platforms: builtins.bool
+    @property
+    def platforms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """As for Pull: of indexes in a layout."""
+
     def __init__(
         self,
         *,
         source: builtins.str = ...,
         name: builtins.str | None = ...,
+        platforms: collections.abc.Iterable[builtins.str] | None = ...,
+        all_platforms: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_name", b"_name", "name", b"name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_name", b"_name", "name", b"name", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_name", b"_name", "all_platforms", b"all_platforms", "name", b"name", "platforms", b"platforms", "source", b"source"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
 
 Global___LoadRequest: typing_extensions.TypeAlias = LoadRequest

@@ -44,6 +44,11 @@ class TransferStub(object):
                 request_serializer=orlop_dot_v1_dot_transfer__pb2.PushRequest.SerializeToString,
                 response_deserializer=orlop_dot_v1_dot_transfer__pb2.PushResponse.FromString,
                 _registered_method=True)
+        self.FetchBlobs = channel.unary_stream(
+                '/orlop.v1.Transfer/FetchBlobs',
+                request_serializer=orlop_dot_v1_dot_transfer__pb2.FetchBlobsRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_transfer__pb2.FetchBlobsResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_stream(
                 '/orlop.v1.Transfer/Load',
                 request_serializer=orlop_dot_v1_dot_transfer__pb2.LoadRequest.SerializeToString,
@@ -68,6 +73,13 @@ class TransferServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchBlobs(self, request, context):
+        """FetchBlobs fetches the blobs of an image's layers that are not kept, so that it can go anywhere as it came.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """Load imports an OCI layout or a docker archive from the service's own file system.
         """
@@ -87,6 +99,11 @@ def add_TransferServicer_to_server(servicer, server):
                     servicer.Push,
                     request_deserializer=orlop_dot_v1_dot_transfer__pb2.PushRequest.FromString,
                     response_serializer=orlop_dot_v1_dot_transfer__pb2.PushResponse.SerializeToString,
+            ),
+            'FetchBlobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchBlobs,
+                    request_deserializer=orlop_dot_v1_dot_transfer__pb2.FetchBlobsRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_transfer__pb2.FetchBlobsResponse.SerializeToString,
             ),
             'Load': grpc.unary_stream_rpc_method_handler(
                     servicer.Load,
@@ -148,6 +165,33 @@ class Transfer(object):
             '/orlop.v1.Transfer/Push',
             orlop_dot_v1_dot_transfer__pb2.PushRequest.SerializeToString,
             orlop_dot_v1_dot_transfer__pb2.PushResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchBlobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/orlop.v1.Transfer/FetchBlobs',
+            orlop_dot_v1_dot_transfer__pb2.FetchBlobsRequest.SerializeToString,
+            orlop_dot_v1_dot_transfer__pb2.FetchBlobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

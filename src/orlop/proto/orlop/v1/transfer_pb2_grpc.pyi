@@ -60,6 +60,22 @@ _TransferPushType = typing_extensions.TypeVar(
     ],
 )
 
+_TransferFetchBlobsType = typing_extensions.TypeVar(
+    '_TransferFetchBlobsType',
+    grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
+    ],
+)
+
 _TransferLoadType = typing_extensions.TypeVar(
     '_TransferLoadType',
     grpc.UnaryStreamMultiCallable[
@@ -76,7 +92,7 @@ _TransferLoadType = typing_extensions.TypeVar(
     ],
 )
 
-class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _TransferLoadType]):
+class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _TransferFetchBlobsType, _TransferLoadType]):
     @typing.overload
     def __init__(self: TransferStub[
         grpc.UnaryStreamMultiCallable[
@@ -86,6 +102,10 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
         grpc.UnaryStreamMultiCallable[
             orlop.proto.orlop.v1.transfer_pb2.PushRequest,
             orlop.proto.orlop.v1.transfer_pb2.PushResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+            orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
@@ -104,6 +124,10 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
             orlop.proto.orlop.v1.transfer_pb2.PushResponse,
         ],
         grpc.aio.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+            orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
             orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
             orlop.proto.orlop.v1.transfer_pb2.LoadResponse,
         ],
@@ -114,6 +138,9 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
 
     Push: _TransferPushType
     """Push sends an image to a registry."""
+
+    FetchBlobs: _TransferFetchBlobsType
+    """FetchBlobs fetches the blobs of an image's layers that are not kept, so that it can go anywhere as it came."""
 
     Load: _TransferLoadType
     """Load imports an OCI layout or a docker archive from the service's own file system."""
@@ -126,6 +153,10 @@ TransferAsyncStub: typing_extensions.TypeAlias = TransferStub[
     grpc.aio.UnaryStreamMultiCallable[
         orlop.proto.orlop.v1.transfer_pb2.PushRequest,
         orlop.proto.orlop.v1.transfer_pb2.PushResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+        orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
@@ -149,6 +180,14 @@ class TransferServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.transfer_pb2.PushResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.transfer_pb2.PushResponse]]:
         """Push sends an image to a registry."""
+
+    @abc.abstractmethod
+    def FetchBlobs(
+        self,
+        request: orlop.proto.orlop.v1.transfer_pb2.FetchBlobsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.transfer_pb2.FetchBlobsResponse]]:
+        """FetchBlobs fetches the blobs of an image's layers that are not kept, so that it can go anywhere as it came."""
 
     @abc.abstractmethod
     def Load(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/types.proto\x12\x08orlop.v1\"F\n\x05Mount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"\xec\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x13\n\x06\x64igest\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x12\x0c\n\x04size\x18\x06 \x01(\x03\x12\x0e\n\x06layers\x18\x07 \x01(\x05\x12\x0c\n\x04used\x18\x08 \x01(\t\x12+\n\x06labels\x18\t \x03(\x0b\x32\x1b.orlop.v1.Image.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_digest\"6\n\x05IdMap\x12\x0e\n\x06inside\x18\x01 \x01(\x03\x12\x0f\n\x07outside\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xf8\x02\n\x04Root\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x10\n\x08image_id\x18\x03 \x01(\t\x12 \n\x04kind\x18\x04 \x01(\x0e\x32\x12.orlop.v1.RootKind\x12\x0e\n\x06\x64river\x18\x05 \x01(\t\x12\x0f\n\x07mounted\x18\x06 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x07 \x01(\t\x12\x1f\n\x06mounts\x18\x08 \x03(\x0b\x32\x0f.orlop.v1.Mount\x12*\n\x06labels\x18\t \x03(\x0b\x32\x1a.orlop.v1.Root.LabelsEntry\x12\x12\n\x05quota\x18\n \x01(\x03H\x00\x88\x01\x01\x12 \n\x07uid_map\x18\x0b \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12 \n\x07gid_map\x18\x0c \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12\x0f\n\x07missing\x18\r \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_quota\"R\n\x08Progress\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x0c\n\x04rate\x18\x05 \x01(\x01\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xa3\x01\n\x0b\x45rrorDetail\x12\x11\n\tattempted\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x33\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\".orlop.v1.ErrorDetail.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*O\n\x08RootKind\x12\x19\n\x15ROOT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10ROOT_KIND_ACTIVE\x10\x01\x12\x12\n\x0eROOT_KIND_VIEW\x10\x02*q\n\nPullPolicy\x12\x1b\n\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13PULL_POLICY_MISSING\x10\x01\x12\x15\n\x11PULL_POLICY_NEVER\x10\x02\x12\x16\n\x12PULL_POLICY_ALWAYS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14orlop/v1/types.proto\x12\x08orlop.v1\"F\n\x05Mount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"\xb5\x02\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x13\n\x06\x64igest\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08platform\x18\x04 \x01(\t\x12\x0f\n\x07\x63reated\x18\x05 \x01(\t\x12\x0c\n\x04size\x18\x06 \x01(\x03\x12\x0e\n\x06layers\x18\x07 \x01(\x05\x12\x0c\n\x04used\x18\x08 \x01(\t\x12+\n\x06labels\x18\t \x03(\x0b\x32\x1b.orlop.v1.Image.LabelsEntry\x12\x12\n\x05index\x18\n \x01(\tH\x01\x88\x01\x01\x12)\n\tplatforms\x18\x0b \x03(\x0b\x32\x16.orlop.v1.HeldPlatform\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_digestB\x08\n\x06_index\"<\n\x0cHeldPlatform\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"6\n\x05IdMap\x12\x0e\n\x06inside\x18\x01 \x01(\x03\x12\x0f\n\x07outside\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\xf8\x02\n\x04Root\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x10\n\x08image_id\x18\x03 \x01(\t\x12 \n\x04kind\x18\x04 \x01(\x0e\x32\x12.orlop.v1.RootKind\x12\x0e\n\x06\x64river\x18\x05 \x01(\t\x12\x0f\n\x07mounted\x18\x06 \x01(\x08\x12\x0f\n\x07\x63reated\x18\x07 \x01(\t\x12\x1f\n\x06mounts\x18\x08 \x03(\x0b\x32\x0f.orlop.v1.Mount\x12*\n\x06labels\x18\t \x03(\x0b\x32\x1a.orlop.v1.Root.LabelsEntry\x12\x12\n\x05quota\x18\n \x01(\x03H\x00\x88\x01\x01\x12 \n\x07uid_map\x18\x0b \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12 \n\x07gid_map\x18\x0c \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12\x0f\n\x07missing\x18\r \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_quota\"R\n\x08Progress\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03\x12\x0c\n\x04rate\x18\x05 \x01(\x01\"l\n\x04\x41uth\x12\x10\n\x08registry\x18\x01 \x01(\t\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x10\n\x08password\x18\x03 \x01(\t\x12\x16\n\x0eidentity_token\x18\x04 \x01(\t\x12\x16\n\x0eregistry_token\x18\x05 \x01(\t\"\x17\n\x07Warning\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xa3\x01\n\x0b\x45rrorDetail\x12\x11\n\tattempted\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\x33\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\".orlop.v1.ErrorDetail.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*O\n\x08RootKind\x12\x19\n\x15ROOT_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10ROOT_KIND_ACTIVE\x10\x01\x12\x12\n\x0eROOT_KIND_VIEW\x10\x02*q\n\nPullPolicy\x12\x1b\n\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13PULL_POLICY_MISSING\x10\x01\x12\x15\n\x11PULL_POLICY_NEVER\x10\x02\x12\x16\n\x12PULL_POLICY_ALWAYS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +37,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROOT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_ERRORDETAIL_DETAILSENTRY']._loaded_options = None
   _globals['_ERRORDETAIL_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_ROOTKIND']._serialized_start=1055
-  _globals['_ROOTKIND']._serialized_end=1134
-  _globals['_PULLPOLICY']._serialized_start=1136
-  _globals['_PULLPOLICY']._serialized_end=1249
+  _globals['_ROOTKIND']._serialized_start=1300
+  _globals['_ROOTKIND']._serialized_end=1379
+  _globals['_PULLPOLICY']._serialized_start=1381
+  _globals['_PULLPOLICY']._serialized_end=1494
   _globals['_MOUNT']._serialized_start=34
   _globals['_MOUNT']._serialized_end=104
   _globals['_IMAGE']._serialized_start=107
-  _globals['_IMAGE']._serialized_end=343
-  _globals['_IMAGE_LABELSENTRY']._serialized_start=287
-  _globals['_IMAGE_LABELSENTRY']._serialized_end=332
-  _globals['_IDMAP']._serialized_start=345
-  _globals['_IDMAP']._serialized_end=399
-  _globals['_ROOT']._serialized_start=402
-  _globals['_ROOT']._serialized_end=778
-  _globals['_ROOT_LABELSENTRY']._serialized_start=287
-  _globals['_ROOT_LABELSENTRY']._serialized_end=332
-  _globals['_PROGRESS']._serialized_start=780
-  _globals['_PROGRESS']._serialized_end=862
-  _globals['_WARNING']._serialized_start=864
-  _globals['_WARNING']._serialized_end=887
-  _globals['_ERRORDETAIL']._serialized_start=890
-  _globals['_ERRORDETAIL']._serialized_end=1053
-  _globals['_ERRORDETAIL_DETAILSENTRY']._serialized_start=1007
-  _globals['_ERRORDETAIL_DETAILSENTRY']._serialized_end=1053
+  _globals['_IMAGE']._serialized_end=416
+  _globals['_IMAGE_LABELSENTRY']._serialized_start=350
+  _globals['_IMAGE_LABELSENTRY']._serialized_end=395
+  _globals['_HELDPLATFORM']._serialized_start=418
+  _globals['_HELDPLATFORM']._serialized_end=478
+  _globals['_IDMAP']._serialized_start=480
+  _globals['_IDMAP']._serialized_end=534
+  _globals['_ROOT']._serialized_start=537
+  _globals['_ROOT']._serialized_end=913
+  _globals['_ROOT_LABELSENTRY']._serialized_start=350
+  _globals['_ROOT_LABELSENTRY']._serialized_end=395
+  _globals['_PROGRESS']._serialized_start=915
+  _globals['_PROGRESS']._serialized_end=997
+  _globals['_AUTH']._serialized_start=999
+  _globals['_AUTH']._serialized_end=1107
+  _globals['_WARNING']._serialized_start=1109
+  _globals['_WARNING']._serialized_end=1132
+  _globals['_ERRORDETAIL']._serialized_start=1135
+  _globals['_ERRORDETAIL']._serialized_end=1298
+  _globals['_ERRORDETAIL_DETAILSENTRY']._serialized_start=1252
+  _globals['_ERRORDETAIL_DETAILSENTRY']._serialized_end=1298
 # @@protoc_insertion_point(module_scope)

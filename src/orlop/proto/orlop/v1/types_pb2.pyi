@@ -125,6 +125,8 @@ class Image(google.protobuf.message.Message):
     LAYERS_FIELD_NUMBER: builtins.int
     USED_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    PLATFORMS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """In full: "docker.io/library/alpine:latest"."""
     id: builtins.str
@@ -140,9 +142,15 @@ class Image(google.protobuf.message.Message):
     layers: builtins.int
     used: builtins.str
     """RFC 3339: when it was last pulled, prepared or committed."""
+    index: builtins.str
+    """The digest of the index that the name means; absent where it means one image."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """The store's own, of this name."""
+
+    @property
+    def platforms(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HeldPlatform]:
+        """The images of it that the store holds, the one that all else here is about first."""
 
     def __init__(
         self,
@@ -156,12 +164,43 @@ class Image(google.protobuf.message.Message):
         layers: builtins.int = ...,
         used: builtins.str = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        index: builtins.str | None = ...,
+        platforms: collections.abc.Iterable[Global___HeldPlatform] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_digest", b"_digest", "digest", b"digest"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_digest", b"_digest", "created", b"created", "digest", b"digest", "id", b"id", "labels", b"labels", "layers", b"layers", "name", b"name", "platform", b"platform", "size", b"size", "used", b"used"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_digest", b"_digest", "_index", b"_index", "digest", b"digest", "index", b"index"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_digest", b"_digest", "_index", b"_index", "created", b"created", "digest", b"digest", "id", b"id", "index", b"index", "labels", b"labels", "layers", b"layers", "name", b"name", "platform", b"platform", "platforms", b"platforms", "size", b"size", "used", b"used"]) -> None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_digest", b"_digest"]) -> typing.Literal["digest"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_index", b"_index"]) -> typing.Literal["index"] | None: ...
 
 Global___Image: typing_extensions.TypeAlias = Image
+
+@typing.final
+class HeldPlatform(google.protobuf.message.Message):
+    """HeldPlatform is one image of an index."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """"os/arch[/variant]"."""
+    id: builtins.str
+    """The digest of its config."""
+    digest: builtins.str
+    """The digest of its manifest."""
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        id: builtins.str = ...,
+        digest: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "id", b"id", "platform", b"platform"]) -> None: ...
+
+Global___HeldPlatform: typing_extensions.TypeAlias = HeldPlatform
 
 @typing.final
 class IdMap(google.protobuf.message.Message):
@@ -286,7 +325,7 @@ class Progress(google.protobuf.message.Message):
     item: builtins.str
     """A digest or a name."""
     phase: builtins.str
-    """"resolving", "waiting", "fetching", "indexing", "reading", "checking", "mounted", "pushing",
+    """"resolving", "waiting", "following", "fetching", "indexing", "reading", "checking", "mounted", "pushing",
     "exists", "done".  More may come.
     """
     done: builtins.int
@@ -307,6 +346,40 @@ class Progress(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["done", b"done", "item", b"item", "phase", b"phase", "rate", b"rate", "total", b"total"]) -> None: ...
 
 Global___Progress: typing_extensions.TypeAlias = Progress
+
+@typing.final
+class Auth(google.protobuf.message.Message):
+    """Auth is what a user goes by at one registry, for one call: it goes before what the service keeps, and is
+    neither kept nor logged.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REGISTRY_FIELD_NUMBER: builtins.int
+    USERNAME_FIELD_NUMBER: builtins.int
+    PASSWORD_FIELD_NUMBER: builtins.int
+    IDENTITY_TOKEN_FIELD_NUMBER: builtins.int
+    REGISTRY_TOKEN_FIELD_NUMBER: builtins.int
+    registry: builtins.str
+    """The host, and the port where there is one, that it is for: "registry.lan:5000", "docker.io"."""
+    username: builtins.str
+    password: builtins.str
+    identity_token: builtins.str
+    """An OAuth 2 refresh token, in the password's place."""
+    registry_token: builtins.str
+    """A bearer token, to use as it is."""
+    def __init__(
+        self,
+        *,
+        registry: builtins.str = ...,
+        username: builtins.str = ...,
+        password: builtins.str = ...,
+        identity_token: builtins.str = ...,
+        registry_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["identity_token", b"identity_token", "password", b"password", "registry", b"registry", "registry_token", b"registry_token", "username", b"username"]) -> None: ...
+
+Global___Auth: typing_extensions.TypeAlias = Auth
 
 @typing.final
 class Warning(google.protobuf.message.Message):
