@@ -1,6 +1,6 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [pull|drivers|scale|durable|confinement] [IMAGE ...]
+    python bench/run.py [pull|fetch|drivers|scale|durable|confinement] [IMAGE ...]
 
 QUICK=1: two images, two rounds; ROUNDS=N: how often.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import confinement, drivers, durable, lab, pull, scale
+from bench import confinement, drivers, durable, fetch, lab, pull, scale
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -63,6 +63,13 @@ def bench_pull(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[st
     return "# Pull to a usable root\n\n" + pull.table(rows), {"rows": [asdict(row) for row in rows]}
 
 
+def bench_fetch(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    images = images or ["node-many"] + ([] if QUICK else ["ml"])
+    rows = fetch.compare(disk, images, rounds, say)
+    text = f"# Pull without preparing\n\n{fetch.table(rows)}\n{version('skopeo', '--version')}\n"
+    return text, {"rows": [asdict(row) for row in rows]}
+
+
 def bench_drivers(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
     image = images[0] if images else "node-many"
     layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
@@ -96,6 +103,7 @@ def bench_confinement(disk: Path, images: list[str], rounds: int) -> tuple[str, 
 
 PARTS = {
     "pull": bench_pull,
+    "fetch": bench_fetch,
     "drivers": bench_drivers,
     "scale": bench_scale,
     "durable": bench_durable,

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis
 
 from orlop.linux.mount import FsContext
 from support import disks
@@ -34,6 +36,10 @@ _soak_share = pytest.StashKey[float]()
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ORLOP_CONFIG"] = os.devnull  # no test depends on what this machine's files say
+    # No property fails because the machine was slow.
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    hypothesis.register_profile("orlop", hypothesis(), deadline=None, suppress_health_check=slow)
+    hypothesis.load_profile("orlop")
     # A shell's background job ignores these, and so would all that tests start and interrupt
     for number, default in (
         (signal.SIGINT, signal.default_int_handler),

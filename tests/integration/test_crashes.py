@@ -16,7 +16,7 @@ import pytest
 from orlop.testing.crashes import points
 from orlop.testing.registry import MemoryRegistry
 from support import images
-from support.crash_scenarios import SCENARIOS, layer
+from support.crash_scenarios import SCENARIOS, index_of, layer
 from support.crashes import Trials, each, share
 
 pytestmark = pytest.mark.root
@@ -34,6 +34,12 @@ def trials(lab: Path) -> Iterator[Trials]:
         for blob in image.blobs.values():
             registry.add_blob("app", blob)
         registry.add_manifest("app", "v1", image.document, image.media_type)
+        index = index_of(image)
+        for part in index.parts:
+            for blob in part.blobs.values():
+                registry.add_blob("app", blob)
+            registry.add_manifest("app", part.digest, part.document, part.media_type)
+        registry.add_manifest("app", "all", index.document, index.media_type)
         with Trials(folder / "trials", registry.host, layout) as running:
             yield running
             running.clear()

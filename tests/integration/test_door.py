@@ -29,10 +29,11 @@ from orlop import errors
 from orlop.client import RemoteStore
 from orlop.images.api import PrepareOptions
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, store_pb2, transfer_pb2
+from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, registries_pb2, store_pb2, transfer_pb2
 from orlop.service import Daemon, ServiceLimits
 from orlop.service.tls import ServerTls
 from orlop.testing.fake import FakeStore
+from orlop.testing.fake_registries import FakeRegistries
 
 pytestmark = pytest.mark.root
 
@@ -61,7 +62,11 @@ def fake(place):
 @contextmanager
 def door(store, place, listen=None, *, tls=None, **limits):
     daemon = Daemon(
-        store, listen or f"unix://{place}/socket/orlop.sock", limits=ServiceLimits(**limits), tls=tls
+        store,
+        listen or f"unix://{place}/socket/orlop.sock",
+        limits=ServiceLimits(**limits),
+        tls=tls,
+        registries=FakeRegistries(),
     )
     daemon.start()
     try:
@@ -455,7 +460,7 @@ def test_a_bug_is_told_under_a_number_that_the_log_has(fake, place, caplog):
 
 # ------------------------------------------------------------------ what they send
 
-MODULES = (images_pb2, transfer_pb2, store_pb2, image_pb2)
+MODULES = (images_pb2, transfer_pb2, store_pb2, registries_pb2, image_pb2)
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
     for module in MODULES

@@ -416,6 +416,7 @@ LYING_TYPES = [  # what the document says, and what it comes as
 ]
 
 
+@pytest.mark.distribution("pull.manifest.media-type")
 @pytest.mark.hostile(17)
 def test_a_manifest_that_says_another_type_than_it_comes_as_is_refused(ways: Ways) -> None:
     for said, served in LYING_TYPES:
@@ -429,6 +430,7 @@ def test_a_manifest_that_says_another_type_than_it_comes_as_is_refused(ways: Way
             ways.victim.refuses(call, orlop.InvalidArgument)
 
 
+@pytest.mark.distribution("pull.manifest.content-type")
 @pytest.mark.hostile(17)
 def test_a_type_that_says_nothing_is_no_lie(victim: Victim) -> None:
     for number, served in enumerate(

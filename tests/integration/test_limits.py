@@ -117,6 +117,11 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 # Limits of what is no part of an archive, and where they are tried.
 ELSEWHERE = {
+    "page_size": "integration/test_remote.py::test_a_list_past_its_limits_is_refused_by_name",
+    "pages": "integration/test_remote.py::test_pages_in_a_circle_and_without_an_end_are_given_up",
+    "tags": "integration/test_remote.py::test_a_list_past_its_limits_is_refused_by_name",
+    "referrers": "integration/test_remote.py::test_a_list_past_its_limits_is_refused_by_name",
+    "index_manifests": "unit/test_indexes.py::test_more_manifests_than_the_limit_are_refused",
     "auth_file_size": "integration/test_limits.py::test_a_file_of_credentials_has_a_limit",
     "worker_memory": "unit/test_worker.py::test_a_worker_without_memory_ends_with_an_error",
     "worker_cpu": "unit/test_worker_ends.py::worker_cpu=1",

@@ -31,6 +31,7 @@ PLACES = st.sampled_from(["one", "two", "three"])
 FILES = st.sampled_from(["base", "c", "new", "newer"])
 TEXTS = st.sampled_from(["", "short", "long " * 2000])
 LETTERS = st.sampled_from("cd")
+OTHER = "linux/s390x"
 
 LIMITS = settings(
     max_examples=30,
@@ -49,6 +50,8 @@ class ModelImage:
     id: str
     contents: dict[str, str]
     layers: int
+    held: frozenset[str] = frozenset()  # the platforms of its index
+    platform: str = images.HOST
 
 
 @dataclass(slots=True)
@@ -111,6 +114,18 @@ class StoreAndModel(RuleBasedStateMachine):
         if not moved:
             self._model.images[name] = ModelImage(image.id, {"base": "shared", letter: letter}, 2)
 
+    @rule(name=NAMES, every=st.booleans())
+    def load_index(self, name: str, every: bool) -> None:
+        known = self._model.images.get(name)
+        moved = known is not None and not known.held
+        self.both(
+            orlop.AlreadyExists if moved else None,
+            lambda: self._store.load(self._layouts["index"], name=name, all_platforms=every),
+        )
+        if not moved:
+            held = (known.held if known else frozenset()) | {images.HOST} | ({OTHER} if every else set())
+            self._model.images[name] = ModelImage(platform_image(images.HOST).id, {"here": "host"}, 1, held)
+
     @rule(name=NAMES, new=NAMES)
     def tag(self, name: str, new: str) -> None:
         known = self._model.images.get(name)
@@ -158,6 +173,19 @@ class StoreAndModel(RuleBasedStateMachine):
         if wrong is None and known is not None:
             self._model.roots[path] = ModelRoot(name, known, view, mount, dict(known.contents))
 
+    @rule(name=NAMES, place=PLACES)
+    def prepare_other(self, name: str, place: str) -> None:
+        """The image of another platform, where the name holds it."""
+        path, known = self.path(place), self._model.images.get(name)
+        there = known is not None and OTHER in {known.platform, *known.held}
+        wrong = orlop.AlreadyExists if path in self._model.roots else None if there else orlop.NotFound
+        self.both(wrong, lambda: self._store.prepare(name, path, platform=OTHER, pull="never"))
+        if wrong is None:
+            other = ModelImage(platform_image(OTHER).id, {"there": "other"}, 1, platform=OTHER)
+            if known is not None and known.platform == OTHER:  # a commit of such a root
+                other = known
+            self._model.roots[path] = ModelRoot(name, other, False, False, dict(other.contents))
+
     @rule(place=PLACES)
     def mount(self, place: str) -> None:
         self.both(self.missing(place), lambda: self._store.verbs.mount(self.path(place)))
@@ -203,7 +231,8 @@ class StoreAndModel(RuleBasedStateMachine):
         if wrong is None and root is not None:
             assert isinstance(info, orlop.ImageInfo)
             layers = root.stands_on.layers + root.changed
-            self._model.images[name] = ModelImage(info.id, dict(root.contents), layers)
+            platform = root.stands_on.platform
+            self._model.images[name] = ModelImage(info.id, dict(root.contents), layers, platform=platform)
 
     # -- the store
 
@@ -220,8 +249,11 @@ class StoreAndModel(RuleBasedStateMachine):
     @invariant()
     def agree(self) -> None:
         model = self._model
-        listed = {info.name: (info.id, info.layers) for info in self._store.images()}
-        assert listed == {name: (image.id, image.layers) for name, image in model.images.items()}
+        listed = {
+            info.name: (info.id, info.layers, {one.platform for one in info.platforms})
+            for info in self._store.images()
+        }
+        assert listed == {name: (image.id, image.layers, image.held) for name, image in model.images.items()}
         roots = {info.path: (info.image, info.kind, info.mounted) for info in self._store.prepared()}
         assert roots == {
             path: (root.image, "view" if root.view else "active", root.mounted)
@@ -259,12 +291,19 @@ def images_of(letter: str) -> images.Image:
     return images.make_image(layers)
 
 
+def platform_image(platform: str) -> images.Image:
+    layer = Layer().file("here", b"host") if platform == images.HOST else Layer().file("there", b"other")
+    return images.make_image([layer.tar()], platform=platform)
+
+
 def compare(dirs: StoreDirs, limits: settings) -> int:
     """Tell some stories; returns how many."""
     layouts = {
         letter: images.write_layout(dirs.work / f"layout-{letter}", {"v1": images_of(letter)})
         for letter in "cd"
     }
+    index = images.make_index([platform_image(OTHER), platform_image(images.HOST)])
+    layouts["index"] = images.write_layout(dirs.work / "layout-index", {"v1": index})
     numbers = itertools.count()
     run_state_machine_as_test(lambda: StoreAndModel(dirs, layouts, next(numbers)), settings=limits)
     return next(numbers)

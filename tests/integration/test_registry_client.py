@@ -47,6 +47,13 @@ def connect(*, sources=None, wire=None, **settings):
     return Registry(Settings(**settings), sources or CredentialSources(), wire=wire, backoff=QUICK)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """However slow the machine, a session that is given up is cancelled before anybody looks."""
+    for name in ("CANCEL_SECONDS", "HURRIED_SECONDS"):
+        monkeypatch.setattr(f"orlop.registry.sessions.{name}", 120.0)
+
+
 @pytest.fixture
 def server():
     with MemoryRegistry() as registry:
@@ -92,6 +99,7 @@ def auth_file(tmp_path, hosts):
 # Reading
 
 
+@pytest.mark.distribution("pull.manifest.get", "pull.manifest.accept")
 def test_an_image_is_resolved_by_tag_and_by_digest(server, client):
     found = client.resolve(ref(server), call=CALL)
     digest = Digest.of(MANIFEST)
@@ -102,6 +110,7 @@ def test_an_image_is_resolved_by_tag_and_by_digest(server, client):
     assert OCI_MANIFEST in server.seen("GET", "/manifests/1")[0].headers["accept"]
 
 
+@pytest.mark.distribution("pull.manifest.not-found", "errors.codes")
 def test_an_unknown_image_is_named_with_the_registrys_words(server, client):
     with pytest.raises(NotFound) as caught:
         client.resolve(ref(server, "a/b:2"), call=CALL)
@@ -123,6 +132,7 @@ def test_a_host_without_an_address_is_not_tried_again(client):
         client.resolve(Reference.parse("nowhere.invalid/a:1"), call=CALL)
 
 
+@pytest.mark.distribution("pull.manifest.digest", "pull.blob.digest")
 @pytest.mark.hostile(19)
 def test_wrong_bytes_for_a_digest_are_data_loss(server, client):
     server.misbehave(Fault(method="GET", path="/manifests/sha256|/blobs/", corrupt=True))
@@ -136,6 +146,7 @@ def test_wrong_bytes_for_a_digest_are_data_loss(server, client):
         client.blob(ref(server), Descriptor(digest=Digest.of(DATA), size=len(DATA)), call=CALL)
 
 
+@pytest.mark.distribution("pull.manifest.digest")
 @pytest.mark.hostile(19)
 def test_another_document_under_a_digest_is_data_loss(server, client):
     # The registry is at one with itself; it is the question that it did not answer.
@@ -147,6 +158,7 @@ def test_another_document_under_a_digest_is_data_loss(server, client):
         client.manifest(ref(server), Descriptor(digest=digest, size=len(MANIFEST)), call=CALL)
 
 
+@pytest.mark.distribution("pull.manifest.docker-content-digest")
 @pytest.mark.hostile(18)
 @pytest.mark.parametrize("said", ["sha256:" + "0" * 64, "sha256:../../x", "md5:0", "nothing"])
 def test_a_registry_that_contradicts_itself_is_data_loss(server, client, said):
@@ -180,6 +192,7 @@ def test_a_config_over_the_limit_is_not_asked_for(server, client):
     assert not server.seen("GET", "/blobs/")
 
 
+@pytest.mark.distribution("head.manifest", "head.blob", "pull.blob.not-found")
 def test_what_is_there_is_seen_and_what_is_not_is_not(server, client):
     digest = Digest.of(DATA)
     assert client.has_blob(ref(server), digest, call=CALL) == len(DATA)
@@ -191,6 +204,7 @@ def test_what_is_there_is_seen_and_what_is_not_is_not(server, client):
 # Streams and ranges
 
 
+@pytest.mark.distribution("pull.blob.get")
 def test_a_blob_is_read_in_large_chunks(server, client):
     with client.open_blob(ref(server), Digest.of(DATA), call=CALL) as stream:
         assert (stream.offset, stream.size) == (0, len(DATA))
@@ -199,6 +213,7 @@ def test_a_blob_is_read_in_large_chunks(server, client):
     assert max(map(len, chunks)) <= (1 << 20) + (256 << 10)
 
 
+@pytest.mark.distribution("pull.blob.range")
 @pytest.mark.parametrize("offset", [1, 1_000_000, len(DATA) - 1, len(DATA)])
 def test_a_download_goes_on_where_the_last_one_ended(server, client, offset):
     stream = client.open_blob(ref(server), Digest.of(DATA), offset=offset, call=CALL)
@@ -206,6 +221,7 @@ def test_a_download_goes_on_where_the_last_one_ended(server, client, offset):
     assert read(stream) == DATA[offset:]
 
 
+@pytest.mark.distribution("pull.blob.no-range", "api.partial")
 @pytest.mark.hostile(38)
 @pytest.mark.parametrize(
     "fault",
@@ -347,6 +363,7 @@ def test_a_passing_trouble_is_sat_out(server, client, status):
     assert len(server.seen("GET", "/manifests/")) == 3
 
 
+@pytest.mark.distribution("errors.too-many-requests", "errors.codes")
 @pytest.mark.hostile(38)
 def test_a_lasting_trouble_is_told_after_the_last_try(server, client):
     body = b'{"errors":[{"code":"TOOMANYREQUESTS","message":"rate limit reached"}]}'
@@ -414,6 +431,7 @@ def test_credentials_are_asked_for_once_and_then_remembered(auth, tmp_path):
         client.close()
 
 
+@pytest.mark.distribution("errors.unauthorized")
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
 @pytest.mark.parametrize(("text", "hint"), [(None, "log in"), ("me:wrong", "were refused")])
 def test_missing_and_wrong_credentials_are_told_apart(auth, text, hint, tmp_path):
@@ -506,6 +524,7 @@ def test_a_token_server_that_redirects_gives_no_credentials_away(tmp_path):
 # Redirects
 
 
+@pytest.mark.distribution("pull.blob.redirect", "api.redirect", "api.redirect.authorization")
 @pytest.mark.hostile(24)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_blob_elsewhere_is_fetched_without_credentials(tmp_path, status):
@@ -546,12 +565,23 @@ def test_a_challenge_from_where_a_redirect_led_is_not_answered(tmp_path):
         client.close()
 
 
+@pytest.mark.distribution("api.redirect")
 @pytest.mark.hostile(38)
 def test_redirects_in_a_circle_end(server, client):
     server.misbehave(Fault(path="/blobs/", status=302, headers={"Location": "/v2/a/b/blobs/again"}))
-    with pytest.raises(Unavailable, match="more than 5"):
+    with pytest.raises(Unavailable, match="in a circle"):
         client.open_blob(ref(server), Digest.of(DATA), call=CALL)
     assert len(server.seen("GET", "/blobs/")) == 6
+    server.behave()
+    server.misbehave(
+        *(
+            Fault(path="/blobs/", status=302, times=1, headers={"Location": f"/v2/a/b/blobs/{n}"})
+            for n in range(9)
+        )
+    )
+    with pytest.raises(Unavailable, match="more than 5"):
+        client.open_blob(ref(server), Digest.of(DATA), call=CALL)
+    assert len(server.seen("GET", "/blobs/")) == 12
 
 
 @pytest.mark.hostile(22)
@@ -716,6 +746,7 @@ def test_an_upload_of_other_bytes_is_refused_by_the_registry(server, client):
         client.upload_blob(ref(server), [b"x"], digest=Digest.of(b"y"), size=1, call=CALL)
 
 
+@pytest.mark.distribution("push.location.absolute", "push.location.query")
 @pytest.mark.hostile(23)
 def test_an_upload_location_elsewhere_gets_the_bytes_and_no_credentials(tmp_path):
     with MemoryRegistry(auth="basic", users={"me": "pw"}) as server, MemoryRegistry() as other:
@@ -758,6 +789,7 @@ def test_a_mount_from_what_is_no_repository_is_refused(server, client):
         client.mount_blob(ref(server), Digest.of(DATA), "../x?y=", call=CALL)
 
 
+@pytest.mark.distribution("push.manifest.put", "push.manifest.bytes", "push.manifest.content-type")
 def test_a_manifest_is_stored_by_tag_and_by_digest(server, client):
     digest = Digest.of(b"{}")
     assert client.put_manifest(ref(server, "c/d:9"), b"{}", OCI_MANIFEST, call=CALL) == digest
@@ -767,6 +799,7 @@ def test_a_manifest_is_stored_by_tag_and_by_digest(server, client):
         client.put_manifest(ref(server, f"e/f@{Digest.of(b'x')}"), b"{}", OCI_MANIFEST, call=CALL)
 
 
+@pytest.mark.distribution("push.manifest.docker-content-digest")
 def test_a_registry_that_keeps_another_manifest_is_data_loss(server, client):
     said = {"Docker-Content-Digest": Digest.of(b"x")}
     server.misbehave(Fault(method="PUT", path="/manifests/", headers=said))
@@ -774,6 +807,7 @@ def test_a_registry_that_keeps_another_manifest_is_data_loss(server, client):
         client.put_manifest(ref(server), b"{}", OCI_MANIFEST, call=CALL)
 
 
+@pytest.mark.distribution("api.support")
 def test_a_page_that_is_no_registry_is_told(server, client):
     server.misbehave(Fault(path="/v2/", status=404, body=b"<html>"))
     with pytest.raises(Exception, match="does not speak the registry's protocol"):

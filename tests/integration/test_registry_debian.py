@@ -157,6 +157,7 @@ def skopeo(*args):
     return subprocess.run(["skopeo", *args], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.distribution("push.monolithic.post-put", "push.manifest.put", "push.manifest.bytes")
 def test_skopeo_reads_what_was_pushed(open_host, tmp_path):
     image = make_image(b"pushed by the client")
     ref = Reference.parse(f"{open_host}/some/image:v1")
@@ -169,6 +170,7 @@ def test_skopeo_reads_what_was_pushed(open_host, tmp_path):
     assert said["Digest"] == digest
 
 
+@pytest.mark.distribution("pull.manifest.get", "pull.blob.get", "pull.blob.range")
 def test_what_skopeo_pushed_is_read(open_host, tmp_path):
     manifest, config, layer = image = make_image(b"pushed by skopeo")
     blobs = tmp_path / "in" / "blobs" / "sha256"
@@ -196,6 +198,7 @@ def test_what_skopeo_pushed_is_read(open_host, tmp_path):
             assert (stream.offset, b"".join(stream)) == (len(layer), b"")
 
 
+@pytest.mark.distribution("pull.manifest.not-found", "pull.blob.not-found", "head.manifest", "head.blob")
 def test_what_is_not_there_is_told(open_host, tmp_path):
     with connect(tmp_path) as client:
         with pytest.raises(NotFound, match="manifest unknown"):
@@ -207,6 +210,7 @@ def test_what_is_not_there_is_told(open_host, tmp_path):
             client.blob(ref, Descriptor(digest=Digest.of(b"none"), size=4), call=CALL)
 
 
+@pytest.mark.distribution("mount.from")
 def test_a_blob_is_mounted_across_repositories(open_host, tmp_path):
     image = make_image(b"mounted")
     digest = Digest.of(image[2])

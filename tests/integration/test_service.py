@@ -31,7 +31,7 @@ from orlop.client.address import Address
 from orlop.images import api
 from orlop.images.api import CommitOptions, ExtraMount, IdMap, PrepareOptions
 from orlop.images.upkeep import Finding, Keep
-from orlop.observe import Call, CancelToken
+from orlop.observe import Auth, Call, CancelToken
 from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from orlop.service import Daemon, ServiceLimits
 from orlop.service.listener import Owner, claim_socket
@@ -66,7 +66,9 @@ def stocked(place: Path, root: str = "root") -> FakeStore:
     store = FakeStore(str(place / root), str(place / "run"))
     store.publish("alpine", layers=(1000, 200), warnings=("left out: /dev/null", "and more"))
     store.publish("debian", layers=(5000,), platform="linux/arm64/v8")
+    store.publish("several", more=("linux/arm64", "linux/s390x"))
     store.archives["/srv/images.tar"] = ["alpine", "debian"]
+    store.archives["/srv/several.tar"] = ["several"]
     store.litter.update({"layer sha256:aa": 10, "chain bb": 20})
     store.findings += [
         Finding(kind="damage", problem="missing", thing=thing, detail="gone", affects=("alpine",))
@@ -139,6 +141,16 @@ STEPS = [
     ("pull", lambda s, c: s.pull("debian", platform="linux/s390x", call=c)),
     ("pull", lambda s, c: s.pull("Debian", call=c)),
     ("pull", lambda s, c: s.pull("absent:1", call=c)),
+    ("pull", lambda s, c: s.pull("several", platform="linux/s390x", call=c)),
+    ("pull", lambda s, c: s.pull("several", platform=("linux/arm64", "linux/amd64"), call=c)),
+    ("inspect", lambda s, c: s.inspect("several", platform="linux/amd64")),
+    ("inspect", lambda s, c: s.inspect("several", platform="plan9/mips")),
+    ("pull", lambda s, c: s.pull("several", all_platforms=True, call=c)),
+    ("pull", lambda s, c: s.pull("several", platform="linux/arm64", all_platforms=True, call=c)),
+    ("push", lambda s, c: s.push("several", "127.0.0.1:5000/s", all_platforms=True, call=c)),
+    ("push", lambda s, c: s.push("alpine", all_platforms=True, call=c)),
+    ("load", lambda s, c: s.load("/srv/several.tar", platform="linux/arm64", call=c)),
+    ("load", lambda s, c: s.load("/srv/several.tar", all_platforms=True, call=c)),
     ("images", lambda s, c: s.images()),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/a", call=c)),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/v", options=VIEW, call=c)),
@@ -170,6 +182,10 @@ STEPS = [
     ("push", lambda s, c: s.push("localhost/b:1", call=c)),
     ("push", lambda s, c: s.push("localhost/b:1", "127.0.0.1:5000/b:2", recompress=True, call=c)),
     ("push", lambda s, c: s.push("absent", call=c)),
+    ("push", lambda s, c: s.push("alpine", "127.0.0.1:5000/b", tags=("2", "latest"), call=c)),
+    ("fetch_blobs", lambda s, c: s.fetch_blobs("alpine", call=c)),
+    ("fetch_blobs", lambda s, c: s.fetch_blobs("localhost/b:1", call=c)),
+    ("fetch_blobs", lambda s, c: s.fetch_blobs("absent", call=c)),
     ("tag", lambda s, c: s.tag("alpine", "mine:2")),
     ("tag", lambda s, c: s.tag("alpine", "UPPER")),
     ("load", lambda s, c: s.load("/srv/images.tar", call=c)),
@@ -225,7 +241,7 @@ def test_every_verb_gives_the_same_as_the_store_itself(place, remote):
         expected = outcome(step, direct)
         assert outcome(step, remote) == expected, f"step {number}: {verb}"
         failures += isinstance(expected[0], tuple)
-    assert failures == 22, "a step that should fail does not, or the reverse"
+    assert failures == 26, "a step that should fail does not, or the reverse"
     verbs = {name for name, _ in inspect.getmembers(api.Store, inspect.isfunction) if name[0] != "_"}
     assert {verb for verb, _ in STEPS} == verbs - {"close"}
 
@@ -502,6 +518,7 @@ def test_reflection_lists_the_services_and_held_open_it_starves_nobody(channel, 
 LONG = [
     ("pull", lambda s, c: s.pull("alpine", call=c)),
     ("push", lambda s, c: s.push("alpine", call=c)),
+    ("fetch_blobs", lambda s, c: s.fetch_blobs("alpine", call=c)),
     ("load", lambda s, c: s.load("/srv/images.tar", call=c)),
     ("prepare_root", lambda s, c: s.prepare_root("alpine", "/srv/a", call=c)),
     ("commit", lambda s, c: s.commit("/srv/a", call=c)),
@@ -1007,3 +1024,42 @@ print("both")
 """
     done = python(code)
     assert done.stdout == "both\n", done.stderr
+
+
+class Noting(FakeStore):
+    """Notes which credentials its calls bring along."""
+
+    def _begin(self, verb, thing, call=None):
+        self.brought = [*getattr(self, "brought", []), (verb, call.auth if call else None)]
+        return super()._begin(verb, thing, call)
+
+
+@pytest.mark.hostile(25)
+def test_credentials_of_a_call_reach_the_store_and_no_log(place, caplog):
+    store = Noting(str(place / "root"), str(place / "run"))
+    store.publish("alpine")
+    auth = Auth(
+        registry="docker.io",
+        username="me",
+        password="hunter2",
+        identity_token="t0ken",
+        registry_token="t0ken",
+    )
+    with daemon_over(store, place) as daemon, caplog.at_level("DEBUG"):
+        remote = RemoteStore.connect(str(daemon.address))
+        face = orlop.Store(remote)
+        face.pull("alpine", auth=dataclasses.replace(auth, registry=""))
+        face.push("alpine", "docker.io/a/b:1", auth=auth)
+        for number, observer in enumerate((Call().observer, Log())):
+            remote.prepare_root("alpine", f"/srv/{number}", call=Call(observer=observer, auth=auth))
+        face.pull("alpine")
+        for bad in ({"password": "hunter2" * 20_000}, {"username": "hunter2\0"}):
+            with pytest.raises(errors.InvalidArgument) as caught:
+                face.pull("alpine", auth=dataclasses.replace(auth, **bad))
+            assert "hunter2" not in str(caught.value)
+        remote.close()
+    brought = [with_it for verb, with_it in store.brought if verb in ("pull", "push", "prepare_root")]
+    assert len(brought) >= 5
+    assert brought == [auth] * (len(brought) - 1) + [None]
+    assert "hunter2" not in caplog.text
+    assert "t0ken" not in caplog.text

@@ -18,6 +18,7 @@ from orlop.images.api import ExtraMount, IdMap
 from orlop.images.backups.restore import restore
 from orlop.images.upkeep import Keep
 from orlop.layers.worker.client import Template
+from orlop.spec.digest import Digest
 from orlop.testing.crashes import At
 from support import images
 from support.layers import Layer
@@ -105,6 +106,30 @@ def open_it(world: World) -> None:
 
 def pull(world: World) -> None:
     world.answered("image", world.store.pull(world.image).name)
+
+
+def pull_in_pieces(world: World) -> None:
+    """A pull that finds bytes ahead of the front, as several connections leave them."""
+    for name in FILES:
+        blob = images.compress(layer(name), "gzip")
+        with world.store.verbs._core.blobs.ingest(Digest(images.digest_of(blob))) as ingest:
+            ingest.write_at(len(blob) // 2, blob[len(blob) // 2 : -10])
+    pull(world)
+
+
+def index_of(image: images.Image) -> images.Image:
+    """An index of the image, and of the same for another platform."""
+    config = json.loads(image.config) | {"architecture": "s390x"}
+    layers = [layer(name) for name in FILES]
+    return images.make_index([image, images.make_image(layers, platform="linux/s390x", config=config)])
+
+
+def pull_index(world: World) -> None:
+    """A pull of two platforms."""
+    name = f"{world.host}/app:all"
+    world.answered("image", world.store.pull(name, all_platforms=True).name)
+    held = world.store.inspect(name).info.platforms
+    assert len(held) == 2, held
 
 
 def load(world: World) -> None:
@@ -226,6 +251,8 @@ SCENARIOS = {
         Scenario(name="open", act=open_it),
         Scenario(name="pull", act=pull, setup=((open_it, None),)),
         Scenario(name="pull-undurable", act=pull, settings={"durable": False, "keep_blobs": True}),
+        Scenario(name="pull-in-pieces", act=pull_in_pieces, setup=((open_it, None),)),
+        Scenario(name="pull-index", act=pull_index, setup=((pull, None),)),
         Scenario(name="import", act=load, setup=((open_it, None),)),
         Scenario(name="prepare-erofs", act=prepare("erofs", mount=True, extra=_EXTRA), setup=((load, None),)),
         Scenario(name="prepare-overlay", act=prepare("overlay", mount=True), setup=((load, None),)),

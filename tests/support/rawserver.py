@@ -32,6 +32,10 @@ class Client:
         with self._server.lock:
             self._server.sent += len(data)
 
+    def take(self, size: int) -> bytes:
+        """Bytes of the request's body, ``size`` at most; none at its end."""
+        return self._sock.recv(size)
+
     def flood(self, data: bytes) -> None:
         """Send the same bytes until the client goes."""
         for _ in range(_ROUNDS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.certificates import Certificate
+from support.tokenserver import TokenServer
 
 USER, PASSWORD = "orlop", "a secret"
 _HTPASSWD = "orlop:$2b$05$abcdefghijklmnopqrstuuIAEipimVgSTxGS2VyWH9AhzRz3iJI3.\n"  # bcrypt of PASSWORD
@@ -27,10 +31,12 @@ class Registry:
     log: Path
     user: str = ""
     password: str = ""
+    scheme: str = "http"
+    unauthorized: bool = False  # 401 is how it answers us
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}"
+        return f"{self.scheme}://{self.host}"
 
     def request(
         self,
@@ -41,7 +47,7 @@ class Registry:
         headers: dict[str, str] | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
         """One HTTP request; any status is an answer.  Header names come in lower case."""
-        url = path if path.startswith("http:") else self.url + path
+        url = path if path.startswith(("http:", "https:")) else self.url + path
         request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
         if self.user:
             secret = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -55,19 +61,33 @@ class Registry:
 
 
 @contextmanager
-def serve(folder: Path, *, auth: bool = False) -> Iterator[Registry]:
-    """Run a registry with its storage under ``folder`` until the context ends."""
+def serve(
+    folder: Path,
+    *,
+    auth: bool = False,
+    token: TokenServer | None = None,
+    tls: Certificate | None = None,
+    storage: Path | None = None,
+) -> Iterator[Registry]:
+    """Run a registry with its storage under ``folder`` until the context ends.
+
+    With ``token``, it takes tokens of that server, and `Registry.request` cannot log in.  Several may share one
+    ``storage``.
+    """
     folder.mkdir(parents=True)
     host = f"127.0.0.1:{_free_port()}"
     registry = Registry(
         host=host,
-        storage=folder / "storage",
+        storage=storage or folder / "storage",
         log=folder / "log",
         user=USER if auth else "",
         password=PASSWORD if auth else "",
+        scheme="https" if tls else "http",
+        unauthorized=token is not None,
     )
     config = folder / "config.yml"
-    config.write_text(_config(host, registry.storage, folder / "htpasswd" if auth else None))
+    how = _config(host, registry.storage, folder / "htpasswd" if auth else None, tls)
+    config.write_text(how + (token.config if token else ""))
     if auth:
         (folder / "htpasswd").write_text(_HTPASSWD)
     # setpriv: the registry ends with us, however we end
@@ -82,13 +102,14 @@ def serve(folder: Path, *, auth: bool = False) -> Iterator[Registry]:
         process.wait()
 
 
-def _config(host: str, storage: Path, htpasswd: Path | None) -> str:
+def _config(host: str, storage: Path, htpasswd: Path | None, tls: Certificate | None) -> str:
+    secure = f", tls: {{certificate: '{tls.cert}', key: '{tls.key}'}}" if tls else ""
     auth = f"auth: {{htpasswd: {{realm: test, path: {htpasswd}}}}}\n" if htpasswd else ""
     return (
         "version: 0.1\n"
         "log: {level: info, accesslog: {disabled: false}}\n"
         f"storage: {{filesystem: {{rootdirectory: {storage}}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '{host}', secret: test}}\n"
+        f"http: {{addr: '{host}', secret: test{secure}}}\n"
         f"{auth}"
     )
 
@@ -107,12 +128,15 @@ def _wait(registry: Registry, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.02)
             continue
-        if status == 200:
+        if status == (401 if registry.unauthorized else 200):
             return
         raise RuntimeError(f"docker-registry answers {status}: {registry.log.read_text()[-2000:]}")
     raise RuntimeError(f"docker-registry does not come up: {registry.log.read_text()[-2000:]}")
 
 
+_UNVERIFIED = ssl.create_default_context()
+_UNVERIFIED.check_hostname, _UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 _OPENER = urllib.request.build_opener(
-    urllib.request.ProxyHandler({})
-)  # loopback, whatever the environment says
+    urllib.request.ProxyHandler({}),  # loopback, whatever the environment says
+    urllib.request.HTTPSHandler(context=_UNVERIFIED),
+)

@@ -36,6 +36,7 @@ from orlop.images.api import (
     Collected,
     DriverInfo,
     ExtraMount,
+    FetchedBlobs,
     IdMap,
     ImageDetails,
     ImageInfo,
@@ -99,8 +100,8 @@ class FakeVerbs:
             raise errors.NotFound(f"find {path}", "nothing is prepared there")
         return self.roots[path]
 
-    def pull(self, name, *, platform=None, call):
-        self.options = {"platform": platform}
+    def pull(self, name, *, platform=None, all_platforms=False, call):
+        self.options = {"platform": platform, "all_platforms": all_platforms}
         call.observer.progress(Progress(item=ID, phase="fetching", done=1, total=2, rate=1.0))
         call.observer.progress(Progress(item=ID, phase="done", done=2, total=2))
         call.observer.warning("a device was left out")
@@ -112,14 +113,20 @@ class FakeVerbs:
         self.known[self._full(name)] = self._image(self._full(name))
         return self.known[self._full(name)]
 
-    def push(self, name, destination=None, *, recompress=False, call):
-        self.options = {"recompress": recompress}
-        return PushResult(name=destination or self._get(name, "push").name, digest=DIGEST, size=1)
+    def push(self, name, destination=None, *, tags=(), recompress=False, all_platforms=False, call):
+        self.options = {"recompress": recompress, "all_platforms": all_platforms}
+        first = destination or self._get(name, "push").name
+        names = (first, *(f"{first.rpartition(':')[0]}:{tag}" for tag in tags))
+        return PushResult(name=first, digest=DIGEST, size=1, names=names)
+
+    def fetch_blobs(self, name, *, call):
+        info = self._get(name, "fetch blobs of")
+        return FetchedBlobs(name=info.name, fetched=(DIGEST,), size=7)
 
     def images(self):
         return sorted(self.known.values(), key=lambda image: image.name)
 
-    def inspect(self, name):
+    def inspect(self, name, *, platform=None):
         info = self._get(name, "inspect")
         layer = Blob(diff_id=ID, size=1)
         return ImageDetails(info=info, names=(info.name,), config=CONFIG, layers=(layer,))
@@ -133,7 +140,8 @@ class FakeVerbs:
         del self.known[image.name]
         return Removed(names=(image.name,), freed=2_000)
 
-    def load(self, source, *, name=None, call):
+    def load(self, source, *, name=None, platform=None, all_platforms=False, call):
+        self.options = {"platform": platform, "all_platforms": all_platforms}
         return [self._image(name or source)]
 
     def prepare_root(self, name, path, *, options, call):
@@ -290,6 +298,12 @@ def test_progress_can_be_json(orlop_run):
     [
         (("pull", "a", "b"), "docker.io/library/a:latest\ndocker.io/library/b:latest\n"),
         (("push", "alpine", "r.io/a:1"), f"r.io/a:1@{DIGEST}\n"),
+        (
+            ("push", "alpine", "r.io/a:1", "--tag", "2", "--tag", "3"),
+            f"r.io/a:1@{DIGEST}\nr.io/a:2@{DIGEST}\nr.io/a:3@{DIGEST}\n",
+        ),
+        (("push", "alpine", f"r.io/a@{DIGEST}"), f"r.io/a@{DIGEST}\n"),
+        (("fetch-blobs", "alpine"), f"{DIGEST}\n"),
         (("import", "--name", "localhost/i", "x.tar"), "localhost/i\n"),
         (("images", "-q"), "docker.io/library/alpine:latest\n"),
         (("images", "--format", "{{.Name}}={{ .size }}"), "docker.io/library/alpine:latest=12345678\n"),
@@ -304,6 +318,19 @@ def test_progress_can_be_json(orlop_run):
 def test_what_a_verb_prints(orlop_run, argv, expected):
     code, out, _ = orlop_run(*argv)
     assert (code, out) == (0, expected)
+
+
+@pytest.mark.parametrize("verb", [("pull", "alpine"), ("import", "x.tar")])
+def test_platforms_are_handed_down_as_they_were_given(orlop_run, verbs, verb):
+    for given, platform, every in (
+        ((), (), False),
+        (("--platform", "linux/arm64", "--platform", "arm/v7"), ("linux/arm64", "arm/v7"), False),
+        (("--all-platforms",), (), True),
+    ):
+        assert orlop_run(*verb, *given)[0] == 0
+        assert verbs.options == {"platform": platform, "all_platforms": every}
+    assert orlop_run("push", "--all-platforms", "alpine")[0] == 0
+    assert verbs.options["all_platforms"] is True
 
 
 def test_the_life_of_a_root(orlop_run, verbs):
@@ -386,6 +413,7 @@ def test_mounts_as_json_have_exactly_the_documented_fields(orlop_run):
 def test_lists_as_json_have_the_fields_of_the_api(orlop_run):
     (image,) = json.loads(orlop_run("images", "--json")[1])
     fields = {"name", "id", "digest", "platform", "created", "size", "layers", "used", "labels"}
+    fields |= {"index", "platforms"}
     assert set(image) == fields
     orlop_run("prepare", "--label", "k=v", "alpine", "/a")
     (root,) = json.loads(orlop_run("ps", "--format", "json")[1])
@@ -460,7 +488,7 @@ def test_a_table_lines_up(orlop_run):
 def test_info_shows_the_drivers_with_their_reasons_and_the_features(orlop_run):
     code, out, _ = orlop_run("info")
     assert code == 0
-    fields, drivers, features = out.split("\n\n")
+    fields, drivers, features, *_ = out.split("\n\n")
     assert dict(line.split() for line in fields.splitlines()) == {
         "version": "0.0.9",
         "root": "/r",
@@ -979,7 +1007,7 @@ def all_commands():
 
 @pytest.mark.parametrize(("verb", "module", "text"), all_commands(), ids=lambda value: value[:9])
 def test_the_table_of_verbs_agrees_with_the_verbs(verb, module, text):
-    command = getattr(import_module(f"orlop.cli.{module}"), f"{verb}_verb")
+    command = getattr(import_module(f"orlop.cli.{module}"), f"{verb.replace('-', '_')}_verb")
     assert isinstance(command, click.Command)
     assert command.name == verb
     first = " ".join(command.help.split("\n\n")[0].split())

@@ -143,14 +143,37 @@ def test_every_setting_can_be_set_in_a_file() -> None:
         "retries": 0,
         "insecure_registries": ["r"],
         "auth_files": ["/a"],
+        "streams": 9,
+        "uploads": 9,
+        "upload_chunk": 1 << 20,
+        "stall_rate": 9,
+        "retry_wait": 2,
+        "hosts_dirs": ["/d"],
+        "registries_conf": ["/c"],
+        "search_registries": ["r"],
+        "auth_config": "{}",
+        "foreign_layers": True,
+        "nondistributable": True,
         "helper_path": "/bin",
     }
     kinds = kinds_of(Settings)
-    assert {*samples, "limits"} == set(kinds), "a new setting needs a sample here, and docs/limits.md"
+    assert {*samples, "limits", "proxy"} == set(kinds), (
+        "a new setting needs a sample here, and docs/limits.md"
+    )
     found = config.Configuration(given=read_table(samples, "a test")).settings()
     for name, value in samples.items():
         assert getattr(found, name) == (tuple(value) if isinstance(value, list) else value)
         assert getattr(found, name) != getattr(Settings(), name)
+
+
+def test_proxies_have_a_table_and_a_search_is_a_flag_or_a_list() -> None:
+    document = {"proxy": {"https": "http://p:1", "no": ["a"]}, "search_registries": True}
+    settings = config.Configuration(given=read_table(document, "a test")).settings()
+    assert (settings.proxy.http, settings.proxy.https, settings.proxy.no) == ("", "http://p:1", ("a",))
+    assert settings.search_registries is True
+    for wrong in ({"proxy": {"ftp": "x"}}, {"proxy": "x"}, {"search_registries": 1}):
+        with pytest.raises(InvalidArgument):
+            read_table(wrong, "a test")
 
 
 @pytest.mark.parametrize("name", limits_by_name())

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from orlop.errors import Cancelled, DataLoss, FailedPrecondition, InvalidArgument, NotFound
-from orlop.metadata import copies, garbage, images, labels, layers, pins
+from orlop.metadata import copies, garbage, images, labels, layers, pins, platforms
 from orlop.metadata.db import Database, Transaction, script
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
+from orlop.metadata.platforms import IndexBlob, PlatformRow
 from orlop.observe import Call, CancelToken
 from orlop.spec.digest import DiffID, Digest
 
@@ -95,6 +96,73 @@ def test_what_comes_and_goes_between_the_lease_and_the_copy_is_held_or_not_in_it
     assert db.read(held) == {digest(name) for name in kept}
     with contextlib.closing(sqlite3.connect(tmp_path / "copy")) as copy:
         assert copy.execute("SELECT COUNT(*) FROM leases").fetchone()[0] == 0
+
+
+def add_index(tx: Transaction, name: str, *configs: str) -> None:
+    """Make a name mean an index, all of whose images it holds, and which has a part that is no image."""
+    index, part = digest(f"{name} index"), digest(f"{name} part")
+    for config in configs:
+        add(tx, config)
+    for one in (index, part):
+        layers.add_blob(tx, one, 5)
+    parts = [IndexBlob(digest=one, media_type="m", size=5) for one in (index, part)]
+    platforms.add_index_blobs(tx, index, parts)
+    rows = [
+        PlatformRow(config=digest(config), manifest=digest(f"{config} manifest"), platform=config)
+        for config in configs
+    ]
+    images.put_image(
+        tx,
+        "default",
+        f"localhost/{name}:1",
+        config=rows[0].config,
+        manifest=rows[0].manifest,
+        index=index,
+        held=rows,
+    )
+
+
+def test_an_index_that_goes_between_the_lease_and_the_copy_is_not_in_it(db: Database, tmp_path: Path) -> None:
+    def begin(tx: Transaction) -> None:
+        add_index(tx, "stays", "a", "b")
+        copies.hold(tx, "default", keep)
+
+    def between(tx: Transaction) -> None:
+        add_index(tx, "comes", "c", "d")
+        add_index(tx, "goes", "c", "e")
+
+    def after(tx: Transaction) -> None:
+        for name in ("stays", "goes"):  # the first is held already
+            images.delete_image(tx, "default", f"localhost/{name}:1")
+        for one in "abcde":
+            images.delete_image(tx, "default", f"localhost/{one}:1")
+
+    db.write(begin)
+    db.write(between)
+    copies.copy_database(tmp_path / "meta.db", tmp_path / "copy")
+    db.write(after)
+    saved, wanted = edit(db, tmp_path / "copy")
+    found = {
+        image.name.removeprefix("localhost/").removesuffix(":1"): (
+            image.index,
+            {one.config for one in image.platforms},
+        )
+        for image in saved.images
+    }
+    # A name whose image is kept by another stays, as one of an image alone.
+    assert found == {
+        "a": (None, set()),
+        "b": (None, set()),
+        "c": (None, set()),
+        "d": (None, set()),
+        "comes": (digest("comes index"), {digest("c"), digest("d")}),
+        "goes": (None, set()),
+        "stays": (digest("stays index"), {digest("a"), digest("b")}),
+    }
+    parts = {digest(f"{name} {what}") for name in ("stays", "comes") for what in ("index", "part")}
+    documents = {digest(f"{one}{what}") for one in "abcd" for what in ("", " manifest")}
+    assert wanted.documents == documents | parts
+    assert wanted.layers == {digest(f"{one} layer") for one in "abcd"}
 
 
 def test_a_copy_made_while_others_write_shows_one_moment(db: Database, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from orlop.client.address import TcpAddress, parse_address
 from orlop.errors import InvalidArgument, NotFound, ResourceExhausted
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.proto.orlop.v1 import images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2
 from orlop.service import requests
 from orlop.service.access import LOOKS, Access, Peer
 from orlop.service.clients import NOBODY, Client, Connection, Ledger, ServiceCounts
@@ -19,7 +19,7 @@ from orlop.service.pools import DEFAULT_LIMITS, CallPool, Pools, ServiceLimits, 
 from orlop.service.shown import Veil, one_line
 
 SOON = 60.0
-MODULES = (images_pb2, transfer_pb2, store_pb2, image_pb2)
+MODULES = (images_pb2, transfer_pb2, store_pb2, registries_pb2, image_pb2)
 
 
 def peer(uid, gid=500, *groups):
@@ -86,6 +86,7 @@ def test_a_read_only_client_may_ask_for_nothing_that_changes():
     assert set(chosen) >= LOOKS
     assert looks == {
         *("ListPrepared", "List", "Inspect", "Info", "Usage", "Explain", "ListPins"),
+        *("Tags", "Manifest", "Referrers"),
         "ServerReflectionInfo",
     }
 
@@ -394,9 +395,18 @@ def test_every_text_that_a_call_is_about_has_a_rule():
         "orlop.v1.PrepareRootRequest.path",
         "orlop.v1.WatchPrepareRootRequest.path",
         "orlop.v1.PullRequest.platform",
+        "orlop.v1.InspectRequest.platform",
+        "orlop.v1.PullRequest.platforms",
+        "orlop.v1.LoadRequest.platforms",
+        "orlop.v1.PushRequest.tags",
         "orlop.v1.LoadRequest.source",  # in orlop.service.transfer
         "orlop.v1.BackupRequest.destination",  # in orlop.service.store
         "orlop.v1.PinRequest.name",
+        "orlop.v1.TagsRequest.last",
+        "orlop.v1.ManifestRequest.platform",
+        "orlop.v1.ReferrersRequest.artifact_type",
+        "orlop.v1.CopyRequest.platform",
+        "orlop.v1.CopyRequest.tags",  # in orlop.remote.names
     }
     for module in MODULES:
         for service in module.DESCRIPTOR.services_by_name.values():

@@ -93,11 +93,27 @@ def add_folder(tx: Transaction, folder: str, layers: list[str]) -> None:
     tx.executemany("INSERT OR IGNORE INTO folder_layers VALUES (?, ?)", [(folder, one) for one in layers])
 
 
-def name_image(tx: Transaction, name: str, config: str) -> None:
+def name_image(tx: Transaction, name: str, config: str, index: str | None = None) -> None:
     tx.execute(
-        "INSERT INTO images (namespace, name, config_digest, manifest_digest, created_at, updated_at, used_at) "
-        "VALUES ('default', ?, ?, (SELECT digest FROM image_manifests WHERE config_digest = ?), 0, 0, 0)",
-        (name, config, config),
+        "INSERT INTO images "
+        "(namespace, name, config_digest, manifest_digest, index_digest, created_at, updated_at, used_at) "
+        "VALUES ('default', ?, ?, (SELECT digest FROM image_manifests WHERE config_digest = ?), ?, 0, 0, 0)",
+        (name, config, config, index),
+    )
+
+
+def add_index(tx: Transaction, index: str, parts: list[str]) -> None:
+    """An index and what it needs beyond its images."""
+    for part in (index, *parts):
+        tx.execute("INSERT OR IGNORE INTO blobs VALUES (?, 1, 0)", (part,))
+        tx.execute("INSERT OR IGNORE INTO index_blobs VALUES (?, ?, 'm', 1)", (index, part))
+
+
+def hold_platform(tx: Transaction, name: str, config: str) -> None:
+    """An image that a name holds of its index."""
+    tx.execute(
+        "INSERT OR IGNORE INTO image_platforms VALUES ('default', ?, ?, ?, 'p', '')",
+        (name, digest(f"manifest 0 {config}"), config),
     )
 
 
@@ -128,11 +144,16 @@ def stores(draw: st.DrawFn) -> Callable[[Transaction], None]:
     loose = draw(st.lists(some, max_size=2))
     foldered = draw(st.lists(some, max_size=2))
     named = draw(st.lists(st.sampled_from(configs), max_size=3))
+    parts = [digest("part 0"), digest("part 1"), digest(f"gz {layers[0]}")]
+    indexes = {digest(f"index {n}"): draw(st.lists(st.sampled_from(parts), unique=True)) for n in range(2)}
+    meant = [draw(st.sampled_from([None, *indexes])) for _ in named]
+    holds = [draw(st.lists(st.sampled_from(configs), max_size=2)) if index else [] for index in meant]
     rooted = draw(st.lists(st.sampled_from(configs), max_size=2))
     mounted = [draw(st.sampled_from([None, *configs])) for _ in rooted]
     things = [("layer", layer) for layer in layers] + [("config", config) for config, _, _ in configs]
     things += [("blob", config) for config, _, _ in configs] + [("blob", digest(f"gz {layers[0]}"))]
     things += [("chain", chain_of(own)) for own, _ in chained]
+    things += [("blob", index) for index in indexes] + [("blob", parts[0])]
     leased = draw(st.lists(st.lists(st.sampled_from(things), max_size=3), max_size=2))
     pinned = draw(
         st.lists(st.tuples(st.sampled_from(things), st.sampled_from([None, LONG_AGO, FAR_AHEAD])), max_size=2)
@@ -149,8 +170,12 @@ def stores(draw: st.DrawFn) -> Callable[[Transaction], None]:
             add_chain(tx, own)
         for number, own in enumerate(foldered):
             add_folder(tx, f"f{number}", own)
+        for index, own in indexes.items():
+            add_index(tx, index, own)
         for number, (config, _, _) in enumerate(named):
-            name_image(tx, f"n{number}", config)
+            name_image(tx, f"n{number}", config, meant[number])
+            for other, _, _ in holds[number]:
+                hold_platform(tx, f"n{number}", other)
         for number, (config, own, _) in enumerate(rooted):
             add_folder(tx, f"r{number}", own)
             add_root(tx, f"root{number}", config, add_chain(tx, own), [f"r{number}"])
@@ -178,6 +203,8 @@ KEYS = {
     "blob_sources": "digest",
     "config_layers": "config_digest",
     "image_manifests": "config_digest",
+    "index_blobs": "index_digest",
+    "image_platforms": "config_digest",
     "chains": "chain_id",
     "chain_layers": "chain_id",
     "folders": "id",
@@ -210,7 +237,7 @@ def live(tx: Transaction) -> dict[str, set[str]]:
         return found
 
     configs = kept("config")
-    for table in ("images", "prepared", "root_mounts"):
+    for table in ("images", "image_platforms", "prepared", "root_mounts"):
         configs |= column(tx, f"SELECT config_digest FROM {table}")
     held = kept("chain")
     for table in ("prepared", "root_mounts"):
@@ -230,6 +257,8 @@ def live(tx: Transaction) -> dict[str, set[str]]:
         for owner in owners:
             layers |= owned.get(owner, set())
     blobs = kept("blob") | configs | column(tx, "SELECT manifest_digest FROM images")
+    for index in column(tx, "SELECT index_digest FROM images"):
+        blobs |= members("index_blobs", "index_digest", "digest").get(index, set())
     for config in configs:
         blobs |= members("image_manifests", "config_digest", "digest").get(config, set())
     for layer in layers:
@@ -249,6 +278,8 @@ def live(tx: Transaction) -> dict[str, set[str]]:
         "blob_sources": blobs,
         "config_layers": configs,
         "image_manifests": configs,
+        "index_blobs": blobs,
+        "image_platforms": configs,
         "chains": chains,
         "chain_layers": chains,
         "folders": folders,
@@ -290,10 +321,10 @@ ENDS = {
 def end(tx: Transaction, kind: str, name: str) -> Suspects:
     """End one thing; what it leaves to look at."""
     if kind == "images":
-        row = images.get_image(tx, "default", name)
-        assert row is not None
+        found = garbage.suspects_of_image(tx, "default", name)
+        assert found.configs
         images.delete_image(tx, "default", name)
-        return Suspects(configs={row.config})
+        return found
     if kind == "roots":
         found = garbage.suspects_of_root(tx, name)
         roots.delete_root(tx, name)

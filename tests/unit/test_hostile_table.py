@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from support.hostile import COMMAND, PAGE, Row, Shown, find_tests, marks_of, missing, page, read_rows, unknown
+from support.hostile import COMMAND, MARKS, PAGE, Row, missing, page, read_rows, unknown
+from support.marks import Shown
 
 
 def test_every_hostile_input_has_a_test() -> None:
-    rows, shown = read_rows(), find_tests()
+    rows, shown = read_rows(), MARKS.find_tests()
     assert len(rows) == 42
     assert missing(rows, shown) == []
     assert unknown(rows, shown) == []
 
 
 def test_the_page_of_hostile_inputs_is_what_the_tests_say() -> None:
-    assert PAGE.read_text() == page(read_rows(), find_tests()), f"run {COMMAND}"
+    assert PAGE.read_text() == page(read_rows(), MARKS.find_tests()), f"run {COMMAND}"
 
 
 def test_marks_are_found_wherever_pytest_would_take_them() -> None:
@@ -33,12 +34,12 @@ class TestMany:
     async def test_three(self): ...
 def helper(): ...
 """
-    assert marks_of(source, "f.py") == [
+    assert MARKS.marks_of(source, "f.py") == [
         ("test_one", [1, 2, 3]),
         ("test_two", [3, 9]),
         ("TestMany.test_three", [3, 5, 6, 7]),
     ]
-    assert marks_of("def test_plain(): ...", "f.py") == []
+    assert MARKS.marks_of("def test_plain(): ...", "f.py") == []
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def helper(): ...
 )
 def test_a_mark_that_would_be_lost_is_an_error(source: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        marks_of(source, "f.py")
+        MARKS.marks_of(source, "f.py")
 
 
 def test_a_row_without_a_test_and_a_test_without_a_row_are_told() -> None:

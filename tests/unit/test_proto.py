@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 
 import orlop.proto
 from orlop import errors
-from orlop.client import wire, wirestore
+from orlop.client import wire, wireregistries, wirestore
 from orlop.client.address import SUN_PATH_MAX, Address
 from orlop.client.status import DETAIL_KEY, error_of, status_of
 from orlop.config import DRIVERS
 from orlop.images import api, upkeep
 from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.proto.orlop.v1 import images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.remote import api as remote
 from orlop.service.gate import pools_by_method
 from orlop.service.pools import DEFAULT_LIMITS, Pools
 
 HERE = Address("/run/orlop/socket/orlop.sock")
 FILES = [image_pb2.DESCRIPTOR] + [
-    module.DESCRIPTOR for module in (images_pb2, store_pb2, transfer_pb2, types_pb2)
+    module.DESCRIPTOR for module in (images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2)
 ]
 
 # ------------------------------------------------------------------ shape
@@ -176,6 +177,10 @@ IMAGES = st.builds(
     layers=st.integers(0, 2**31 - 1),
     used=TEXT,
     labels=LABELS,
+    index=st.none() | TEXT,
+    platforms=st.lists(st.builds(api.HeldPlatform, platform=TEXT, id=TEXT, digest=TEXT), max_size=3).map(
+        tuple
+    ),
 )
 TIME = st.floats(0, allow_infinity=False, allow_nan=False)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)
@@ -259,7 +264,16 @@ VALUES = [
         wire.progress_to,
         wire.progress_from,
     ),
-    (st.builds(api.PushResult, name=TEXT, digest=TEXT, size=SIZE), wire.pushed_to, wire.pushed_from),
+    (
+        st.builds(api.PushResult, name=TEXT, digest=TEXT, size=SIZE, names=TEXTS),
+        wire.pushed_to,
+        wire.pushed_from,
+    ),
+    (
+        st.builds(api.FetchedBlobs, name=TEXT, fetched=TEXTS, present=TEXTS, size=SIZE),
+        wire.blobs_to,
+        wire.blobs_from,
+    ),
     (
         st.builds(api.Removed, names=st.lists(TEXT, max_size=3).map(tuple), freed=SIZE),
         wire.removed_to,
@@ -363,6 +377,45 @@ VALUES = [
         wirestore.info_from,
     ),
 ]
+REGISTRY_VALUES = [
+    (
+        st.builds(
+            remote.Document, name=TEXT, media_type=TEXT, digest=TEXT, size=SIZE, data=st.binary(max_size=20)
+        ),
+        wireregistries.document_to,
+        wireregistries.document_from,
+    ),
+    (
+        st.builds(
+            remote.Referrer, digest=TEXT, media_type=TEXT, size=SIZE, artifact_type=TEXT, annotations=LABELS
+        ),
+        wireregistries.referrer_to,
+        wireregistries.referrer_from,
+    ),
+    (
+        st.builds(remote.Deleted, name=TEXT, digest=TEXT),
+        wireregistries.deleted_to,
+        wireregistries.deleted_from,
+    ),
+    (
+        st.builds(
+            remote.Copied,
+            names=TEXTS,
+            digest=TEXT,
+            source_digest=TEXT,
+            media_type=TEXT,
+            manifests=SIZE,
+            blobs=SIZE,
+            mounted=SIZE,
+            sent=SIZE,
+            size=SIZE,
+            referrers=SIZE,
+        ),
+        wireregistries.copied_to,
+        wireregistries.copied_from,
+    ),
+]
+VALUES += REGISTRY_VALUES
 NAMES = [to.__name__.removesuffix("_to") for _, to, _ in VALUES]
 
 
@@ -378,11 +431,29 @@ def test_a_value_comes_back_whole(values, to, back):
 
 def test_every_value_of_the_verbs_is_tried():
     tried = {"Mount", "ImageInfo", "PreparedInfo", "ImageDetails", "Blob", "PrepareOptions", "CommitOptions"}
-    tried |= {"PushResult", "Removed", "Collected", "StoreInfo", "DriverInfo", "ExtraMount", "IdMap"}
+    tried |= {
+        "PushResult",
+        "FetchedBlobs",
+        "Removed",
+        "Collected",
+        "StoreInfo",
+        "DriverInfo",
+        "ExtraMount",
+        "IdMap",
+    }
     tried |= {"Keep", "Usage", "UsagePart", "ImageUsage", "Explanation", "Reason", "Part", "Pin"}
+    tried |= {"HeldPlatform"}
     tried |= {"Checked", "Finding", "BackedUp"}
     values = {**vars(api), **vars(upkeep)}
     assert {name for name, kind in values.items() if dataclasses.is_dataclass(kind)} - {"Call"} == tried
+
+
+def test_every_value_of_the_verbs_on_registries_is_tried():
+    tried = {"Document", "Referrer", "Deleted", "Copied"}
+    of_files = {"Artifact", "ArtifactFile", "PulledFile"}  # no daemon does those verbs
+    kinds = {name for name, kind in vars(remote).items() if dataclasses.is_dataclass(kind)}
+    assert kinds - {"Call"} == tried | of_files
+    assert len(REGISTRY_VALUES) == len(tried)
 
 
 def test_a_finding_of_a_kind_unknown_here_is_an_error():

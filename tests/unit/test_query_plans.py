@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from orlop.metadata import folders, garbage, images, layers, pins, roots, uses
+from orlop.metadata import folders, garbage, images, layers, pins, platforms, roots, uses
 from orlop.metadata.db import Database, Transaction
 from orlop.metadata.folders import FolderRow
 from orlop.metadata.garbage import Suspects
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
+from orlop.metadata.platforms import IndexBlob, PlatformRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.spec.digest import DiffID, Digest
 
@@ -45,6 +46,8 @@ ROOT = RootRow(
     gid_map="0:1:1",
 )
 MANIFEST = ManifestRow(digest=BLOB, media_type="m", size=1)
+PLATFORM = PlatformRow(config=BLOB, manifest=BLOB, platform="linux/amd64")
+INDEX_BLOB = IndexBlob(digest=BLOB, media_type="m", size=1)
 LAYER_ROW = LayerRow(diff_id=LAYER, size=1, data_size=0, index_size=1, entries=1)
 LAYER_BLOB = LayerBlob(diff_id=LAYER, digest=BLOB, size=1, media_type="x")
 
@@ -54,6 +57,17 @@ LOOKUPS: dict[str, Body] = {
     "get an image": lambda tx: images.get_image(tx, NS, "a"),
     "find images by their ID": lambda tx: images.images_by_id(tx, NS, "sha256:0123"),
     "find images by their manifest": lambda tx: images.images_by_manifest(tx, NS, BLOB),
+    "find images by their index": lambda tx: images.images_by_index(tx, NS, BLOB),
+    "find names that hold a config": lambda tx: platforms.names_of_config(tx, NS, "sha256:0123"),
+    "find names that hold a manifest": lambda tx: platforms.names_of_manifest(tx, NS, BLOB),
+    "list what a name holds": lambda tx: platforms.platforms_of(tx, NS, "a"),
+    "put an image of an index": lambda tx: images.put_image(
+        tx, NS, "a", config=BLOB, manifest=BLOB, index=BLOB, held=[PLATFORM]
+    ),
+    "add an index's blobs": lambda tx: platforms.add_index_blobs(tx, BLOB, [INDEX_BLOB]),
+    "list an index's blobs": lambda tx: platforms.index_blobs(tx, BLOB),
+    "find a blob of an index": lambda tx: platforms.index_blob(tx, BLOB),
+    "ask what an image keeps": lambda tx: garbage.suspects_of_image(tx, NS, "a"),
     "touch an image": lambda tx: images.touch_image(tx, NS, "a"),
     "describe a config": lambda tx: images.describe_config(tx, BLOB, platform="p", created=""),
     "add a config": lambda tx: images.add_config(tx, BLOB, [LAYER]),

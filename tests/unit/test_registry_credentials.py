@@ -5,13 +5,31 @@ from __future__ import annotations
 import base64
 import json
 import os
+from functools import partial
 
 import pytest
 
-from orlop.errors import Cancelled, InvalidArgument, NotFound, Unavailable
-from orlop.observe import Call, CancelToken, NullObserver
-from orlop.registry.credentials import Credential, CredentialSources, Helper, Keychain, find, usual_sources
-from orlop.registry.helpers import ask_helper
+from orlop.config import Settings
+from orlop.errors import (
+    Cancelled,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unavailable,
+)
+from orlop.observe import Auth, Call, CancelToken, NullObserver
+from orlop.registry.authfile import keep_token
+from orlop.registry.credentials import (
+    Credential,
+    CredentialSources,
+    Helper,
+    Keychain,
+    find,
+    own,
+    usual_sources,
+)
+from orlop.registry.helpers import MAX_OUTPUT, ask_helper, erase_helper, list_helper, store_helper
 
 
 def auth(name, password="pw"):
@@ -79,18 +97,53 @@ def test_an_entry_is_read_or_passed_over(entry, expected):
     assert found is None or "pw" not in repr(found)
 
 
-def test_a_registrys_helper_goes_before_the_store_and_the_store_before_the_file():
-    document = {
-        "credHelpers": {"r.example": "one"},
-        "credsStore": "all",
-        "auths": {"r.example": auth("me")},
-    }
-    assert list(find(document, "r.example", "a", scheme="https")) == [
-        Helper(name="one", server="r.example"),
-        Helper(name="all", server="r.example"),
-        Credential(username="me", password="pw"),
-    ]
-    assert first({"credsStore": "all"}, "docker.io").server == "https://index.docker.io/v1/"
+ME = Credential(username="me", password="pw")
+HUB = "https://index.docker.io/v1/"
+
+
+def asks(name, server="r.example"):
+    return Helper(name=name, server=server)
+
+
+@pytest.mark.parametrize(
+    ("helpers", "store", "keys", "registry", "expected"),
+    [
+        ({"r.example": "one"}, "all", ["r.example"], "r.example", [asks("one"), ME]),
+        ({"other.example": "one"}, "all", ["r.example"], "r.example", [asks("all"), ME]),
+        ({"https://r.example": "one"}, "all", [], "r.example", [asks("one")]),
+        ({"http://r.example": "one"}, "all", [], "r.example", [asks("all")]),
+        ({"r.example": ""}, "all", ["r.example"], "r.example", [ME]),
+        ({"r.example": 7}, "all", [], "r.example", [asks("all")]),
+        (
+            {"r.example/a": "one", "r.example": "two"},
+            "",
+            [],
+            "r.example",
+            [asks("one", "r.example/a"), asks("two")],
+        ),
+        ({"r.example": "one"}, "all", ["r.example/a"], "r.example", [ME, asks("one")]),
+        (
+            {"r.example/a": "one"},
+            "all",
+            ["r.example/a"],
+            "r.example",
+            [asks("one", "r.example/a"), ME, asks("all")],
+        ),
+        ({}, "all", [HUB], "docker.io", [asks("all", HUB), asks("all", "docker.io"), ME]),
+        ({HUB: "one"}, "all", [], "docker.io", [asks("one", HUB), asks("one", "docker.io")]),
+    ],
+)
+def test_particular_keys_go_first_and_a_registrys_helper_in_place_of_the_store(
+    helpers, store, keys, registry, expected
+):
+    document = {"credHelpers": helpers, "credsStore": store, "auths": {key: auth("me") for key in keys}}
+    assert list(find(document, registry, "a/b", scheme="https")) == expected
+
+
+@pytest.mark.hostile(25)
+def test_dockers_headers_for_its_daemon_are_nobodys():
+    document = {"HttpHeaders": {"Authorization": "Basic x", "X-Meta": "y"}, "auths": {}}
+    assert not list(find(document, "r.example", "a", scheme="https"))
 
 
 @pytest.mark.parametrize("document", [{}, {"auths": []}, {"auths": None, "credHelpers": 3, "credsStore": {}}])
@@ -109,6 +162,67 @@ def test_the_usual_places_are_podmans_then_dockers():
     assert usual_sources({}, uid=0).files == ("/run/containers/0/auth.json",)
     assert usual_sources({"DOCKER_CONFIG": "/d"}, uid=0).files[-1] == "/d/config.json"
     assert usual_sources({"REGISTRY_AUTH_FILE": "/x", "HOME": "/h"}, uid=0).files == ("/x",)
+    given = usual_sources({"DOCKER_AUTH_CONFIG": '{"auths":{}}', "REGISTRY_AUTH_FILE": "/x"}, uid=0)
+    assert given.document == '{"auths":{}}'
+    assert "auths" not in repr(given)
+
+
+def test_a_document_that_is_given_whole_goes_before_files_and_names_no_programs(tmp_path):
+    file = write(tmp_path / "a", {"auths": {"r.example": auth("filed"), "s.example": auth("filed")}})
+    given = {
+        "auths": {"r.example": auth("given")},
+        "credsStore": "none",
+        "credHelpers": {"r.example": "none"},
+    }
+    sources = CredentialSources(files=(file,), document=json.dumps(given))
+    asked = []
+    keychain = Keychain(sources, lambda helper, path, call: asked.append(helper))
+    found = [keychain(host, "a", scheme="https", call=Call()) for host in ("r.example", "s.example")]
+    assert [one.username for one in found] == ["given", "filed"]
+    assert not asked
+    warnings = Warnings()
+    broken = Keychain(CredentialSources(files=(file,), document="{s3cret"), ask_helper)
+    assert broken("r.example", "a", scheme="https", call=Call(observer=warnings)).username == "filed"
+    assert len(warnings.texts) == 1
+    assert "s3cret" not in warnings.texts[0]
+    assert "s3cret" not in repr(Settings(auth_config="{s3cret")) + repr(sources) + repr(broken)
+
+
+def test_a_credential_of_the_call_is_for_the_registry_that_it_names_alone():
+    auth = Auth(username="me", password="hunter2", registry="r.example")
+    assert own(auth, "r.example") == Credential(username="me", password="hunter2")
+    for other in ("s.example", "r.example:5000", ""):
+        assert own(auth, other) is None
+    assert own(Auth(registry="r.example"), "r.example") is None
+    assert own(None, "r.example") is None
+    assert "hunter2" not in repr(Call(auth=auth))
+
+
+def test_a_renewed_identity_token_is_used_and_kept_in_its_file(tmp_path):
+    document = {"auths": {"r.example": {**auth("me", ""), "identitytoken": "old"}}, "more": [1]}
+    file = write(tmp_path / "config.json", document)
+    keep = partial(keep_token, limit=1 << 20)
+    keychain = Keychain(CredentialSources(files=(file,)), ask_helper, keep)
+    for old, new in (("old", "new"), ("new", "newer")):
+        found = keychain("r.example", "a", scheme="https", call=Call())
+        assert found.identity_token == old
+        keychain.renewed(found, new, call=Call())
+    assert json.loads((tmp_path / "config.json").read_text()) == {
+        "auths": {"r.example": {**auth("me", ""), "identitytoken": "newer"}},
+        "more": [1],
+    }
+    # Where the file cannot be changed, the new one is remembered all the same.
+    warnings = Warnings()
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    frozen = Keychain(CredentialSources(files=(file,)), ask_helper, no_change)
+    found = frozen("r.example", "a", scheme="https", call=Call())
+    frozen.renewed(found, "new", call=Call(observer=warnings))
+    assert frozen("r.example", "a", scheme="https", call=Call()).identity_token == "new"
+    assert len(warnings.texts) == 1
+
+
+def no_change(credential, token, *, call):
+    raise PermissionDenied("change credentials", "it is read-only")
 
 
 class Warnings(NullObserver):
@@ -202,3 +316,108 @@ def test_a_helper_that_hangs_is_ended_with_the_call(tmp_path):
     path = f"{tmp_path}{os.pathsep}{os.defpath}"
     with pytest.raises(Cancelled):
         ask_helper(Helper(name="hangs", server="r"), path, Call(cancel=cancel))
+
+
+def ran_by(folder):
+    """A helper that writes down how it was run."""
+    helper_program(
+        folder,
+        "spy",
+        f"""pwd > {folder}/pwd; env > {folder}/env; echo "$*" > {folder}/args; cat > {folder}/told
+ps -o sid= -p $$ > {folder}/sid; echo $$ > {folder}/pid
+echo '{{"Username":"me","Secret":"x"}}'""",
+    )
+    return f"{folder}{os.pathsep}.{os.pathsep}{os.defpath}"
+
+
+@pytest.mark.hostile(31)
+def test_a_helper_runs_in_the_root_folder_in_a_session_of_its_own_and_not_by_anothers_leave(
+    tmp_path, monkeypatch
+):
+    path = ran_by(tmp_path)
+    for name, value in {
+        "LD_PRELOAD": "",
+        "LD_LIBRARY_PATH": "/image",
+        "PYTHONPATH": "/image",
+        "BASH_ENV": "/image",
+        "ORLOP_HOST": "x",
+        "DOCKER_AUTH_CONFIG": "s3cret",
+        "GNUPGHOME": "/keys",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    secret = Credential(username="me", password="hunter2")
+    store_helper(Helper(name="spy", server="r.example"), secret, path, Call())
+    seen = {name: (tmp_path / name).read_text() for name in ("pwd", "env", "args", "told", "sid", "pid")}
+    passed = dict(line.partition("=")[::2] for line in seen["env"].splitlines())
+    assert seen["pwd"] == "/\n"
+    assert seen["sid"].strip() == seen["pid"].strip()
+    assert passed["GNUPGHOME"] == "/keys"
+    assert "." not in passed["PATH"].split(os.pathsep)
+    for name in (
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "BASH_ENV",
+        "ORLOP_HOST",
+        "DOCKER_AUTH_CONFIG",
+    ):
+        assert name not in passed
+    assert seen["args"] == "store\n"  # and no secret
+    assert json.loads(seen["told"]) == {"ServerURL": "r.example", "Username": "me", "Secret": "hunter2"}
+
+
+KEEPS = """
+read -r told
+case $1 in
+store) printf '%s\\n' "$told" > STATE ;;
+get) test -e STATE && cat STATE || { echo credentials not found in native keychain; exit 1; } ;;
+erase) test -e STATE && rm STATE || { echo credentials not found in native keychain; exit 1; } ;;
+list) echo '{"r.example":"me"}' ;;
+esac
+"""
+
+
+def test_a_helper_keeps_gives_back_lists_and_forgets(tmp_path):
+    helper_program(tmp_path, "keeps", KEEPS.replace("STATE", f"{tmp_path}/state"))
+    path, one = f"{tmp_path}{os.pathsep}{os.defpath}", Helper(name="keeps", server="r.example")
+    assert ask_helper(one, path, Call()) is None
+    assert not erase_helper(one, path, Call())
+    for kept in (Credential(username="m\u00e9", password='p"w\\'), Credential(identity_token="t")):
+        store_helper(one, kept, path, Call())
+        assert ask_helper(one, path, Call()) == kept
+    assert list_helper("keeps", path, Call()) == {"r.example": "me"}
+    assert erase_helper(one, path, Call())
+    assert ask_helper(one, path, Call()) is None
+
+
+@pytest.mark.hostile(25)
+def test_a_helper_that_repeats_what_it_was_told_is_not_repeated(tmp_path):
+    helper_program(tmp_path, "echoes", 'echo "cannot store hunter2 today"; exit 1')
+    secret = Credential(username="me", password="hunter2")
+    with pytest.raises(Unavailable, match="status 1") as caught:
+        store_helper(Helper(name="echoes", server="r"), secret, str(tmp_path), Call())
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_helper_that_never_stops_talking_is_ended(tmp_path):
+    helper_program(tmp_path, "talks", "exec cat /dev/zero")
+    path = f"{tmp_path}{os.pathsep}{os.defpath}"
+    with pytest.raises(ResourceExhausted, match=str(MAX_OUTPUT)):
+        ask_helper(Helper(name="talks", server="r"), path, Call())
+
+
+def test_what_a_helper_leaves_running_is_not_waited_for(tmp_path):
+    helper_program(tmp_path, "leaves", f"tail -f /dev/null & echo $! > {tmp_path}/pid; {ANSWERS}")
+    path = f"{tmp_path}{os.pathsep}{os.defpath}"
+    try:
+        found = ask_helper(Helper(name="leaves", server="r.example"), path, Call())
+        assert found.username == "me"
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_a_helper_that_reads_nothing_holds_nobody_up(tmp_path):
+    helper_program(tmp_path, "deaf", "exit 0")
+    big = Credential(username="me", password="x" * 300_000)
+    store_helper(Helper(name="deaf", server="r"), big, f"{tmp_path}{os.pathsep}{os.defpath}", Call())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -88,10 +89,89 @@ def test_a_url_is_shown_without_secrets(url, shown):
         "password=s3cret-value",
         '{"access_token": "s3cret-value"}',
         "token: s3cret-value",
+        # What a registry or a proxy may quote of a request.
+        "Authorization: Basic s3cret-value0",
+        "Authorization: AWS4-HMAC-SHA256 Credential=s3cret, Signature=s3cret",
+        "authorization=s3cret",
+        "Cookie: session=s3cret; other=s3cret",
+        "Set-Cookie: id=s3cret; Path=/",
+        '{"headers":{"Cookie":"s3cret"}}',
+        "proxy said //user:s3cret@proxy.example:3128 is down",
+        "see http://u:s3cret@a.example:8080/x?y=s3cret#s3cret",
+        "X-Amz-Signature=s3cret&X-Amz-Security-Token=s3cret",
+        "sig=s3cret&sv=2020",
+        "api_key=s3cret",
+        "apikey: s3cret",
+        "private-key: s3cret",
+        "client_secret=s3cret",
+        "passwd=s3cret",
+        r"{\"refresh_token\": \"s3cret\"}",
+        '{"registry_token":"s3cret","identitytoken":"s3cret"}',
+        "token 'eyJhbGciOiJFUzI1NiJ9.s3cretpayload.s3cretsignature' is not valid",
+        "got eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9s3cret",
     ],
 )
 def test_a_registrys_words_lose_what_looks_secret(text):
     assert "s3cret" not in scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "authentication required",
+        "insufficient scope for repository:a/b:pull,push",
+        "the token has expired",
+        "requested access to the resource is denied",
+        "You have reached your pull rate limit: https://www.docker.com/increase-rate-limit",
+        "blob unknown to registry: sha256:" + "0" * 64,
+        "quota exceeded: 10 GiB of 10 GiB used",
+    ],
+)
+def test_a_registrys_plain_words_stay_as_they_are(text):
+    assert scrub(text) == text
+
+
+def test_scrubbing_takes_no_time_that_grows_with_the_square_of_the_words():
+    for piece in ("a_", "token", "eyJ", "//a", "cookie:", "-token-"):
+        scrub(piece * 100_000)
+
+
+@pytest.mark.hostile(25)
+@pytest.mark.distribution("errors.codes")
+def test_an_error_holds_no_secret_of_the_answer_wherever_it_stands():
+    made = from_status(
+        ENDPOINT,
+        answer(
+            403,
+            "denied to Bearer s3cret-value0",
+            url="https://u:s3cret@cdn.example/b?Signature=s3cret",
+            headers={"retry-after": "password=s3cret", "www-authenticate": 'Bearer realm="https://s3cret"'},
+        ),
+        "x",
+    )
+    assert "s3cret" not in str(made) + repr(made) + repr(made.details)
+
+
+@pytest.mark.distribution("errors.unauthorized")
+def test_a_token_that_lacks_a_scope_is_told_from_wrong_credentials():
+    said = {"www-authenticate": 'Bearer realm="https://r.example/token",error="insufficient_scope"'}
+    made = from_status(ENDPOINT, answer(401, headers=said, authenticated=True), "x")
+    assert isinstance(made, PermissionDenied)
+    assert "no such repository" in made.hint
+    assert isinstance(from_status(ENDPOINT, answer(401, headers=said), "x"), Unauthenticated)
+
+
+@pytest.mark.hostile(38)
+@pytest.mark.distribution("errors.too-many-requests")
+def test_a_limit_is_told_with_its_end_and_the_number_of_tries():
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    hub = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "0;w=21600"}
+    made = from_status(ENDPOINT, answer(429, "toomanyrequests", headers=hub, tries=3), "x", now=now)
+    assert "(3 tries); its limit of requests is used up; that ends within 6 h" in made.reason
+    github = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(now.timestamp()) + 90)}
+    made = from_status(ENDPOINT, answer(403, headers=github), "x", now=now)
+    assert isinstance(made, Unavailable)
+    assert "at 2026-01-01 12:01:30 UTC" in made.reason
 
 
 def test_a_registrys_words_stay_on_one_short_line():

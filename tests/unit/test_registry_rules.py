@@ -120,9 +120,10 @@ def redirect(request_url, location, *, status=307, method="GET", body=None, endp
         method=method, url=request_url, endpoint=endpoint, attempted="test", headers=headers, body=body
     )
     response = Response(status=status, reason="", url=request_url, headers={"location": location})
-    return next_hop(request, response, hops)
+    return next_hop(request, response, [*(f"{request_url}?{hop}" for hop in range(hops)), request_url])
 
 
+@pytest.mark.distribution("api.redirect.authorization")
 @pytest.mark.hostile(24)
 @pytest.mark.parametrize(
     ("location", "url", "keeps"),
@@ -150,7 +151,7 @@ def test_a_redirect_takes_credentials_only_within_the_origin(location, url, keep
 def test_credentials_do_not_come_back_with_a_way_home():
     away = redirect("https://r.example/v2/a", "https://cdn.example/b")
     response = Response(status=302, reason="", url=away.url, headers={"location": "https://r.example/v2/c"})
-    assert "Authorization" not in next_hop(away, response, 1).headers
+    assert "Authorization" not in next_hop(away, response, ["https://r.example/v2/a", away.url]).headers
 
 
 @pytest.mark.hostile(24)
@@ -186,8 +187,16 @@ def test_a_plain_registry_may_redirect_plainly():
 @pytest.mark.hostile(38)
 def test_redirects_are_limited():
     assert redirect("https://r.example/a", "/b", hops=MAX_HOPS - 1) is not None
-    with pytest.raises(Unavailable, match="more than 5"):
+    with pytest.raises(Unavailable, match=r"more than 5 times, last to https://r\.example/b"):
         redirect("https://r.example/a", "/b", hops=MAX_HOPS)
+
+
+@pytest.mark.hostile(38)
+@pytest.mark.parametrize("location", ["/a", "https://r.example:443/a", "?1"])
+def test_redirects_in_a_circle_are_called_that(location):
+    assert redirect("https://r.example/a", location, hops=2) is not None
+    with pytest.raises(Unavailable, match="in a circle, last to"):
+        redirect("https://r.example/a", location, hops=MAX_HOPS)
 
 
 @pytest.mark.parametrize(
