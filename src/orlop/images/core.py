@@ -271,7 +271,7 @@ class Core:
         exclusive: bool = True,
         meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[FileLock]:
-        """Hold a lock for the length of a ``with`` block; ``meanwhile`` is called again and again till then."""
+        """Hold a lock for the length of a ``with`` block; ``meanwhile`` is called while it is waited for."""
         lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
         with _system_errors(attempted):
             lock.acquire(call=call, attempted=attempted, exclusive=exclusive, meanwhile=meanwhile)
