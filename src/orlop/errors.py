@@ -161,6 +161,7 @@ def by_code(code: str) -> type[Error]:
 _BY_ERRNO: dict[int, type[Error]] = {
     errno.ENOENT: NotFound,
     errno.ENOTDIR: FailedPrecondition,
+    errno.EISDIR: FailedPrecondition,
     errno.EEXIST: AlreadyExists,
     errno.EACCES: PermissionDenied,
     errno.EPERM: PermissionDenied,

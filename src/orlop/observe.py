@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orlop.errors import Cancelled, DeadlineExceeded
+from orlop.errors import Cancelled, DeadlineExceeded, InvalidArgument
 
 __all__ = [
     "NULL_OBSERVER",
@@ -177,7 +177,7 @@ class Auth:
 class Call:
     """The circumstances of one call: observer, cancel token, deadline, credentials of its own.
 
-    ``deadline`` is a value of `time.monotonic`, or None; ``auth`` is for the registry that it names;
+    ``deadline`` is a value of `time.monotonic`, or None; ``auth`` is for the registry that it has to name;
     ``tally`` is kept by all parts of the call together.
     """
 
@@ -186,6 +186,15 @@ class Call:
     deadline: float | None = None
     auth: Auth | None = None
     tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidArgument` for credentials that are for no registry: nobody would get them."""
+        if self.auth is not None and not self.auth.registry and self.auth != Auth():
+            raise InvalidArgument(
+                "bring credentials for a call",
+                "they do not say which registry they are for",
+                hint="set registry, to a host as registry.lan:5000 or docker.io",
+            )
 
     def check(self, attempted: str) -> None:
         """Raise `Cancelled` or `DeadlineExceeded` if the call should stop."""

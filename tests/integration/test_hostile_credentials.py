@@ -27,7 +27,7 @@ import orlop
 from conftest import StoreDirs
 from orlop.config import Settings
 from orlop.config.settings import ProxySettings
-from orlop.observe import Auth, Call
+from orlop.observe import Auth, Call, NullObserver
 from orlop.registry import client as client_module
 from orlop.registry import connections
 from orlop.registry.addresses import Zone
@@ -466,7 +466,6 @@ def test_credentials_of_one_call_are_used_for_its_registry_and_by_no_other_call(
             (CALL, server),  # it has no part in what the call before was given
             (Call(auth=replace(mine, registry=server.host, password="wrong")), server),
             (bound, other),
-            (Call(auth=mine), server),
         ):
             with pytest.raises(orlop.Unauthenticated) as caught:
                 client.resolve(ref_of(target), call=call)
@@ -474,6 +473,49 @@ def test_credentials_of_one_call_are_used_for_its_registry_and_by_no_other_call(
         nobody_was_told(other)
         assert client.resolve(ref_of(server), call=bound).data == MANIFEST
         assert PASSWORD not in repr(bound)
+        with pytest.raises(orlop.InvalidArgument, match="which registry"):
+            Call(auth=mine)
+
+
+class Words(NullObserver):
+    """What is warned of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.hostile(25)
+@pytest.mark.parametrize("where", [f"http://169.254.169.254/{PASSWORD}/x", f"http://x y{PASSWORD}/"])
+def test_a_redirect_or_a_warning_that_repeats_a_password_is_told_without_it(auth: Path, where: str) -> None:
+    words = Words()
+    with registry("basic") as server:
+        log_in(auth, server.host)
+        challenge = {"WWW-Authenticate": 'Basic realm="x"'}
+        warned = {"Location": where, "Warning": f'299 - "Hello, {PASSWORD}"'}
+        server.misbehave(
+            Fault(path="/manifests/", status=401, headers=challenge, times=1),
+            Fault(path="/manifests/", status=307, headers=warned),
+        )
+        with client_of(auth) as client, pytest.raises(orlop.Unavailable) as caught:
+            client.resolve(ref_of(server), call=Call(observer=words))
+    assert words.said == [f"{server.host} warns: Hello, *****"]
+    assert PASSWORD.lower() not in str(caught.value).lower()
+
+
+@pytest.mark.hostile(25)
+@pytest.mark.parametrize("where", [f"http://169.254.169.254/{PASSWORD}/x", f"http://x y{PASSWORD}/"])
+def test_a_session_of_an_upload_that_repeats_a_password_is_told_without_it(auth: Path, where: str) -> None:
+    with registry("basic") as server:
+        log_in(auth, server.host)
+        server.misbehave(Fault(path="/uploads/", method="POST", status=202, headers={"Location": where}))
+        with client_of(auth) as client:
+            client.has_blob(ref_of(server), Digest.of(b"x"), push=True, call=CALL)
+            with pytest.raises(orlop.Unavailable, match=r"\*\*\*\*\*") as caught:
+                client.upload_blob(ref_of(server), [b"x"], digest=Digest.of(b"x"), size=1, call=CALL)
+    assert PASSWORD not in str(caught.value)
 
 
 def challenged(server: MemoryRegistry, body: bytes, path: str = "/manifests/") -> None:

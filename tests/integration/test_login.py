@@ -136,7 +136,9 @@ def test_a_login_that_is_refused_keeps_nothing_and_says_no_password(server, file
 
 
 @pytest.mark.parametrize(
-    ("name", "password"), [("", "pw"), ("a:b", "pw")], ids=["no name", "a colon in the name"]
+    ("name", "password"),
+    [("", "pw"), ("a:b", "pw"), ("me", "pw\udcff")],
+    ids=["no name", "a colon in the name", "not UTF-8"],
 )
 def test_what_cannot_be_credentials_is_not_tried(server, files, name, password):
     with pytest.raises(orlop.InvalidArgument):

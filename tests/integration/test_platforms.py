@@ -14,7 +14,7 @@ import pytest
 import orlop
 from conftest import StoreDirs
 from orlop.images.backups.restore import restore
-from orlop.testing.registry import MemoryRegistry
+from orlop.testing.registry import Fault, MemoryRegistry
 from support import images
 from support.layers import Layer
 from support.registries import Registry
@@ -235,6 +235,23 @@ def test_a_tag_that_has_moved_leaves_behind_what_is_in_its_index_no_more(
     assert left(store_dirs) == []
 
 
+def test_an_index_that_stays_inside_another_forgets_what_went_with_its_name(
+    store: orlop.Store, registry: Registry, store_dirs: StoreDirs
+) -> None:
+    inner = full_index("inner")
+    name, around = f"{registry.host}/nested:v1", f"{registry.host}/nested:v2"
+    images.push(registry, "nested", "v1", inner)
+    images.push(registry, "nested", "v2", index_of((inner, {})))
+    store.pull(name, all_platforms=True)
+    store.pull(around)
+    store.remove(name)  # the attestation goes, the index stays in the one around it
+    assert store.pull(name).index == inner.digest
+    assert store.check(full=True).findings == ()
+    store.backup(store_dirs.work / "nested.tar")
+    with pytest.raises(orlop.FailedPrecondition, match="not in the store: "):
+        store.push(name, f"{registry.host}/nested:v3", all_platforms=True)
+
+
 def test_a_layout_of_several_platforms_is_imported_as_a_pull_would_bring_it(
     store: orlop.Store, store_dirs: StoreDirs
 ) -> None:
@@ -260,6 +277,25 @@ def test_a_layout_of_several_platforms_is_imported_as_a_pull_would_bring_it(
     for name in [one.name for one in store.images()]:
         store.remove(name)
     assert left(store_dirs) == []
+
+
+def test_an_import_of_one_image_takes_no_platform_from_a_name(
+    store: orlop.Store, registry: Registry, store_dirs: StoreDirs
+) -> None:
+    digest = images.push(registry, "kept", "v1", full_index("kept"))
+    name, archive = f"{registry.host}/kept:v1", store_dirs.work / "kept.tar"
+    before = store.pull(name, all_platforms=True)
+    skopeo("copy", "--src-tls-verify=false", f"docker://{name}", f"docker-archive:{archive}:{name}")
+    assert [one.name for one in store.load(archive)] == [name]
+    after = store.inspect(name).info
+    assert (after.index, after.platforms) == (digest, before.platforms)
+    # An index that is another is another image, though this machine's in it is the same.
+    layout, other = store_dirs.work / "other", index_of((image_for(HOST, "kept"), said(HOST)))
+    images.push(registry, "kept", "v2", other)
+    skopeo("copy", "--all", "--src-tls-verify=false", f"docker://{registry.host}/kept:v2", f"oci:{layout}:x")
+    with pytest.raises(orlop.AlreadyExists):
+        store.load(layout, name=name)
+    assert store.inspect(name).info.index == digest
 
 
 def test_an_index_is_accounted_for_explained_and_checked_as_a_whole(
@@ -320,6 +356,32 @@ def test_a_backup_has_the_index_and_all_that_the_name_holds(
     assert set(store.inspect(name).info.platforms) == set(before.platforms)
     store.remove(name)
     assert left(store_dirs) == []
+
+
+def test_a_restore_takes_no_platform_from_a_name_unless_it_is_forced(
+    store: orlop.Store, registry: Registry, store_dirs: StoreDirs
+) -> None:
+    host = (image_for(HOST, "moved"), said(HOST))
+    old, new = index_of(host), index_of(host, (image_for(ARM, "moved"), said(ARM)))
+    name, saved, alone = f"{registry.host}/moved:v1", store_dirs.work / "old.tar", store_dirs.work / "1.tar"
+    images.push(registry, "moved", "v1", old)
+    store.pull(name)
+    store.backup(saved, content=True)
+    store.remove(name)
+    images.push(registry, "moved", "v1", host[0])
+    store.pull(name)
+    store.backup(alone, content=True)
+    images.push(registry, "moved", "v1", new)
+    before = store.pull(name, all_platforms=True)
+    restore(alone, store_dirs.root, store_dirs.run)
+    assert store.inspect(name).info.platforms == before.platforms
+    with pytest.raises(orlop.AlreadyExists):
+        restore(saved, store_dirs.root, store_dirs.run)
+    assert store.inspect(name).info.platforms == before.platforms
+    restore(saved, store_dirs.root, store_dirs.run, force=True)
+    after = store.inspect(name).info
+    assert (after.index, held(after)) == (old.digest, [HOST])
+    assert store.check(full=True).findings == ()
 
 
 def test_what_a_backup_without_content_lacks_of_an_index_is_told_and_the_rest_is_named(
@@ -391,6 +453,41 @@ def test_of_what_an_index_says_of_its_images_their_configs_have_the_last_word(
     assert store.inspect(name, platform=ARM).info.id == image_for(ARM).id
     target = f"{registry.host}/right:v1"
     assert store.push(name, target, all_platforms=True).digest == index.digest
+
+
+def test_a_part_of_an_index_is_fetched_on_after_a_cut_and_again_where_it_was_lost(
+    store_dirs: StoreDirs,
+) -> None:
+    payload = os.urandom(300_000)  # larger than a document of this store may be
+    index = index_of((image_for(HOST), said(HOST)), (attestation(payload), ATTESTATION))
+    part = store_dirs.root / "content/blobs/sha256" / images.digest_of(payload)[7:]
+    with MemoryRegistry() as registry:
+        publish(registry, index, "v1")
+        # The first cut is gone on from at once, the second came too soon after it.
+        registry.misbehave(Fault(path=part.name, cut_after=200_000, times=1))
+        registry.misbehave(Fault(path=part.name, cut_after=1000, times=1))
+        limits = orlop.Limits(config_size=100_000)
+        settings = orlop.Settings(insecure_registries=(registry.host,), retries=0, limits=limits)
+        name = f"{registry.host}/odd:v1"
+        with orlop.open(store_dirs.root, store_dirs.run, settings=settings) as store:
+            with pytest.raises(orlop.Unavailable):
+                store.pull(name, all_platforms=True)
+            store.pull(name, all_platforms=True)
+            ranges = [seen.headers.get("range", "") for seen in registry.requests if part.name in seen.path]
+            assert list(map(bool, ranges)) == [False, True, True]
+            part.unlink()
+            store.pull(name, all_platforms=True)
+            assert part.read_bytes() == payload
+            part.write_bytes(b"rotten" + payload[6:])
+            findings = store.check(full=True, repair=True).findings
+            mended = [(one.thing, one.action) for one in findings if one.kind == "damage"]
+            assert mended == [(f"blob sha256:{part.name}", "fetched")]
+            assert part.read_bytes() == payload
+            assert [one.thing for one in store.check(full=True).findings] == [
+                "store"
+            ]  # there is a quarantine
+            store.remove(name)
+            assert left(store_dirs) == []
 
 
 @pytest.mark.hostile(15, 16, 19)

@@ -241,6 +241,45 @@ def test_a_blob_that_orlop_made_is_made_again_with_the_same_digest(
         assert other.blobs[top] == kept
 
 
+def test_a_layer_that_came_uncompressed_is_its_own_blob(
+    store_dirs: StoreDirs, server: MemoryRegistry, other: MemoryRegistry
+) -> None:
+    image = make(18, compression="none")
+    name = stock(server, image)
+    with opened(store_dirs, retries=0) as store:
+        store.pull(name)
+        server.misbehave(Fault(status=500))  # where it came from is gone
+        assert store.push(name, f"{other.host}/a:1").digest == image.digest
+        assert other.blobs == image.blobs
+        assert store.fetch_blobs(name).fetched == tuple(layers_of(image))
+
+
+def test_a_blob_is_known_to_be_where_its_image_was_pulled_from_last(
+    store_dirs: StoreDirs, server: MemoryRegistry, other: MemoryRegistry
+) -> None:
+    image = make(19)
+    with opened(store_dirs, retries=0) as store, MemoryRegistry() as target:
+        store.pull(stock(server, image))
+        name = stock(other, image)
+        store.pull(name)  # nothing is fetched
+        server.misbehave(Fault(status=500))
+        assert store.push(name, f"{target.host}/a:1").digest == image.digest
+        assert target.blobs == image.blobs
+
+
+def test_a_layer_that_was_there_in_another_form_goes_in_the_form_of_its_image(
+    store_dirs: StoreDirs, server: MemoryRegistry, other: MemoryRegistry
+) -> None:
+    first, second = make(20), make(20, compression="gzip")
+    with opened(store_dirs, retries=0) as store, MemoryRegistry() as target:
+        store.pull(stock(server, first))
+        name = stock(other, second)
+        store.pull(name)  # nothing is fetched: the layers are there
+        assert store.push(name, f"{target.host}/a:1").digest == second.digest
+        assert target.blobs == second.blobs
+        assert store.fetch_blobs(name).fetched == tuple(layers_of(second))
+
+
 def test_a_source_with_other_bytes_is_told_and_the_next_is_tried(
     store_dirs: StoreDirs, server: MemoryRegistry, other: MemoryRegistry
 ) -> None:

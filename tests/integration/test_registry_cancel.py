@@ -138,6 +138,19 @@ def test_a_number_is_not_looked_up_in_a_thread():
     assert set(seen) == {threading.current_thread()}
 
 
+def test_what_only_looks_like_a_number_is_looked_up_in_a_thread():
+    seen = []
+
+    def lookup(host, port, *hints):
+        seen.append(threading.current_thread())
+        return socket.getaddrinfo("127.0.0.1", port, *hints)
+
+    resolve = Resolver(lookup)
+    for host in ("1.2.3.999", "12345678901", "1.2.3.4."):
+        assert resolve(host, 80, seconds=HOURS, check=lambda: None)
+    assert threading.current_thread() not in seen
+
+
 # Connecting
 
 
@@ -245,6 +258,34 @@ def test_a_head_that_trickles_is_given_up(server):
     server.misbehave(Fault(path="/blobs/", trickle_head=0.05))
     with connect(timeout=0.3) as client, pytest.raises(Unavailable, match="silent"):
         read(client, server, Call())
+
+
+@pytest.mark.hostile(38)
+def test_a_chunked_body_whose_framing_trickles_is_given_up():
+    def answer(path: str, client: Client) -> None:
+        client.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+        client.trickle(b"a", 0.02)  # an extension without an end: never a byte of the body
+
+    limit = Call(deadline=time.monotonic() + 60)  # of the test; not what ends it
+    given_up = pytest.raises(Unavailable, match=r"trickles|silent")
+    with RawServer(answer) as server, connect(timeout=0.3) as client, given_up:
+        read(client, server, limit)
+
+
+@pytest.mark.hostile(38)
+def test_an_answer_may_take_longer_than_a_connection(tmp_path):
+    def answer(path: str, client: Client) -> None:
+        server.stopping.wait(0.4)
+        client.ok(DATA)
+
+    with RawServer(answer) as server:
+        folder = tmp_path / server.host
+        folder.mkdir()
+        (folder / "hosts.toml").write_text(f'server = "http://{server.host}"\ndial_timeout = "100ms"\n')
+        # A connection that this machine was too slow for is tried again; no request was seen then.
+        with connect(hosts_dirs=(str(tmp_path),), retries=9) as client:
+            assert read(client, server, Call()) == DATA
+        assert len(server.requests) == 1
 
 
 # Sending

@@ -132,6 +132,19 @@ def test_a_host_without_an_address_is_not_tried_again(client):
         client.resolve(Reference.parse("nowhere.invalid/a:1"), call=CALL)
 
 
+def test_an_empty_body_leaves_its_connection_fit_for_more(server):
+    empty = server.add_blob("a/b", b"")
+    impatient = connect(retries=0)
+    try:
+        with impatient.open_blob(ref(server), empty, call=CALL) as stream:
+            assert list(stream) == []
+        # the answer is still referred to, as by the traceback of an error
+        assert impatient.resolve(ref(server), call=CALL).data == MANIFEST
+        assert stream.size == 0
+    finally:
+        impatient.close()
+
+
 @pytest.mark.distribution("pull.manifest.digest", "pull.blob.digest")
 @pytest.mark.hostile(19)
 def test_wrong_bytes_for_a_digest_are_data_loss(server, client):

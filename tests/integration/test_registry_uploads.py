@@ -356,6 +356,15 @@ def test_a_cancellation_that_fails_hides_nothing(server, client):
     assert server.seen("DELETE", UPLOADS)
 
 
+@pytest.mark.distribution("push.cancel")
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_session_is_cancelled_also_where_the_registry_wants_to_be_left_alone(server, client, status):
+    server.misbehave(Fault(method="PUT", path=UPLOADS, status=status, headers={"Retry-After": "1"}))
+    with pytest.raises(Unavailable, match=str(status)):
+        upload(client, server, source=iter([DATA]))  # which cannot be sent again
+    assert not server.uploads
+
+
 # Credentials
 
 

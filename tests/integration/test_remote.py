@@ -150,6 +150,11 @@ def test_tags_come_page_by_page_each_once(one: MemoryRegistry, remote: Remote) -
     assert remote.tags(name, last="v003") == tags[4:]
     assert remote.tags(name, count=6) == tags[:6]
     assert remote.tags(name, last="v003", count=1) == ["v004"]
+    assert remote.tags(name, count=2**70) == tags
+    with pytest.raises(InvalidArgument, match="negative"):
+        remote.tags(name, count=-1)
+    with pytest.raises(InvalidArgument, match="UTF-8"):
+        remote.tags(name, last="\udcff")
     one.misbehave(Fault(path="/tags/", status=200, body=b'{"name":"app","tags":null}', times=1))
     assert remote.tags(name) == []
     one.misbehave(Fault(path="/tags/", status=200, body=json.dumps({"tags": tags}).encode(), times=1))

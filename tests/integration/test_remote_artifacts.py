@@ -146,6 +146,8 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_sent(
         ([good, file(path=str(tmp_path / "other/f"))], {}, InvalidArgument),
         ([file(path=str(tmp_path / "f"), name="../f")], {}, InvalidArgument),
         ([good], {"artifact_type": "a b/c"}, InvalidArgument),
+        ([good], {"annotations": {"a": "\udcff"}}, InvalidArgument),  # not UTF-8 on the command line
+        ([good], {"annotations": {"\udcff": "b"}}, InvalidArgument),
         ([good], {"subject": f"{registry.host}/another:1"}, InvalidArgument),
         ([good], {"subject": f"{registry.host}/art:absent"}, NotFound),
     ):
@@ -279,6 +281,29 @@ def test_a_pull_goes_on_where_the_last_one_broke_off(
     remote.pull_artifact(name, str(out))
     assert files_below(out) == {"big": DATA}
     assert registry.seen("GET", digest)[-1].headers["range"] == f"bytes={had}-"
+
+
+def test_a_registry_that_gives_a_crumb_a_time_is_given_up(
+    registry: MemoryRegistry, remote: Remote, out: Path
+) -> None:
+    name, digest = publish(registry, {"big": DATA}), Digest.of(DATA)
+    registry.misbehave(Fault(path=digest, cut_after=1_000))
+    with pytest.raises(orlop.Unavailable):
+        remote.pull_artifact(name, str(out))
+    assert len(registry.seen("GET", digest)) < 10
+    registry.behave()
+    remote.pull_artifact(name, str(out))
+    assert files_below(out) == {"big": DATA}
+
+
+def test_a_part_that_has_its_name_already_is_begun_anew(
+    registry: MemoryRegistry, remote: Remote, out: Path
+) -> None:
+    name, digest = publish(registry, {"big": DATA}), Digest.of(DATA)
+    remote.pull_artifact(name, str(out))
+    (out / f".orlop-sha256-{digest.hex}.part").hardlink_to(out / "big")
+    remote.pull_artifact(name, str(out), force=True)
+    assert files_below(out) == {"big": DATA}
 
 
 @pytest.mark.hostile(16, 19)

@@ -141,6 +141,7 @@ def test_the_verbs_of_the_command_line_need_no_store(
     assert run("manifest", "--raw", name)[0] == index.document
     shown = json.loads(run("manifest", "--json", "--platform", "linux/arm64", name)[0])
     assert shown["digest"] == index.parts[1].digest
+    assert shown["media_type"] == index.parts[1].media_type
     assert shown["content"] == json.loads(index.parts[1].document)
     config = run("manifest", "--config", "--platform", "linux/arm64", name)[0]
     assert json.loads(config)["architecture"] == "arm64"
@@ -162,6 +163,10 @@ def test_the_verbs_of_the_command_line_need_no_store(
     assert out.decode() == f"{tmp_path}/got/note.txt\n"
     assert (tmp_path / "got/note.txt").read_text() == "signed"
     assert "absent.txt" in run("artifact", "push", f"{registry.host}/shown:2", "absent.txt", code=3)[1]
+    assert "nothing to push" in run("artifact", "push", f"{registry.host}/shown:1", code=2)[1]
+    assert b"Commands:" in run("artifact")[0]
+    assert "not valid UTF-8" in run("tags", "--last", "\udcff", arm, code=2)[1]
+    assert "not valid UTF-8" in run("referrers", "--artifact-type", "\udcff", name, code=2)[1]
     assert "leave out --host" in run("--host", "unix:///nowhere", "artifact", "pull", name, code=2)[1]
     assert "--manifest" in run("delete-remote", name, code=10)[1]
     gone = f"{registry.host}/shown@{index.digest}\n".encode()

@@ -17,9 +17,11 @@ from orlop import errors
 from orlop.cli import main
 from orlop.client.registries import RemoteRegistries
 from orlop.observe import Auth, Call, CancelToken, NullObserver, Progress
+from orlop.proto.orlop.v1 import types_pb2
 from orlop.remote import api
 from orlop.service import Daemon
 from orlop.service.access import LOOKS
+from orlop.service.calls import with_auth
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_INDEX
 from orlop.testing.fake import FakeStore
@@ -102,6 +104,7 @@ def outcome(step: Step, registries: api.Registries) -> tuple[object, list[object
 def test_every_verb_gives_the_same_through_a_daemon() -> None:
     direct = stocked()
     with daemon_with(stocked()) as remote:
+        assert remote.tags("localhost/app", count=2**70) == ["1", "2", "3"]
         for number, step in enumerate(STEPS):
             assert outcome(step, remote) == outcome(step, direct), f"step {number}"
     verbs = {name for name, _ in inspect.getmembers(api.Registries, inspect.isfunction) if name[0] != "_"}
@@ -124,6 +127,15 @@ def test_a_calls_own_credentials_go_along() -> None:
             known.calls.clear()
             ask()
             assert [seen.auth for seen in known.calls] == [auth]
+
+
+def test_credentials_for_no_registry_are_refused_and_not_passed_over() -> None:
+    with pytest.raises(errors.InvalidArgument, match="which registry"):
+        Call(auth=Auth(username="user", password="secret"))
+    with pytest.raises(errors.InvalidArgument, match="which registry") as caught:
+        with_auth(Call(), types_pb2.Auth(username="user", password="secret"))
+    assert "secret" not in str(caught.value)
+    assert with_auth(Call(), types_pb2.Auth()).auth is None
 
 
 def test_a_daemon_that_asks_no_registries_says_so() -> None:

@@ -209,6 +209,14 @@ def test_what_is_no_registry_is_refused(text):
         subject_of(text)
 
 
+@pytest.mark.hostile(25)
+@pytest.mark.parametrize("text", ["https://me:s3cret@r.example", "me:s3cret@r.example/team"])
+def test_a_password_that_was_typed_before_a_registry_is_not_repeated(text):
+    with pytest.raises(InvalidArgument) as caught:
+        subject_of(text)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_part_has_one_spelling_and_docker_hub_many():
     assert Subject(registry="r.example", namespace="a").spellings() == ("r.example/a",)
     assert {"docker.io", "index.docker.io", "https://index.docker.io/v1/"} <= set(subject_of("").spellings())

@@ -25,7 +25,7 @@ from orlop.cli.app import VERBS
 from orlop.cli.environment import auth_files, default_root, default_run, registries
 from orlop.cli.exits import EXIT_CODES, exit_code, one_line
 from orlop.cli.interrupts import Interrupts
-from orlop.cli.output import ago, size_text
+from orlop.cli.output import ago, show_list, size_text
 from orlop.cli.progress import JsonLines, Lines, Live, Silent, choose
 from orlop.cli.quantities import size_of
 from orlop.cli.rootargs import extra_of, id_map_of, id_maps_of, image_volume_of, tmpfs_of
@@ -48,6 +48,7 @@ from orlop.images.api import (
 )
 from orlop.images.upkeep import Keep, Pin
 from orlop.observe import Call, Progress
+from orlop.remote.api import Referrer
 
 ID = "sha256:" + "3f" * 32
 DIGEST = "sha256:" + "ab" * 32
@@ -705,6 +706,36 @@ def test_a_traceback_is_shown_only_with_debug(capsys, exc, code, text):
 def test_nothing_from_outside_steers_the_terminal():
     assert one_line("a\x1b]0;x\x07\nb\x9b\u202e") == "a\\x1b]0;x\\x07 b\\x9b\\u202e"
     assert one_line("naïve 日本 \udcff") == "naïve 日本 \udcff"
+
+
+@pytest.mark.parametrize("form", ["table", "name", "{{.digest}}", "{{json .digest}}", "json"])
+def test_no_form_of_a_list_steers_the_terminal(form, capsys):
+    hostile = Referrer(digest="a\x1b]0;x\x07\nb", media_type="", size=1)
+    show_list([hostile], [("DIGEST", lambda one: one.digest)], form=form, names=lambda one: one.digest)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "\nb" not in shown
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"), [("<&-", 0, ""), (">&-", 5, "standard output is closed"), ("<&- 2>&-", 0, "")]
+)
+def test_standard_streams_may_be_closed(closed, code, said):
+    python = "import sys; from test_cli import *; sys.exit(main(['images'], open_store=lambda t: Store(FakeVerbs())))"
+    paths = [str(Path(__file__).parent), str(Path(orlop.__file__).parent.parent)]
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, python],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ("busybox" in ended.stdout or "alpine" in ended.stdout) is (code == 0)
 
 
 def test_a_reader_that_goes_away_ends_it_quietly():

@@ -288,6 +288,11 @@ def live(tx: Transaction) -> dict[str, set[str]]:
     return {table: found & marked[table] for table, found in rows(tx).items()}
 
 
+def unheld_parts(tx: Transaction) -> set[str]:
+    """Parts of indexes that are not in the store any more."""
+    return column(tx, "SELECT digest FROM index_blobs") - column(tx, "SELECT digest FROM blobs")
+
+
 def collect(tx: Transaction) -> list[garbage.Forgotten]:
     found: list[garbage.Forgotten] = []
     for part in garbage.everything(tx).chunks(3):
@@ -307,6 +312,7 @@ def test_a_collection_takes_what_a_mark_and_sweep_takes(fill: Callable[[Transact
         assert sorted(item.path for item in found) == sorted(item.path for item in would)
         assert garbage.trash_list(tx) == sorted({item.path for item in found})
         assert not garbage.everything(tx)
+        assert not unheld_parts(tx)
         assert tx.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
@@ -351,6 +357,7 @@ def test_every_end_takes_at_once_all_that_it_alone_kept(fill: Callable[[Transact
             expected = live(tx)
             found = garbage.forget(tx, ended)
             assert rows(tx) == expected, (kind, name)
+            assert not unheld_parts(tx)
             assert sorted(item.path for item in found) == sorted(item.path for item in told), (kind, name)
         assert not any(found - {"empty"} for table, found in rows(tx).items() if "folder" not in table)
 

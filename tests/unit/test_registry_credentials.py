@@ -238,6 +238,23 @@ def write(path, document):
     return str(path)
 
 
+@pytest.mark.parametrize("entry", [{"auth": "!!!"}, {"auth": "bm9jb2xvbg=="}, {"auth": 7}, "s3cret", None])
+def test_a_broken_entry_is_warned_of_and_the_next_file_serves(tmp_path, entry):
+    warnings = Warnings()
+    files = []
+    for number, found in enumerate((entry, {}, {"auth": "dTpw"})):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps({"auths": {"r.example/a": found, "other.example": "broken"}}))
+        files.append(str(path))
+    keychain = Keychain(CredentialSources(files=tuple(files)), ask_helper)
+    found = keychain("r.example", "a", scheme="https", call=Call(observer=warnings))
+    assert (found.username, found.password) == ("u", "p")
+    (text,) = warnings.texts
+    assert files[0] in text
+    assert "r.example/a" in text
+    assert "s3cret" not in text
+
+
 def test_a_broken_file_is_warned_of_and_the_next_one_serves(tmp_path):
     files = (
         str(tmp_path / "missing"),
@@ -421,3 +438,18 @@ def test_a_helper_that_reads_nothing_holds_nobody_up(tmp_path):
     helper_program(tmp_path, "deaf", "exit 0")
     big = Credential(username="me", password="x" * 300_000)
     store_helper(Helper(name="deaf", server="r"), big, f"{tmp_path}{os.pathsep}{os.defpath}", Call())
+
+
+@pytest.mark.parametrize(
+    ("named", "registry", "meant"),
+    [
+        ("index.docker.io", "docker.io", True),
+        ("docker.io", "docker.io", True),
+        ("R.Example:5000", "r.example:5000", True),
+        ("r.example", "r.example:5000", False),
+        ("docker.io", "r.example", False),
+        ("r.example", "docker.io", False),
+    ],
+)
+def test_a_call_names_a_registry_as_images_names_do(named, registry, meant):
+    assert bool(own(Auth(username="user", password="pw", registry=named), registry)) is meant

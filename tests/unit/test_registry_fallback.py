@@ -185,3 +185,22 @@ def test_writes_and_what_prepares_them_have_no_other_place(world):
     assert request.route is None
     assert request.scopes == ("repository:a:pull,push",)
     assert world.request().scopes == ("repository:a:pull",)
+
+
+@pytest.mark.hostile(24)
+def test_a_server_of_tls_in_trouble_is_not_remembered_as_one_in_the_clear():
+    answers = {"https": NetworkFault("test", "127.0.0.1:5000 cut the connection"), "http": 400}
+
+    def send(request, call):
+        answer = answers[request.endpoint.origin.scheme]
+        if isinstance(answer, Exception):
+            raise answer
+        return Response(status=answer, reason="", url=request.url, headers={})
+
+    locate = Locator(send, send, places=Places())
+    with pytest.raises(NetworkFault, match="cut the connection"):
+        locate("127.0.0.1:5000", "test", Call())
+    answers["https"] = 401
+    assert locate("127.0.0.1:5000", "test", Call()).origin.scheme == "https"
+    answers["https"] = NetworkFault("test", "in trouble again")
+    assert locate("127.0.0.1:5000", "test", Call()).origin.scheme == "https"

@@ -361,6 +361,25 @@ def test_hosts_serve_only_what_they_are_trusted_with(tmp_path):
     assert "hosts.toml" in caught.value.hint
 
 
+@pytest.mark.hostile(23)
+def test_a_registry_that_is_never_asked_is_itself_where_one_logs_in(tmp_path):
+    write(tmp_path / "d" / "r.example:5000" / "hosts.toml", 'server = "https://m.example"')
+    found = places(tmp_path)
+    assert routed(found) == ["https://m.example/v2/a/b?ns=r.example:5000"]
+    (way,) = found.home("r.example:5000", "", "test").ways
+    assert (way.host, way.registry, way.mirror) == ("r.example:5000", "r.example:5000", False)
+
+
+@pytest.mark.hostile(25)
+@pytest.mark.parametrize("size", [4, 95, 300])
+def test_a_password_in_a_url_is_refused_and_not_told_however_long_it_is(size):
+    secret = "s3cr" * (size // 4)
+    for text in (f'[host."https://me:{secret}@m.example"]', f'server = "https://me:{secret}@m.example"'):
+        with pytest.raises(InvalidArgument) as caught:
+            parse_hosts_toml(text.encode(), registry="r.example", folder="/d", source="/d/hosts.toml")
+        assert "s3cr" not in str(caught.value)
+
+
 def test_dockers_certificates_are_taken_for_hosts_that_have_none(tmp_path):
     folder = tmp_path / "e" / "r.example:5000"
     for name in ("ca.crt", "b.crt", "client.cert", "client.key", "README"):

@@ -90,6 +90,9 @@ def test_a_proxys_password_is_kept_out_of_what_is_shown():
         "http://me:s3cret@p:99999",
         "http://me:s3cret@[::1",
         "http://me:s3cret%0d%0a@p",
+        "http://me:1/s3cret@p",
+        "http://me?s3cret@p",
+        "http://me#s3cret@p",
         "http://",
     ],
 )

@@ -139,6 +139,12 @@ def test_a_429_makes_every_request_to_that_server_wait_and_none_to_others():
     assert other.waits == []
     with pytest.raises(Unavailable, match="left alone for 30 s"):  # where another place may answer at once
         send(replace(GET, retries=0), Call(cancel=other))
+    asked = len(server.asked)
+    hasty = retrying(server, clock=lambda: now[0], budget=29.0)
+    hasty._pauses = send._pauses
+    with pytest.raises(Unavailable, match="left alone for 30 s"):  # nor is a pause of others' waited for
+        hasty(GET, Call(cancel=other))
+    assert (other.waits, len(server.asked)) == ([], asked)
     now[0] = 31.0
     late = Paused()
     assert send(GET, Call(cancel=late)).status == 200
@@ -196,6 +202,14 @@ def test_warnings_are_said_once_a_call_and_change_nothing():
     assert all(text.isprintable() for text in words.said)
     send(GET, Call(observer=words))
     assert len(words.said) == 4  # another call is another user's
+
+
+@pytest.mark.hostile(25)
+def test_a_warning_does_not_repeat_what_went_along():
+    words = Words()
+    send = retrying(Server((200, {"warning": '299 - "Hello me, s3cret phrase"'})))
+    send(replace(GET, secrets=("s3cret phrase",)), Call(observer=words))
+    assert words.said == ["r.example warns: Hello me, *****"]
 
 
 def test_a_flood_of_different_warnings_ends():

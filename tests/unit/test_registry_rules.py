@@ -42,6 +42,10 @@ PLAIN = Endpoint(registry="r.example", origin=origin_of("http://r.example", "tes
         ("fe80::1%eth0", Zone.FORBIDDEN),
         ("fd00:ec2::254", Zone.FORBIDDEN),
         ("100.100.100.200", Zone.FORBIDDEN),
+        ("fec0::1", Zone.PRIVATE),
+        ("168.63.129.16", Zone.FORBIDDEN),
+        ("192.0.0.192", Zone.FORBIDDEN),
+        ("fd20:ce::254", Zone.FORBIDDEN),
         ("0.0.0.0", Zone.FORBIDDEN),
         ("::", Zone.FORBIDDEN),
         ("224.0.0.1", Zone.FORBIDDEN),
@@ -74,7 +78,17 @@ def test_loopback_is_known_by_its_name(host):
 
 
 @pytest.mark.hostile(22)
-@pytest.mark.parametrize("host", ["localhost.example.com", "127.0.0.1.nip.io", "10.0.0.1", "example.com"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost.example.com",
+        "127.0.0.1.nip.io",
+        "10.0.0.1",
+        "example.com",
+        "2002:7f00:1::1",  # stands for 127.0.0.1, but somewhere else
+        "64:ff9b::7f00:1",
+    ],
+)
 def test_what_only_looks_like_loopback_is_not(host):
     assert not is_loopback_host(host)
 

@@ -311,6 +311,7 @@ def run_command(
     A verb returns None, or an int that becomes the exit code.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    output.fill_streams()
     session = Session(opener or open_store, runner=runner)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names that are not UTF-8 are written as they are

@@ -24,14 +24,18 @@ _TYPED = re.compile(r"(.+):([A-Za-z0-9][\w!#$&^.+-]*/[A-Za-z0-9][\w!#$&^.+-]*)",
 
 @click.group(
     "artifact",
+    invoke_without_command=True,
     epilog="\b\nExample:\n  orlop artifact push registry.example.com/data:1 table.csv:text/csv",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-def artifact_verb() -> None:
+@click.pass_context
+def artifact_verb(ctx: click.Context) -> None:
     """Push and pull files as artifacts.
 
     Any files, under any media types; other tools (oras) read and write the same.
     """
+    if ctx.invoked_subcommand is None:
+        output.write(ctx.get_help() + "\n")
 
 
 def file_of(text: str) -> ArtifactFile:
@@ -86,6 +90,10 @@ def push_verb(
     The same files give the same digest. With --subject and without a tag it is pushed by its digest alone.
     Prints NAME@sha256:….
     """
+    if not (files or annotations or artifact_type or subject or config):
+        raise Misuse(
+            "there is nothing to push", "name files, or say what an artifact without files is: --type"
+        )
     said: dict[str, str] = {}
     for text in annotations:
         key, equals, value = text.partition("=")

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orlop.cli.exits import OutputClosed, one_line
-from orlop.errors import InvalidArgument, from_oserror
+from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 
 __all__ = [
     "Column",
     "ago",
+    "fill_streams",
     "flush",
     "note",
     "plain",
@@ -46,8 +47,24 @@ _UNITS = (  # seconds
 _FIELD = re.compile(r"\{\{\s*(?:(json)\s+)?\.([A-Za-z_]*)\s*\}\}")
 
 
+def fill_streams() -> None:
+    """Take the places of standard streams that were closed before this process began.
+
+    Else a file of the store would get such a number, and what a container prints might go into it.
+    """
+    for number, mode in ((0, os.O_RDWR), (1, os.O_RDONLY), (2, os.O_RDWR)):  # a result must not get lost
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - open as long as the process is
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def write(text: str) -> None:
     """Write to standard output."""
+    if sys.stdout is None:  # it was closed before this process began
+        raise FailedPrecondition("write the result", "standard output is closed")
     try:
         sys.stdout.write(text)
     except OSError as exc:
@@ -56,6 +73,8 @@ def write(text: str) -> None:
 
 def flush() -> None:
     """Hand what was written to the kernel, so that a failure is still ours to report."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError as exc:
@@ -136,7 +155,7 @@ def _fill(template: str, item: object) -> str:
             )
         value = fields[wanted]
         if isinstance(value, str) and not as_json:
-            return value
+            return one_line(value)
         return "" if value is None and not as_json else json.dumps(value)
 
     text = template.replace("\\t", "\t").replace("\\n", "\n")

@@ -112,7 +112,7 @@ def tags_verb(session: Session, repository: str, last: str | None, count: int | 
 @click.option("--platform", metavar=_PLATFORM, help="The manifest of an index that serves it.")
 @click.option("--config", is_flag=True, help="The image's configuration in the manifest's place.")
 @click.option("--raw", is_flag=True, help="The very bytes that have the digest.")
-@click.option("--json", "as_json", is_flag=True, help="An object with digest, mediaType, size and content.")
+@click.option("--json", "as_json", is_flag=True, help="An object with digest, media_type, size, content.")
 @pass_session
 def manifest_verb(
     session: Session, name: str, platform: str | None, config: bool, raw: bool, as_json: bool
@@ -131,7 +131,7 @@ def manifest_verb(
         output.write_json(
             {
                 "name": found.name,
-                "mediaType": found.media_type,
+                "media_type": found.media_type,
                 "digest": found.digest,
                 "size": found.size,
                 "content": _parsed(found),
@@ -151,6 +151,7 @@ def _parsed(found: Document) -> object:
 
 
 def _write_bytes(data: bytes) -> None:
+    output.write("")
     output.flush()
     try:
         sys.stdout.buffer.write(data)

@@ -5,6 +5,7 @@ No rule is checked here that the daemon checks.  Same results, same errors; a ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Self
 
@@ -15,11 +16,13 @@ from orlop.client.link import Link, unicode_only
 from orlop.client.tls import ClientTls
 from orlop.observe import Call
 from orlop.proto.orlop.v1 import registries_pb2 as pb
+from orlop.proto.orlop.v1 import types_pb2
 from orlop.remote.api import Copied, Deleted, Document, Referrer
 
 __all__ = ["RemoteRegistries"]
 
 _CALL = Call()
+_MOST = 2**63 - 1
 
 
 class RemoteRegistries:
@@ -54,13 +57,14 @@ class RemoteRegistries:
     ) -> list[str]:
         """See `orlop.remote.api.Registries.tags`."""
         attempted = f"list the tags of {repository}"
+        if count is not None:
+            count = max(-1, min(count, _MOST))  # as many as a message can say
         with unicode_only(attempted):
             request = pb.TagsRequest(
                 repository=repository, last=last, count=count, auth=wire.auth_to(call.auth)
             )
         answer = self._link.unary(lambda s: s.registries.Tags, request, attempted, call=call)
-        for warning in answer.warnings:
-            call.observer.warning(warning.text)
+        _tell(answer.warnings, call)
         return list(answer.tags)
 
     def manifest(
@@ -73,6 +77,7 @@ class RemoteRegistries:
                 name=name, platform=platform, config=config, auth=wire.auth_to(call.auth)
             )
         answer = self._link.unary(lambda s: s.registries.Manifest, request, attempted, call=call)
+        _tell(answer.warnings, call)
         return wireregistries.document_from(answer)
 
     def referrers(self, name: str, *, artifact_type: str | None = None, call: Call = _CALL) -> list[Referrer]:
@@ -83,6 +88,7 @@ class RemoteRegistries:
                 name=name, artifact_type=artifact_type, auth=wire.auth_to(call.auth)
             )
         answer = self._link.unary(lambda s: s.registries.Referrers, request, attempted, call=call)
+        _tell(answer.warnings, call)
         return [wireregistries.referrer_from(message) for message in answer.referrers]
 
     def delete(self, name: str, *, manifest: bool = False, call: Call = _CALL) -> Deleted:
@@ -91,6 +97,7 @@ class RemoteRegistries:
         with unicode_only(attempted):
             request = pb.DeleteRequest(name=name, manifest=manifest, auth=wire.auth_to(call.auth))
         answer = self._link.unary(lambda s: s.registries.Delete, request, attempted, call=call)
+        _tell(answer.warnings, call)
         return wireregistries.deleted_from(answer)
 
     def copy(
@@ -122,3 +129,8 @@ class RemoteRegistries:
     def close(self) -> None:
         """Close the connection; the daemon goes on.  Idempotent."""
         self._link.close()
+
+
+def _tell(warnings: Iterable[types_pb2.Warning], call: Call) -> None:
+    for warning in warnings:
+        call.observer.warning(warning.text)

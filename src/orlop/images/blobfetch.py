@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from orlop.content.blobs import Ingest
-from orlop.errors import DataLoss, Error, FailedPrecondition
+from orlop.errors import DataLoss, FailedPrecondition
 from orlop.images import names
 from orlop.images.api import FetchedBlobs
 from orlop.images.core import NAMESPACE, Core, Lease
+from orlop.images.plainblobs import complete
 from orlop.images.platforms import held
-from orlop.images.sources import SourceGone, from_registry, packed
+from orlop.images.sources import SourceGone, from_file, from_registry, home_of, packed
 from orlop.images.space import needing
 from orlop.layers.compression import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
-from orlop.observe import Call, Progress, Rate
+from orlop.observe import Call, Progress
 from orlop.registry.foreign import is_foreign
 from orlop.registry.sources import Opener
 from orlop.spec.digest import DiffID, Digest
@@ -40,6 +40,7 @@ class _Wanted:
     digest: Digest
     size: int
     diff_id: DiffID
+    name: str  # of the image
 
 
 class BlobFetcher:
@@ -101,7 +102,7 @@ class BlobFetcher:
         if not isinstance(document, Manifest):
             raise DataLoss(what, f"{digest} is not a manifest")
         return [
-            _Wanted(digest=descriptor.checked_digest(), size=descriptor.size, diff_id=diff_id)
+            _Wanted(digest=descriptor.checked_digest(), size=descriptor.size, diff_id=diff_id, name=row.name)
             for descriptor, diff_id in zip(document.layers, diff_ids, strict=True)
             if not (descriptor.urls and is_foreign(descriptor.media_type))  # a push leaves it where it lies
         ]
@@ -134,7 +135,7 @@ class BlobFetcher:
             with core.blobs.ingest(digest) as ingest:
                 for source, where in self._sources(wanted, call):
                     try:
-                        self._write(wanted, source, ingest, what, call)
+                        complete(ingest, source, digest, wanted.size, what, call)
                     except SourceGone as gone:
                         reason = f"{where}: {gone.error.reason}"
                         continue
@@ -156,10 +157,13 @@ class BlobFetcher:
 
     def _sources(self, wanted: _Wanted, call: Call) -> Iterator[tuple[Opener, str]]:
         core = self._core
+        places = core.db.read(lambda tx: layers.sources_of(tx, wanted.digest))
+        if wanted.digest == wanted.diff_id:  # it came uncompressed
+            yield from_file(core.layers.tar(wanted.diff_id)), "the layer"
         for blob in core.db.read(lambda tx: layers.blobs_of_layer(tx, wanted.diff_id)):
             if blob.digest == wanted.digest and blob.recipe is not None and blob.recipe in RECIPES:
                 yield packed(core.layers.tar(wanted.diff_id), blob.recipe), "the layer"
-        for host, repository in core.db.read(lambda tx: layers.sources_of(tx, wanted.digest)):
+        for host, repository in dict.fromkeys((*places, *home_of(wanted.name))):
             ref = Reference(registry=host, repository=repository, digest=wanted.digest)
             retries = core.settings.retries
             yield (
@@ -168,37 +172,3 @@ class BlobFetcher:
                 ),
                 ref.name,
             )
-
-    def _write(self, wanted: _Wanted, source: Opener, ingest: Ingest, what: str, call: Call) -> None:
-        """Complete a download.  Raises `SourceGone` where the source does not, or gives other bytes."""
-        if ingest.size > wanted.size or ingest.held > ingest.size:
-            ingest.truncate()  # too much, or parts ahead of the front, which a pull of ranges left
-        hasher = wanted.digest.hasher()
-        for chunk in ingest.chunks():
-            call.check(what)
-            hasher.update(chunk)
-        resumed, rate = ingest.size > 0, Rate()
-        for chunk in source(ingest.size):
-            call.check(what)
-            if ingest.size + len(chunk) > wanted.size:
-                break
-            hasher.update(chunk)
-            ingest.write(chunk)
-            if rate.add(len(chunk)):
-                call.observer.progress(
-                    Progress(
-                        item=wanted.digest,
-                        phase="fetching",
-                        done=ingest.size,
-                        total=wanted.size,
-                        rate=rate.rate,
-                    )
-                )
-        if ingest.size == wanted.size and hasher.hexdigest() == wanted.digest.hex:
-            return
-        ingest.truncate()
-        if resumed:  # what was left there was bad, perhaps, and not what came now
-            self._write(wanted, source, ingest, what, call)
-            return
-        error: Error = DataLoss(what, "it comes as other bytes")
-        raise SourceGone(error)

@@ -24,7 +24,7 @@ from orlop.errors import (
     Unauthenticated,
 )
 from orlop.images.core import Core, Lease
-from orlop.images.sources import Hashed, SourceGone, from_file, from_registry, packed
+from orlop.images.sources import Hashed, SourceGone, from_file, from_registry, home_of, packed
 from orlop.layers.compression import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob
@@ -72,13 +72,16 @@ class Delivered:
 class Delivery:
     """One push on its way to one repository.  A context manager: leaving it by an error stops what runs.
 
-    ``lease`` keeps what is sent; ``call`` is cancelled where a part fails.  Used by one thread, which it has
-    ``settings.uploads`` others work for.
+    ``name`` is the image's in the store; ``lease`` keeps what is sent; ``call`` is cancelled where a part
+    fails.  Used by one thread, which it has ``settings.uploads`` others work for.
     """
 
-    def __init__(self, core: Core, target: Reference, *, lease: Lease, call: Call, what: str) -> None:
+    def __init__(
+        self, core: Core, target: Reference, *, name: str, lease: Lease, call: Call, what: str
+    ) -> None:
         self._core = core
         self._target = target
+        self._home = home_of(name)
         self._lease = lease
         self._call = call.child()
         self._what = what
@@ -213,7 +216,7 @@ class Delivery:
     def _send_known(self, descriptor: Descriptor, diff_id: DiffID) -> Descriptor:
         """A layer whose blob is prescribed by the manifest."""
         digest = descriptor.checked_digest()
-        if not self._bring(digest, descriptor.size, diff_id):
+        if not self._bring(digest, descriptor.size, diff_id, self._home):
             raise FailedPrecondition(
                 self._what,
                 f"the blob of layer {digest} is not kept here and no registry known to have it gives it",
@@ -232,7 +235,9 @@ class Delivery:
                 )
         return self._compress(diff_id)
 
-    def _bring(self, digest: Digest, size: int, diff_id: DiffID) -> bool:
+    def _bring(
+        self, digest: Digest, size: int, diff_id: DiffID, home: tuple[tuple[str, str], ...] = ()
+    ) -> bool:
         """Get one blob to the target by any way that does not change it."""
         core, target, call = self._core, self._target, self._call
         if core.registry.has_blob(target, digest, push=True, call=call) is not None:
@@ -245,7 +250,7 @@ class Delivery:
         ][:MOUNTS]
         if not mounts and places:
             mounts = [None]  # somebody has it: perhaps also somebody there
-        for source, where in self._sources(digest, size, diff_id, places):
+        for source, where in self._sources(digest, size, diff_id, list(dict.fromkeys((*places, *home)))):
             try:
                 self._upload(digest, size, source, mounts)
             except SourceGone as gone:
@@ -265,6 +270,8 @@ class Delivery:
         core = self._core
         if core.db.read(lambda tx: layers.has_blob(tx, digest)) and core.blobs.has(digest):
             yield self._honest(from_file(core.blobs.path(digest)), digest), "the store"
+        if digest == diff_id:  # it came uncompressed
+            yield self._honest(from_file(core.layers.tar(diff_id)), digest), "the layer"
         for blob in core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
             if blob.digest == digest and blob.recipe is not None and blob.recipe in RECIPES:
                 yield self._honest(packed(core.layers.tar(diff_id), blob.recipe), digest), "the layer"

@@ -76,7 +76,7 @@ class LayerIngest:
         raised.
         """
         distinct = {layer.diff_id: layer for layer in wanted}
-        missing = self._keep_present(list(distinct.values()), call, lease)
+        missing = self._keep_present(list(distinct.values()), call, lease, ref)
         if not missing:
             return {}
         self._core.template.start()
@@ -120,11 +120,14 @@ class LayerIngest:
 
         return self._core.db.read(body)
 
-    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
+    def _keep_present(
+        self, wanted: list[BlobLayer], call: Call, lease: Lease, ref: Reference | None = None
+    ) -> list[BlobLayer]:
         """Put a lease on the layers that are there; returns the others.
 
-        That a layer which is there also comes as the blob of this manifest is not remembered: nobody has
-        looked, and a push must not name a blob for it that a stranger made up.
+        A blob that is known is remembered to be at ``ref``, too.  That a layer which is there also comes as
+        the blob of this manifest is not remembered: nobody has looked, and a push must not name a blob for it
+        that a stranger made up.
         """
 
         def body(tx: Transaction) -> list[BlobLayer]:
@@ -134,6 +137,9 @@ class LayerIngest:
                     missing.append(layer)
                 else:
                     lease.add(tx, "layer", layer.diff_id)
+                    known = layers.blobs_of_layer(tx, layer.diff_id)
+                    if ref is not None and any(blob.digest == layer.digest for blob in known):
+                        layers.add_source(tx, layer.digest, ref.registry, ref.repository)
             return missing
 
         lease.mark_used()
@@ -161,7 +167,7 @@ class LayerIngest:
                 ),
                 core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
             ):
-                if not self._keep_present([layer], call, lease):
+                if not self._keep_present([layer], call, lease, ref):
                     return None
                 with core.blobs.ingest(layer.digest) as ingest:
                     try:

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -221,7 +222,8 @@ class Loader:
         found = [IndexBlob(digest=own.digest, media_type=own.media_type, size=len(own.data))]
         for descriptor in (child.manifest.config, *child.manifest.layers):
             member = _member(job.source, _blob_name(descriptor.checked_digest()), job.what)
-            bring_plain(self._core, _chunks(member), descriptor, job.what, lease=job.lease, call=job.call)
+            source = partial(_chunks, member)
+            bring_plain(self._core, source, descriptor, job.what, lease=job.lease, call=job.call)
             job.source.release()
             found.append(part_of(descriptor))
         return found
@@ -314,9 +316,9 @@ class Loader:
         return [Naming(name=name, config=digest, diff_ids=diff_ids, manifest=None) for name in names]
 
 
-def _chunks(member: Member) -> Iterator[bytes]:
-    """The bytes of a file of the archive."""
-    at, end = member.offset, member.offset + member.size
+def _chunks(member: Member, offset: int) -> Iterator[bytes]:
+    """The bytes of a file of the archive, from an offset on."""
+    at, end = member.offset + offset, member.offset + member.size
     while at < end and (chunk := os.pread(member.fd, min(_CHUNK, end - at), at)):
         yield chunk
         at += len(chunk)

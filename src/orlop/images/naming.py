@@ -137,7 +137,8 @@ def name_images(
 ) -> list[ImageInfo]:
     """Give all of some names, or none, in one transaction.
 
-    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.
+    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.  One that means
+    an index in which this image is what it means without a platform means that index still.
     """
     says: dict[Digest, tuple[str, str]] = {}
     for naming in namings:
@@ -148,9 +149,8 @@ def name_images(
 
     def body(tx: Transaction) -> list[ImageInfo]:
         for naming in namings:
-            if keep_others:
-                _check_name_is_free(tx, naming)
-            _put(tx, naming, says)
+            if not (keep_others and _is_named(tx, naming)):
+                _put(tx, naming, says)
         return [info_of(tx, naming.name) for naming in namings]
 
     infos = core.db.write(body, call=call)
@@ -158,14 +158,18 @@ def name_images(
     return infos
 
 
-def _check_name_is_free(tx: Transaction, naming: Naming) -> None:
+def _is_named(tx: Transaction, naming: Naming) -> bool:
+    """Whether a name means an index, and this image of it; raises where it means another image."""
     known = images.get_image(tx, NAMESPACE, naming.name)
-    if known is None or known.config == naming.config:
-        return
-    if naming.index is None or known.index != naming.index.digest:
+    if known is None:
+        return False
+    index = naming.index.digest if naming.index is not None else None
+    indexes = known.index is not None and index is not None
+    if known.index != index if indexes else known.config != naming.config:
         raise AlreadyExists(
             f"name image {naming.name}", "the name means another image", hint="give another name"
         )
+    return known.index is not None and index is None
 
 
 def _put(tx: Transaction, naming: Naming, says: Mapping[Digest, tuple[str, str]]) -> None:

@@ -201,6 +201,7 @@ class Puller:
             raise InvalidArgument(
                 job.what,
                 f"it is an artifact of type {manifest.config.media_type[:100]!r}, not a container image",
+                hint="'orlop artifact pull' gets the files of an artifact",
             )
         limit = core.settings.limits.config_size
         if manifest.config.size > limit:

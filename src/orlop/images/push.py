@@ -48,7 +48,7 @@ class Pusher:
             raise InvalidArgument(what, f"the manifest's digest is {row.manifest}")
         with (
             core.lease(what) as lease,
-            Delivery(core, refs[0], lease=lease, call=call, what=what) as delivery,
+            Delivery(core, refs[0], name=row.name, lease=lease, call=call, what=what) as delivery,
         ):
             sent = delivery.image(row.config, row.manifest, recompress=recompress)
             delivery.put(sent.digest, sent.document, sent.media_type, *refs)

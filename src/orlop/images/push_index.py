@@ -64,7 +64,7 @@ def push_index(
                 details={"missing": ", ".join(plan.missing)[:1000]},
             )
         size = 0
-        with Delivery(core, refs[0], lease=lease, call=call, what=what) as delivery:
+        with Delivery(core, refs[0], name=row.name, lease=lease, call=call, what=what) as delivery:
             for thing in plan.order:
                 if isinstance(thing, PlatformRow):
                     sent = delivery.image(thing.config, thing.manifest)

@@ -63,6 +63,18 @@ def packed(tar: Path, recipe: str) -> Opener:
     return derived(lambda: compress(file_chunks(tar), recipe))
 
 
+def home_of(name: str) -> tuple[tuple[str, str], ...]:
+    """The registry and repository that an image's name says, where blobs may be that nobody has seen there.
+
+    Such are those of layers that were here in another form when the image was pulled.
+
+    >>> home_of("r.lan:5000/app:1"), home_of("localhost/mine:1")
+    ((('r.lan:5000', 'app'),), ())
+    """
+    ref = Reference.parse(name)
+    return () if ref.registry == "localhost" else ((ref.registry, ref.repository),)  # a name for here alone
+
+
 def from_registry(
     registry: Registry, ref: Reference, digest: Digest, *, size: int, retries: int, call: Call
 ) -> Opener:

@@ -239,6 +239,7 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
                 "DELETE FROM blobs WHERE digest = ?",
                 "DELETE FROM blob_sources WHERE digest = ?",
                 "DELETE FROM index_blobs WHERE index_digest = ?",
+                "DELETE FROM index_blobs WHERE digest = ?",  # of an index that stays: in another, on a lease
             ),
         ),
         (

@@ -24,8 +24,13 @@ class Zone(IntEnum):
     FORBIDDEN = 3  # link-local (where metadata services live), unspecified, multicast, reserved
 
 
-# Metadata services outside link-local space: Alibaba Cloud, and AWS over IPv6.
-_METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254")))
+# Metadata services outside link-local space: Alibaba Cloud, AWS and Google over IPv6, Azure, Oracle.
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("100.100.100.200", "fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "192.0.0.192"),
+    )
+)
 _SHARED = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598, carrier-grade NAT
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
@@ -46,7 +51,8 @@ def zone_of(address: str) -> Zone:
         return Zone.FORBIDDEN
     if ip.is_loopback:
         return Zone.LOOPBACK
-    if ip.is_private or (isinstance(ip, ipaddress.IPv4Address) and ip in _SHARED):
+    near = ip in _SHARED if isinstance(ip, ipaddress.IPv4Address) else ip.is_site_local  # RFC 3879
+    if ip.is_private or near:
         return Zone.PRIVATE
     return Zone.FORBIDDEN if ip.is_reserved else Zone.PUBLIC
 
@@ -60,8 +66,18 @@ def may_follow(registry: Zone, target: Zone) -> bool:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host as written (no port, no brackets) is this machine, without resolving it."""
-    return host == "localhost" or zone_of(host) is Zone.LOOPBACK
+    """Whether a host as written (no port, no brackets) is this machine, without resolving it.
+
+    Not an address of IPv6 that only stands for one: packets to it leave the machine, maybe in the clear.
+    """
+    if host == "localhost":
+        return True
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
 
 
 def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

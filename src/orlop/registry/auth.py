@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from orlop.errors import Unauthenticated, Unavailable
+from orlop.errors import Error, Unauthenticated, Unavailable
 from orlop.observe import Call
 from orlop.registry.challenge import Challenge, parse_challenges
 from orlop.registry.credentials import Credential, own
@@ -26,6 +26,7 @@ from orlop.registry.tokens import (
     basic,
     bearer,
     hide,
+    mask,
     parse_token,
     pick,
     secrets_of,
@@ -82,7 +83,7 @@ class Authorizing:
         """
         home = request.endpoint.origin
         if origin_of(request.url, request.attempted) != home:
-            return self._inner(request, call)
+            return self._quoting(request, call)
         with self._lock:
             challenge = self._challenges.get(home)
         token = None if challenge is None else self._token(request, challenge, call, stale=None)
@@ -109,14 +110,24 @@ class Authorizing:
         if token is None:
             return self._inner(request, call)
         headers = {**request.headers, "Authorization": token.header}
-        response = self._inner(replace(request, headers=headers), call)
-        return replace(hide(response, token.secrets), authenticated=token.personal)
+        response = self._quoting(replace(request, headers=headers, secrets=token.secrets), call)
+        return replace(response, authenticated=token.personal, secrets=token.secrets)
+
+    def _quoting(self, request: Request, call: Call) -> Response:
+        """Send what has secrets; neither an answer nor an error repeats them (HOSTILE.md 25)."""
+        try:
+            return hide(self._inner(request, call), request.secrets)
+        except Error as exc:
+            exc.reason = mask(exc.reason, request.secrets)
+            raise
 
     def _asked(self, request: Request, response: Response) -> Challenge:
         challenge = pick(parse_challenges(response.headers.get("www-authenticate", "")))
         if challenge is None:
             raise from_status(request.endpoint, response, request.attempted)
         with self._lock:
+            while len(self._challenges) >= MAX_TOKENS:
+                self._challenges.pop(next(iter(self._challenges)))
             self._challenges[request.endpoint.origin] = challenge
         return challenge
 
@@ -183,7 +194,7 @@ class Authorizing:
         )
         now = self._clock()  # a token's life began before its answer came
         told = secrets_of(asking.headers.get("Authorization", ""), credential)
-        response = hide(self._inner(asking, call), told)
+        response = self._quoting(replace(asking, secrets=told), call)
         if not response.ok:
             raise _refused(endpoint, response, attempted, credential)
         token = parse_token(response.data, now=now, personal=credential is not None, attempted=attempted)

@@ -135,4 +135,6 @@ class Body:
         """Give the connection back if the body was read to its end, else close it."""
         if self._raw.length_remaining != 0:
             self._raw.close()
+        else:
+            self._raw.drain_conn()  # reads nothing; but http.client takes an empty body for unread till then
         self._raw.release_conn()

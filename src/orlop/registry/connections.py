@@ -106,13 +106,15 @@ class _Watched(io.RawIOBase):
     """The bytes that a socket receives; each wait for some wakes to look at the call.
 
     While ``end`` is set, in seconds of the monotonic clock, what comes is an answer's head: it must be whole
-    by then, and within `MAX_HEAD` bytes.
+    by then, and within `MAX_HEAD` bytes.  What comes later is paced: the framing of a chunked body could
+    trickle for ever without a byte for whoever reads it.
     """
 
-    def __init__(self, sock: socket.socket, check: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, check: Callable[[], None], pace: Pace) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)  # keeps the socket open
         self._check = check
+        self._pace = pace
         self._head = 0
         self.end: float | None = None
 
@@ -130,8 +132,11 @@ class _Watched(io.RawIOBase):
                 raise TimeoutError
             if self._head > MAX_HEAD:
                 raise http.client.HTTPException("the head of the answer is too long")
+        start = time.monotonic()
         got = receive_into(self._sock, buffer, seconds=seconds, check=self._check)
         self._head += got
+        if self.end is None and got:
+            self._pace.add(time.monotonic() - start, got, "trickles")
         return got
 
     def close(self) -> None:
@@ -148,9 +153,10 @@ class _Head(http.client.HTTPResponse):
         self._watched: _Watched | None = None
         if waiting.check is not None:
             self.fp.close()
-            self._watched = _Watched(sock, waiting.check)
-            self.fp = io.BufferedReader(self._watched)
             self._patience = sock.gettimeout() or CONNECT_TIMEOUT
+            pace = Pace(seconds=self._patience, rate=waiting.stall[1])
+            self._watched = _Watched(sock, waiting.check, pace)
+            self.fp = io.BufferedReader(self._watched)
 
     def begin(self) -> None:
         """Read the head."""
@@ -227,6 +233,8 @@ class _Gated(urllib3.connection.HTTPConnection):
     def getresponse(self) -> urllib3.response.HTTPResponse:  # type: ignore[override] # as in urllib3
         """Wait for the answer's first byte, waking to look at the call; then read its head."""
         if self.sock is not None and waiting.check is not None:
+            # Until now that was the patience for connecting, or for the connection's last answer.
+            self.sock.settimeout(self.timeout)
             wait_readable(self.sock, self.sock.gettimeout() or CONNECT_TIMEOUT, waiting.check)
         return super().getresponse()
 

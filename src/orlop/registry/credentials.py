@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orlop.config import DEFAULT_LIMITS, over_limit
-from orlop.errors import Error, from_oserror
+from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.observe import Auth, Call
 from orlop.spec.documents import parse_json
 
@@ -63,6 +63,13 @@ class Credential:
     registry_token: str = field(default="", repr=False)
     offline: bool = field(default=False, repr=False)
     place: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raise `InvalidArgument` for what cannot be sent, without repeating it."""
+        try:
+            f"{self.username}{self.password}{self.identity_token}{self.registry_token}".encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument("use credentials", "a name or a secret that is not UTF-8") from None
 
     def __bool__(self) -> bool:
         return bool(self.username or self.identity_token or self.registry_token)
@@ -149,6 +156,16 @@ def find(
             yield replace(credential, place=("", key))
 
 
+def broken(document: Mapping[str, Any], registry: str, repository: str, *, scheme: str) -> Iterator[str]:
+    """The keys whose entry would be for a repository, if it could be understood."""
+    auths = _section(document, "auths")
+    for key in (*_parts(registry, repository), *keys_of(registry, scheme)):
+        entry = auths.get(key)
+        garbled = isinstance(entry, Mapping) and entry.get("auth")
+        if (garbled or (key in auths and not isinstance(entry, Mapping))) and of_entry(entry) is None:
+            yield key
+
+
 def helper_names(document: Mapping[str, Any], registry: str, *, scheme: str = "https") -> tuple[str, ...]:
     """The helper that a file names for a whole registry, or the store for all; at most one."""
     helpers = _section(document, "credHelpers")
@@ -190,7 +207,10 @@ def of_entry(entry: object) -> Credential | None:
 
 def own(auth: Auth | None, registry: str) -> Credential | None:
     """The credential that a call brought along, where it is for this registry."""
-    if auth is None or auth.registry != registry:
+    if auth is None:
+        return None
+    named = DOCKER_HUB if auth.registry.lower() in _HUB_NAMES else auth.registry.lower()
+    if named != registry.lower():
         return None
     found = Credential(
         username=auth.username,
@@ -262,6 +282,9 @@ class Keychain:
                     continue
                 if credential:
                     return credential
+            for key in broken(document, registry, repository, scheme=scheme):
+                where = path or "DOCKER_AUTH_CONFIG"
+                call.observer.warning(f"read credentials {where}: the entry {key} cannot be understood")
         return None
 
     def _documents(self, call: Call) -> Iterator[tuple[str, dict[str, Any]]]:

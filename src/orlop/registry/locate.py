@@ -20,6 +20,7 @@ __all__ = ["Locator"]
 # Of the timeout: a plain http server may wait long for a TLS greeting to make sense.
 PROBE_PATIENCE = 0.3
 LOOPBACK_PATIENCE = 0.1
+_MISUNDERSTOOD = 400  # what a server of TLS says to plain http
 MAX_FOUND = 1_024  # kept at a time; files that change make new ones
 
 
@@ -50,26 +51,31 @@ class Locator:
             endpoint = self._found.get(ways)
         if endpoint is not None:
             return endpoint
-        endpoint = ways[-1]
+        endpoint, fault = ways[-1], None
         for candidate in ways[:-1]:
-            if self._answers(candidate, self._once, attempted, call):
+            fault = self._fault(candidate, self._once, attempted, call)
+            if fault is None:
                 endpoint = candidate
                 break
         else:
-            self._retrying(_probe(endpoint, attempted, patience=1.0, retries=retries), call).close()
+            response = self._retrying(_probe(endpoint, attempted, patience=1.0, retries=retries), call)
+            response.close()
+            if response.status == _MISUNDERSTOOD and fault is not None:
+                raise fault  # it does want TLS, but was in trouble: not to be remembered as in the clear
         with self._lock:
             while len(self._found) >= MAX_FOUND:
                 self._found.pop(next(iter(self._found)))
             return self._found.setdefault(ways, endpoint)
 
     @staticmethod
-    def _answers(endpoint: Endpoint, send: Sender, attempted: str, call: Call) -> bool:
+    def _fault(endpoint: Endpoint, send: Sender, attempted: str, call: Call) -> NetworkFault | None:
+        """Why a way does not answer; None where it does."""
         patience = LOOPBACK_PATIENCE if is_loopback_host(endpoint.origin.host) else PROBE_PATIENCE
         try:
             send(_probe(endpoint, attempted, patience=patience), call).close()
-        except NetworkFault:
-            return False
-        return True
+        except NetworkFault as fault:
+            return fault
+        return None
 
 
 def _probe(endpoint: Endpoint, attempted: str, *, patience: float, retries: int | None = None) -> Request:

@@ -100,7 +100,7 @@ def subject_of(text: str) -> Subject:
     >>> subject_of("https://index.docker.io/v1/").key, subject_of("registry.lan:5000/team").key
     ('docker.io', 'registry.lan:5000/team')
     """
-    attempted = f"use registry {text[:300]!r}"
+    attempted = f"use registry {text.rpartition('@')[2][:300]!r}"  # a password before it is not repeated
     name = text
     scheme, separator, rest = text.partition("://")
     if separator:
@@ -125,15 +125,16 @@ def subject_of(text: str) -> Subject:
 
 
 class _Given:
-    """A keychain with one credential; it takes the identity token that a token server gives for it."""
+    """A keychain with one credential, of one registry; it takes the identity token that is given for it."""
 
-    def __init__(self, credential: Credential) -> None:
+    def __init__(self, registry: str, credential: Credential) -> None:
+        self._registry = registry
         self._credential = credential
         self.token = ""
 
     def __call__(self, registry: str, repository: str, *, scheme: str, call: Call) -> Credential | None:
-        """The credential."""
-        return self._credential
+        """The credential, but for no mirror."""
+        return self._credential if registry == self._registry else None
 
     def renewed(self, credential: Credential, token: str, *, call: Call) -> None:
         """Take the token."""
@@ -154,7 +155,7 @@ def login(
     if ":" in credential.username:
         raise InvalidArgument(attempted, "a user name holds no colon (RFC 7617)")
     files = _files(settings, file, attempted)
-    given = _Given(replace(credential, offline=not credential.identity_token))
+    given = _Given(subject.registry, replace(credential, offline=not credential.identity_token))
     with closing(Registry(settings, CredentialSources(), credentials=given)) as client:
         try:
             asked = client.ping(subject.registry, call=call)

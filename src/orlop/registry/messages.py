@@ -64,7 +64,8 @@ class Request:
     stream.  ``scopes`` are what a token must allow (`repository:a:pull`),
     ``repository`` chooses among credentials.  ``patience`` multiplies the timeout, for requests that
     a registry takes long over.  ``attempted`` begins errors.  ``retries`` is how often it is sent again at
-    most (None: as the settings say); ``route`` where else an answer may be had (`orlop.registry.fallback`).
+    most (None: as the settings say); ``route`` where else an answer may be had (`orlop.registry.fallback`);
+    ``secrets`` what goes along and must not be quoted from an answer.
     """
 
     method: str
@@ -79,6 +80,7 @@ class Request:
     patience: float = 1.0
     retries: int | None = None
     route: Route | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def repeatable(request: Request) -> bool:
@@ -110,7 +112,7 @@ class Response:
     byte, where it is too long; ``source`` is the open body where it was not read.  ``authenticated``
     tells that a user's credentials, not just an anonymous token, went with the request.  ``endpoint`` is the
     one of several that answered, ``before`` what those said that were asked before it; ``tries`` how often
-    that one was asked.
+    that one was asked; ``secrets`` what it was told and must not be quoted with.
     """
 
     status: int
@@ -123,6 +125,7 @@ class Response:
     endpoint: Endpoint | None = None
     before: str = ""
     tries: int = 1
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def ok(self) -> bool:

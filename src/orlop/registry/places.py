@@ -70,26 +70,25 @@ class Places:
 
     def push(self, ref: Reference, attempted: str) -> Place:
         """Where a name is written to: the first host that may be.  Raises `FailedPrecondition` for none."""
-        hosts = self._named(str(ref), ref.registry, attempted)
+        hosts = self._hosts(ref.registry, self._insecurely(str(ref), attempted))
         for ways in hosts:
             if "push" in ways[0].capabilities:
                 return Place(ways=ways, repository=ref.repository)
         raise _incapable(ref.registry, "push", hosts, attempted)
 
     def home(self, registry: str, repository: str, attempted: str) -> Place:
-        """The registry itself, not a mirror, where the files leave it any say."""
-        name = f"{registry}/{repository}" if repository else registry
-        hosts = self._named(name, registry, attempted)
-        own = [ways for ways in hosts if not ways[0].mirror]
-        return Place(ways=(own or hosts)[-1], repository=repository)
+        """The registry itself, never a mirror, also where the files have it asked for nothing."""
+        insecure = self._insecurely(f"{registry}/{repository}" if repository else registry, attempted)
+        return Place(ways=self._own(registry, insecure), repository=repository)
 
-    def _named(self, name: str, registry: str, attempted: str) -> tuple[_Ways, ...]:
+    def _insecurely(self, name: str, attempted: str) -> bool:
+        """Whether the registry in a name may be spoken to unverified, by `registries.conf`."""
         namespace = self.conf.of(name)
-        if namespace is not None:
-            namespace.allow(attempted)
+        if namespace is None:
+            return False
+        namespace.allow(attempted)
         # `insecure` belongs to the location, which is the registry's own only where none is given.
-        insecure = namespace is not None and namespace.location.insecure and not namespace.location.place
-        return self._hosts(registry, insecure)
+        return namespace.location.insecure and not namespace.location.place
 
     def _hosts(self, registry: str, insecure: bool) -> tuple[_Ways, ...]:
         """The places of a registry by `hosts.toml`, itself last; never none."""
@@ -99,11 +98,16 @@ class Places:
 
     def _mirror(self, registry: str, insecure: bool) -> _Ways:
         """A host that `registries.conf` calls a mirror."""
-        ways = self._hosts(registry, insecure)[-1]
-        if ways[0].mirror:  # another stands in for it; a mirror has no mirrors
-            trusting = self._insecure | {registry} if insecure else self._insecure
-            ways = self._certified(endpoints(registry, trusting))
-        return tuple(replace(way, mirror=True) for way in ways)
+        return tuple(replace(way, mirror=True) for way in self._own(registry, insecure))
+
+    def _own(self, registry: str, insecure: bool) -> _Ways:
+        """A registry by its own name, whoever stands in for it."""
+        own = [ways for ways in self._hosts(registry, insecure) if not ways[0].mirror]
+        if own:
+            return own[-1]
+        return self._certified(
+            endpoints(registry, self._insecure | {registry} if insecure else self._insecure)
+        )
 
     def _certified(self, ways: _Ways) -> _Ways:
         """With Docker's certificates, where `hosts.toml` names none."""

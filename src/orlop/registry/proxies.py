@@ -66,6 +66,8 @@ class Proxy:
         except Error:
             raise InvalidArgument(attempted, "it has no host, or an impossible port") from None
         authorization = ""
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            raise InvalidArgument(attempted, "its password holds one of / ? #: write %2F, %3F, %23")
         if parts.username is not None:
             user, password = unquote(parts.username), unquote(parts.password or "")
             if not _PRINTABLE.fullmatch(user + password):

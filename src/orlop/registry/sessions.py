@@ -12,16 +12,18 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from orlop.errors import Error, Unavailable
-from orlop.observe import Call, CancelToken
+from orlop.observe import Call, CancelToken, Tally
 from orlop.registry.faults import from_status
 from orlop.registry.messages import Outgoing, Request, Response, Sender
 from orlop.registry.offsets import parse_length
 from orlop.registry.redirects import settle
+from orlop.registry.tokens import mask
 from orlop.spec.digest import Digest
 
 __all__ = ["BYTES", "Session", "with_query"]
 
 PATIENCE = 10.0  # a registry may hash the whole blob before it answers the last request
+_SECRETS = 16  # of a session's tokens, the newest, that are looked for in what it says
 CANCEL_SECONDS = 5.0  # a session left open costs the registry, not us
 HURRIED_SECONDS = 2.0  # the same where somebody waits for the call to stop
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -76,8 +78,14 @@ class Session:
         """Take the session's new address."""
         location = response.headers.get("location")
         if location:
-            request = self._request
-            self._location = settle(request.endpoint, response.url, location, request.attempted)
+            # Where it leads may repeat what the registry was told, and is told in errors.
+            secrets = (*response.secrets, *self._request.secrets)
+            request = self._request = replace(self._request, secrets=tuple(dict.fromkeys(secrets))[:_SECRETS])
+            try:
+                self._location = settle(request.endpoint, response.url, location, request.attempted)
+            except Error as exc:
+                exc.reason = mask(exc.reason, request.secrets)
+                raise
         elif not self._location:
             raise Unavailable(
                 self._request.attempted, f"{self._request.endpoint.host} names no place to upload to"
@@ -93,9 +101,11 @@ class Session:
             return
         location, self._location = self._location, ""
         attempted = f"cancel the session to {self._request.attempted}"
-        request = replace(self._request, method="DELETE", url=location, attempted=attempted, retries=0)
+        # A second try, for without one a registry that wants a pause, however short, is not asked at all.
+        request = replace(self._request, method="DELETE", url=location, attempted=attempted, retries=1)
         seconds = HURRIED_SECONDS if call.cancel.cancelled else CANCEL_SECONDS
-        last = replace(call, cancel=CancelToken(), deadline=time.monotonic() + seconds)
+        # Its seconds are its own, however many the call has spent waiting.
+        last = replace(call, cancel=CancelToken(), deadline=time.monotonic() + seconds, tally=Tally())
         try:
             self._send(request, last)
         except Error:

@@ -8,6 +8,7 @@ neither direction.  Nothing here knows HTTP, but for the one look at whether an 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import select
 import socket
@@ -121,14 +122,15 @@ class Resolver:
 
         Raises `socket.gaierror` where there is none, or after ``seconds``; and what ``check`` raises.
         """
-        if host.strip("0123456789.") == "" or ":" in host:
+        if _is_number(host):
             return self._look_up(host, port)  # a number: nobody is asked
         key = (host, port)
         with self._lock:
             running = self._running.get(key)
             if running is None:
-                running = self._running[key] = _Lookup()
+                running = _Lookup()
                 threading.Thread(target=self._run, args=(key, running), daemon=True).start()
+                self._running[key] = running  # last: where no thread can be had, nobody waits for one
         end = time.monotonic() + seconds
         while not running.done.wait(LOOK):
             check()
@@ -154,6 +156,14 @@ class Resolver:
         except UnicodeError as exc:
             raise socket.gaierror(socket.EAI_NONAME, str(exc)) from exc
         return list(dict.fromkeys((info[0], info[4]) for info in found))
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False  # also what looks like one, as 1.2.3.999: a server of names is asked about that
+    return True
 
 
 def connect(

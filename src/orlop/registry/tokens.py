@@ -31,6 +31,7 @@ __all__ = [
     "basic",
     "bearer",
     "hide",
+    "mask",
     "parse_token",
     "pick",
     "secrets_of",
@@ -100,12 +101,25 @@ def hide(response: Response, secrets: Iterable[str]) -> Response:
     """An answer that is no success, without secrets that it repeats, as it will be quoted (HOSTILE.md 25)."""
     if response.ok:
         return response
-    data, reason = response.data, response.reason
+    data, secrets = response.data, tuple(secrets)
     for secret in secrets:
-        for form in {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}:
+        for form in _forms(secret):
             data = data.replace(form.encode(errors="replace"), b"*****")
-            reason = reason.replace(form, "*****")
-    return replace(response, data=data, reason=reason)
+    return replace(response, data=data, reason=mask(response.reason, secrets))
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Words of a server without secrets that they repeat."""
+    for secret in secrets:
+        for form in _forms(secret):
+            text = text.replace(form, "*****")
+    return text
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may be repeated: as it is, in JSON, in a URL."""
+    plain = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    return plain | {quote(secret, safe=URL_SAFE), quote(secret, safe="")}
 
 
 def bearer(token: str, attempted: str) -> str:

@@ -19,6 +19,7 @@ from orlop.registry.messages import Request, Response, Sender, repeatable
 from orlop.registry.ratelimits import Pauses, limit_of
 from orlop.registry.redirects import next_hop
 from orlop.registry.retry import RETRY_STATUS, Backoff
+from orlop.registry.tokens import mask
 from orlop.registry.warnings import parse_warnings
 
 __all__ = ["RETRY_WAIT", "Redirecting", "Retrying"]
@@ -64,7 +65,7 @@ class Retrying:
         while True:
             attempt += 1
             if left := self._pauses.left(origin):
-                if request.retries == 0:  # somebody else may answer, and at once
+                if request.retries == 0 or not self._may_wait(left, call):  # somebody else may answer at once
                     raise Unavailable(
                         request.attempted, f"{origin.netloc} wants to be left alone for {left:.0f} s"
                     )
@@ -79,18 +80,20 @@ class Retrying:
                         fault.reason += f" ({attempt} tries)"
                     raise
             else:
-                delay = self._after(response, origin, attempt, call)
+                delay = self._after(response, request, origin, attempt, call)
                 again = delay is not None and self._may_wait(delay, call)
                 if not again or attempt > retries or not repeatable(request):
                     return replace(response, tries=attempt)
                 response.close()
             call.pause(delay or 0.0, request.attempted)
 
-    def _after(self, response: Response, origin: Origin, attempt: int, call: Call) -> float | None:
+    def _after(
+        self, response: Response, request: Request, origin: Origin, attempt: int, call: Call
+    ) -> float | None:
         """Seconds to wait before the next try; None where the answer is the last."""
         if warned := response.headers.get("warning"):
             for text in parse_warnings(warned):
-                call.warn_once(f"{origin.netloc} warns: {scrub(text)}")
+                call.warn_once(f"{origin.netloc} warns: {scrub(mask(text, request.secrets))}")
         if response.ok:
             return None
         limit = limit_of(response.status, response.headers, self._now())

@@ -45,6 +45,7 @@ __all__ = ["MAX_ANSWER", "Wire"]
 MAX_ANSWER = 65_536  # bytes read of an answer that is not what was asked for: errors, redirects
 STALL_RATE = 512.0  # bytes a second
 _PROXY_AUTH = 407
+MAX_ZONES = 4_096  # registries whose zones are remembered; one that is forgotten counts as public
 MAX_POOLS = 64  # origins with open connections; a registry may redirect to ever new ones
 
 
@@ -254,6 +255,8 @@ class Wire:
         def home(address: str) -> bool:
             zone = self._classify(address)
             with self._lock:
+                while registry not in self._zones and len(self._zones) >= MAX_ZONES:
+                    self._zones.pop(next(iter(self._zones)))
                 self._zones[registry] = min(zone, self._zones.get(registry, zone))
             return True
 

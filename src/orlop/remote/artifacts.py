@@ -28,10 +28,10 @@ from orlop.errors import DataLoss, InvalidArgument, NotFound, Unavailable, from_
 from orlop.observe import Call, Progress, Rate
 from orlop.registry.client import Registry
 from orlop.remote.api import Artifact, ArtifactFile, PulledFile
-from orlop.remote.blobs import Blob, send
+from orlop.remote.blobs import MIN_PROGRESS, Blob, send
 from orlop.remote.copying import fetch_document, pick
 from orlop.remote.files import Folder, Part, check_names
-from orlop.remote.names import has_tag
+from orlop.remote.names import check_texts, has_tag
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST, Descriptor, Manifest, encode
 from orlop.spec.platform import Platform, host_platform
@@ -99,6 +99,7 @@ class Artifacts:
                 raise InvalidArgument(attempted, f"not a media type: {text[:200]!r}")
         titles = [file.name or _title(file.path) for file in files]
         check_names(titles, self._settings.limits, attempted)
+        check_texts(attempted, *annotations, *annotations.values())
         call = call.child()
         about = self._subject(ref, subject, attempted, call) if subject is not None else None
         sources = [
@@ -270,6 +271,7 @@ class Artifacts:
         digest, size, rate = layer.checked_digest(), layer.size, Rate()
         while part.size < size:
             begun = part.size
+            least = begun + min(MIN_PROGRESS, size - begun)
             try:
                 with self._registry.open_blob(ref, digest, offset=begun, call=call) as stream:
                     if stream.offset != begun:
@@ -285,10 +287,10 @@ class Artifacts:
                                 )
                             )
             except Unavailable:
-                if part.size <= begun:
+                if part.size < least:
                     raise
                 continue
-            if part.size <= begun:
+            if part.size < least:
                 raise DataLoss(attempted, f"{ref.registry} sends {part.size} bytes of {digest}, not {size}")
 
     # -- both -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from orlop.registry.sources import Opener
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 
-__all__ = ["Blob", "Way", "bring", "send"]
+__all__ = ["MIN_PROGRESS", "Blob", "Way", "bring", "send"]
 
 SMALL = 1 << 20  # bytes of a blob that is read whole before it is sent
 Way = Literal["exists", "mounted", "sent"]
@@ -118,7 +118,7 @@ def _from_registry(
 ) -> Iterator[bytes]:
     """The blob's bytes from an offset on, however often the connection breaks."""
     while True:
-        begun = offset
+        least = offset + min(MIN_PROGRESS, blob.size - offset)
         try:
             with registry.open_blob(source, blob.digest, offset=offset, call=call) as stream:
                 skip = offset - stream.offset  # a registry without ranges begins at the beginning
@@ -132,10 +132,10 @@ def _from_registry(
                         offset += len(fresh)
                         yield fresh
         except Unavailable:
-            if offset == begun or offset - begun < min(MIN_PROGRESS, blob.size - begun):
+            if offset < least or offset == blob.size:
                 raise
             continue
-        if offset in (begun, blob.size):
+        if offset < least or offset == blob.size:
             return  # whether it is all is looked at when all has passed
 
 

@@ -1,6 +1,6 @@
 """How an artifact's files come to lie in a folder: by names that lead nowhere else, whole or not at all.
 
-    FOLDER/.orlop-<hex>.part    a file in flight, named after its digest: the next pull goes on with it
+    FOLDER/.orlop-sha256-<hex>.part    a file in flight, named after its digest: the next pull goes on with it
     FOLDER/<name>               a file that was verified, moved there in one step
 
 Names come from a stranger's manifest.  They are relative, clean and printable; the kernel resolves their
@@ -54,7 +54,7 @@ def check_names(names: Iterable[str], limits: Limits, attempted: str) -> None:
         if any(part in ("", ".", "..") for part in parts):
             raise InvalidArgument(attempted, f"a file's name is not clean: {shown}")
         if "\\" in name or not name.isprintable():
-            raise InvalidArgument(attempted, f"there is a backslash or a control character in {shown}")
+            raise InvalidArgument(attempted, f"there is a backslash or what cannot be printed in {shown}")
         if parts[0].startswith(_PREFIX):
             raise InvalidArgument(attempted, f"names that begin with {_PREFIX} are orlop's own: {shown}")
         if len(os.fsencode(name)) > limits.path_size:
@@ -136,8 +136,9 @@ class Folder:
             if os.fstat(fd).st_nlink > 1:
                 # It was given its name, and the process ended before it took this one away.
                 os.unlink(name, dir_fd=self._fd)
+                again = self._open_part(name)
                 os.close(fd)
-                fd = self._open_part(name)
+                fd = again
             yield Part(fd, name, digest)
         finally:
             os.close(fd)

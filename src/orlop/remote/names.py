@@ -9,9 +9,18 @@ from orlop.spec.documents import Descriptor, Index
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference, is_tag
 
-__all__ = ["choose", "destinations", "has_tag", "repository_of"]
+__all__ = ["check_texts", "choose", "destinations", "has_tag", "repository_of"]
 
 _OFFERED = 20  # platforms that an error lists
+
+
+def check_texts(attempted: str, *texts: str | None) -> None:
+    """Refuse what cannot be written as UTF-8: it came from a command line that is no text."""
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as exc:
+            raise InvalidArgument(attempted, f"not valid UTF-8: {text!a:.200}") from exc
 
 
 def repository_of(text: str) -> Reference:

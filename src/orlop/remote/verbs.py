@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orlop.config import Settings
-from orlop.errors import NotFound
+from orlop.errors import InvalidArgument, NotFound
 from orlop.observe import Call
 from orlop.registry.client import Registry
 from orlop.registry.credentials import CredentialSources
 from orlop.remote.api import Artifact, ArtifactFile, Copied, Deleted, Document, Referrer
 from orlop.remote.copying import Copier, Fetched, check_platform, fetch_document, pick
-from orlop.remote.names import repository_of
+from orlop.remote.names import check_texts, repository_of
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Manifest, parse_manifest
 from orlop.spec.platform import Platform, host_platform
@@ -69,7 +69,12 @@ class Remote:
         self, repository: str, *, last: str | None = None, count: int | None = None, call: Call = _CALL
     ) -> list[str]:
         """See `orlop.remote.api.Registries.tags`."""
-        return self._registry.tags(repository_of(repository), last=last, count=count, call=call)
+        ref = repository_of(repository)
+        attempted = f"list the tags of {ref.name}"
+        check_texts(attempted, last)
+        if count is not None and count < 0:
+            raise InvalidArgument(attempted, f"count: {count} is negative")
+        return self._registry.tags(ref, last=last, count=count, call=call)
 
     def manifest(
         self, name: str, *, platform: str | None = None, config: bool = False, call: Call = _CALL
@@ -94,6 +99,7 @@ class Remote:
     def referrers(self, name: str, *, artifact_type: str | None = None, call: Call = _CALL) -> list[Referrer]:
         """See `orlop.remote.api.Registries.referrers`."""
         ref = Reference.parse(name)
+        check_texts(f"list the referrers of {ref}", artifact_type)
         found = self._registry.referrers.find(
             ref, self._digest(ref, call), artifact_type=artifact_type, call=call
         )

@@ -39,7 +39,7 @@ def call_of(context: grpc.ServicerContext, observer: Observer = NULL_OBSERVER) -
 
 def with_auth(call: Call, auth: types_pb2.Auth) -> Call:
     """A call with the credentials of a request, where it has some."""
-    return replace(call, auth=wire.auth_from(auth)) if auth.registry else call
+    return replace(call, auth=wire.auth_from(auth)) if auth.ByteSize() else call
 
 
 class Warnings:

@@ -12,7 +12,7 @@ from orlop.client import wire, wireregistries
 from orlop.errors import Unimplemented
 from orlop.observe import Call, Progress
 from orlop.proto.orlop.v1 import registries_pb2 as pb
-from orlop.proto.orlop.v1 import registries_pb2_grpc
+from orlop.proto.orlop.v1 import registries_pb2_grpc, types_pb2
 from orlop.remote import api
 from orlop.service.calls import Warnings, call_of, watched, with_auth
 
@@ -42,33 +42,44 @@ class Registries(registries_pb2_grpc.RegistriesServicer):
             count=request.count if request.HasField("count") else None,
             call=with_auth(call_of(context, warnings), request.auth),
         )
-        return pb.TagsResponse(tags=tags, warnings=[wire.warning_to(text) for text in warnings.texts])
+        return pb.TagsResponse(tags=tags, warnings=_told(warnings))
 
     def Manifest(self, request: pb.ManifestRequest, context: _Context) -> pb.ManifestResponse:
         """What a name means."""
+        warnings = Warnings()
         found = self._verbs.manifest(
             request.name,
             platform=request.platform if request.HasField("platform") else None,
             config=request.config,
-            call=with_auth(call_of(context), request.auth),
+            call=with_auth(call_of(context, warnings), request.auth),
         )
-        return wireregistries.document_to(found)
+        answer = wireregistries.document_to(found)
+        answer.warnings.extend(_told(warnings))
+        return answer
 
     def Referrers(self, request: pb.ReferrersRequest, context: _Context) -> pb.ReferrersResponse:
         """What refers to it."""
+        warnings = Warnings()
         found = self._verbs.referrers(
             request.name,
             artifact_type=request.artifact_type if request.HasField("artifact_type") else None,
-            call=with_auth(call_of(context), request.auth),
+            call=with_auth(call_of(context, warnings), request.auth),
         )
-        return pb.ReferrersResponse(referrers=[wireregistries.referrer_to(one) for one in found])
+        return pb.ReferrersResponse(
+            referrers=[wireregistries.referrer_to(one) for one in found], warnings=_told(warnings)
+        )
 
     def Delete(self, request: pb.DeleteRequest, context: _Context) -> pb.DeleteResponse:
         """Delete a tag or a manifest."""
+        warnings = Warnings()
         done = self._verbs.delete(
-            request.name, manifest=request.manifest, call=with_auth(call_of(context), request.auth)
+            request.name,
+            manifest=request.manifest,
+            call=with_auth(call_of(context, warnings), request.auth),
         )
-        return wireregistries.deleted_to(done)
+        answer = wireregistries.deleted_to(done)
+        answer.warnings.extend(_told(warnings))
+        return answer
 
     def Copy(self, request: pb.CopyRequest, context: _Context) -> Iterator[pb.CopyResponse]:
         """Copy from registry to registry."""
@@ -92,3 +103,7 @@ class Registries(registries_pb2_grpc.RegistriesServicer):
                 yield pb.CopyResponse(warning=wire.warning_to(event))
             else:
                 yield pb.CopyResponse(copied=wireregistries.copied_to(event[0]))
+
+
+def _told(warnings: Warnings) -> list[types_pb2.Warning]:
+    return [wire.warning_to(text) for text in warnings.texts]

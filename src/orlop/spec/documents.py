@@ -282,12 +282,12 @@ def _decode(
     """Bytes that are not looked at before their size and depth are."""
     if len(data) > limit:
         raise over_limit(name, len(data), limit, attempted=attempted)
-    if (levels := _levels(data, depth)) > depth:
+    if _levels(data, depth) > depth:
         raise over_limit("json_depth", f"more than {depth}", depth, attempted=attempted)
     try:
         return msgspec.json.decode(data, type=model)
     except RecursionError as exc:  # brackets that do not match
-        raise InvalidArgument(attempted, f"not a JSON {what}: nested {levels} levels and more") from exc
+        raise InvalidArgument(attempted, f"not a JSON {what}: brackets without an end") from exc
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InvalidArgument(attempted, f"not a JSON {what}: {exc}") from exc
 

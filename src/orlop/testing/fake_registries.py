@@ -152,4 +152,5 @@ class FakeRegistries:
             found = self._known.get((ref.name, ref.target))
         if found is None:
             raise NotFound(f"look for {ref}", "the registry has no such manifest")
+        call.observer.warning(f"{ref.name} is a fake")
         return ref, *found

@@ -5,7 +5,7 @@ Each function is a part of one transaction; all that the rows name is durable al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition
@@ -14,10 +14,11 @@ from orlop.images.core import NAMESPACE
 from orlop.metadata import images, labels, layers, pins, platforms
 from orlop.metadata.copies import SavedImage, SavedPin
 from orlop.metadata.db import Transaction
+from orlop.metadata.images import ImageRow
 from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
 
-__all__ = ["MissingImage", "check_whole", "put_index", "put_name", "put_pin"]
+__all__ = ["MissingImage", "check_whole", "means_another", "put_index", "put_name", "put_pin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +41,30 @@ def check_whole(tx: Transaction, image: Image) -> None:
         raise FailedPrecondition(f"restore image {image}", "a part of it is gone", hint="try again")
 
 
+def means_another(known: ImageRow, row: SavedImage) -> bool:
+    """Whether what a name means here is not what it meant in a backup."""
+    return known.config != row.config or (None not in (known.index, row.index) and known.index != row.index)
+
+
 def put_name(tx: Transaction, image: Image, row: SavedImage) -> None:
-    """Make a name mean its image, with those of its labels that the name does not have."""
+    """Make a name mean its image, with those of its labels that the name does not have.
+
+    Of one that means an index with this image here, nothing is taken away.
+    """
     known = images.get_image(tx, NAMESPACE, row.name)
-    if known is None or known.config != image.config or image.manifest is not None:
-        manifest = image.manifest.digest if image.manifest else None
-        same = known is not None and (known.config, known.manifest) == (image.config, manifest)
-        images.put_image(  # else it may have got a manifest since
+    if (
+        known is None
+        or means_another(known, row)
+        or (known.index is None and image.manifest is not None)  # else it may have got a manifest since
+    ):
+        images.put_image(
             tx,
             NAMESPACE,
             row.name,
             config=image.config,
-            manifest=manifest,
+            manifest=image.manifest.digest if image.manifest else None,
             platform=str(image.about.platform()),
             created=image.about.created or "",
-            index=known.index if known is not None and same else None,
-            held=platforms.platforms_of(tx, NAMESPACE, row.name) if same else (),
         )
     there = labels.image_labels(tx, NAMESPACE, row.name)
     labels.change_image_labels(
@@ -63,22 +72,25 @@ def put_name(tx: Transaction, image: Image, row: SavedImage) -> None:
     )
 
 
-def put_index(tx: Transaction, index: NamedIndex, complete: Iterable[Image]) -> None:
-    """Make a name that has its image mean the index, too, with those of its images that are complete."""
+def put_index(tx: Transaction, index: NamedIndex, complete: Mapping[str, Image]) -> None:
+    """Make a name that has its image mean the index, too, with those of its images that are ``complete``.
+
+    Those are told by their manifests.
+    """
     row = images.get_image(tx, NAMESPACE, index.name)
     if row is None:
         return
     held = {}
     if row.index == index.digest:
         held = {one.manifest: one for one in platforms.platforms_of(tx, NAMESPACE, row.name)}
-    for image in complete:
-        if image.manifest is not None and image.manifest.digest in index.manifests:
-            held[image.manifest.digest] = PlatformRow(
-                config=image.config,
-                manifest=image.manifest.digest,
-                platform=str(image.about.platform()),
-                created=image.about.created or "",
-            )
+    for manifest in index.manifests & complete.keys():
+        image = complete[manifest]
+        held[Digest(manifest)] = PlatformRow(
+            config=image.config,
+            manifest=Digest(manifest),
+            platform=str(image.about.platform()),
+            created=image.about.created or "",
+        )
     if row.manifest not in held:  # the name means another image of its own
         return
     if not all(layers.has_blob(tx, part.digest) for part in index.parts):

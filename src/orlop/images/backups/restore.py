@@ -30,7 +30,14 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.images.backups.file import FORMAT, METADATA, BackupReader, blob_name, layer_name
-from orlop.images.backups.names import MissingImage, check_whole, put_index, put_name, put_pin
+from orlop.images.backups.names import (
+    MissingImage,
+    check_whole,
+    means_another,
+    put_index,
+    put_name,
+    put_pin,
+)
 from orlop.images.backups.selection import Image, NamedIndex, check_pin, check_source, images_of, indexes_of
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.ingest import LayerIngest
@@ -132,11 +139,12 @@ class _Restorer:
             for part in dict.fromkeys(part for index in indexes for part in index.parts):
                 self._bring_blob(part.digest, part.size, lease)
             known = self._knowledge(complete, saved)
+            by_manifest = {str(image.manifest.digest): image for image in complete if image.manifest}
 
             def name(tx: Transaction) -> tuple[list[str], list[MissingImage]]:
                 told = self._name(tx, complete, saved, known, force=force)
                 for index in indexes:
-                    put_index(tx, index, complete)
+                    put_index(tx, index, by_manifest)
                 return told
 
             pinned, unpinned = core.db.write(name, call=call)
@@ -175,8 +183,10 @@ class _Restorer:
     @staticmethod
     def _check_names(tx: Transaction, found: Sequence[Image], *, force: bool) -> None:
         for image in found:
-            known = images.get_image(tx, NAMESPACE, image.name.name) if image.name else None
-            if known is not None and known.config != image.config and not force:
+            if image.name is None or force:
+                continue
+            known = images.get_image(tx, NAMESPACE, image.name.name)
+            if known is not None and means_another(known, image.name):
                 raise AlreadyExists(
                     f"restore image {image}",
                     "the name means another image here",

@@ -73,15 +73,16 @@ class NamedIndex:
 
 def indexes_of(backup: BackupReader, saved: Saved, limits: Limits, what: str) -> Iterator[NamedIndex]:
     """The indexes that names mean; what they held must be listed in them."""
+    owned: dict[str, list[tuple[str, str]]] = {}
+    for owner, text, media_type in saved.parts:
+        owned.setdefault(owner, []).append((text, media_type))
     for row in saved.images:
         if row.index is None:
             continue
         digest = Digest(row.index)
         parts: list[IndexBlob] = []
         listed: set[str] = set()
-        for owner, text, media_type in saved.parts:
-            if owner != row.index:
-                continue
+        for text, media_type in owned.get(row.index, ()):
             part = Digest(text)
             found = backup.find(blob_name(part))
             if found is None:

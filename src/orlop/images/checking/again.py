@@ -23,6 +23,9 @@ from orlop.images.checking.deep import opened
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import Core, Lease
 from orlop.images.ingest import BlobLayer, LayerIngest
+from orlop.images.plainblobs import complete
+from orlop.images.sources import SourceGone, from_registry
+from orlop.images.space import needing
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Unpacked
 from orlop.metadata import checks, layers
@@ -57,7 +60,9 @@ class _Anew(LayerIngest):
         self._aside = aside
         self.rows: list[LayerRow] = []
 
-    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
+    def _keep_present(
+        self, wanted: list[BlobLayer], call: Call, lease: Lease, ref: Reference | None = None
+    ) -> list[BlobLayer]:
         """What is there counts if its bytes do: another repair may have been faster."""
         lease.keep(*(("layer", layer.diff_id) for layer in wanted))
         return [layer for layer in wanted if not self._is_whole(layer.diff_id, call)]
@@ -155,6 +160,11 @@ class Fetcher:
         """Bring a config or manifest in again, whole and named; says from where.  Takes its lock."""
         core = self._core
         tried = _Tried()
+        if origin.manifest is None and origin.size > core.settings.limits.config_size:
+            for ref in _refs(digest, origin):
+                if tried(lambda ref=ref: self._plain(ref, digest, origin.size, why, call)):  # type: ignore[misc]  # bound now
+                    return ref.name
+            raise Missed(tried.reasons, later=tried.later)
         for ref in _refs(digest, origin):
             data: list[bytes] = []
             if not tried(lambda ref=ref, data=data: self._document(ref, digest, origin, data, call)):  # type: ignore[misc]  # bound now
@@ -170,6 +180,31 @@ class Fetcher:
                 core.db.write(body, call=call)
             return ref.name
         raise Missed(tried.reasons, later=tried.later)
+
+    def _plain(self, ref: Reference, digest: Digest, size: int, why: str, call: Call) -> str:
+        """A blob of an index that is too large to be a document."""
+        core, what = self._core, f"fetch blob {digest} of {ref.name}"
+        source = from_registry(
+            core.registry, ref, digest, size=size, retries=core.settings.retries, call=call
+        )
+
+        def body(tx: Transaction) -> None:
+            layers.add_blob(tx, digest, size)
+            checks.update_blob(tx, digest, size)
+
+        with (
+            core.locked("blob", digest.hex, call=call, attempted=f"repair blob {digest}"),
+            needing(core.layout.root, size, what),
+            core.blobs.ingest(digest) as ingest,
+        ):
+            try:
+                complete(ingest, source, digest, size, what, call)
+            except SourceGone as gone:
+                raise gone.error from gone
+            self._quarantine.move(core.blobs.path(digest), f"blob-{digest.hex[:12]}", why)
+            ingest.publish()
+            core.db.write(body, call=call)
+        return ref.name
 
     def _document(self, ref: Reference, digest: Digest, origin: Origin, data: list[bytes], call: Call) -> str:
         descriptor = Descriptor(

@@ -63,7 +63,7 @@ class Table:
 
     def path(self, key: str) -> str:
         """A key's name in errors."""
-        key = key[:_SHOWN].rpartition("@")[2]  # a URL's user and password are not repeated
+        key = key.rpartition("@")[2][:_SHOWN]  # a URL's user and password are not repeated
         return f"{self.where}.{key}" if self.where else key
 
     def wrong(self, key: str, wanted: str) -> InvalidArgument:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19orlop/v1/registries.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"y\n\x0bTagsRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x11\n\x04last\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x07\n\x05_lastB\x08\n\x06_count\"A\n\x0cTagsResponse\x12\x0c\n\x04tags\x18\x01 \x03(\t\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"q\n\x0fManifestRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0b\n\t_platform\"`\n\x10ManifestResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"l\n\x10ReferrersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rartifact_type\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x10\n\x0e_artifact_type\"\xc1\x01\n\x08Referrer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x15\n\rartifact_type\x18\x04 \x01(\t\x12\x38\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32#.orlop.v1.Referrer.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x11ReferrersResponse\x12%\n\treferrers\x18\x01 \x03(\x0b\x32\x12.orlop.v1.Referrer\"M\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\".\n\x0e\x44\x65leteResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\xac\x01\n\x0b\x43opyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x15\n\x08platform\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rall_platforms\x18\x04 \x01(\x08\x12\x11\n\treferrers\x18\x05 \x01(\x08\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0b\n\t_platform\"\xb4\x01\n\x06\x43opied\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x15\n\rsource_digest\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x11\n\tmanifests\x18\x05 \x01(\x03\x12\r\n\x05\x62lobs\x18\x06 \x01(\x03\x12\x0f\n\x07mounted\x18\x07 \x01(\x03\x12\x0c\n\x04sent\x18\x08 \x01(\x03\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x11\n\treferrers\x18\n \x01(\x03\"\x89\x01\n\x0c\x43opyResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06\x63opied\x18\x03 \x01(\x0b\x32\x10.orlop.v1.CopiedH\x00\x42\x07\n\x05\x65vent2\xc2\x02\n\nRegistries\x12\x35\n\x04Tags\x12\x15.orlop.v1.TagsRequest\x1a\x16.orlop.v1.TagsResponse\x12\x41\n\x08Manifest\x12\x19.orlop.v1.ManifestRequest\x1a\x1a.orlop.v1.ManifestResponse\x12\x44\n\tReferrers\x12\x1a.orlop.v1.ReferrersRequest\x1a\x1b.orlop.v1.ReferrersResponse\x12;\n\x06\x44\x65lete\x12\x17.orlop.v1.DeleteRequest\x1a\x18.orlop.v1.DeleteResponse\x12\x37\n\x04\x43opy\x12\x15.orlop.v1.CopyRequest\x1a\x16.orlop.v1.CopyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19orlop/v1/registries.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"y\n\x0bTagsRequest\x12\x12\n\nrepository\x18\x01 \x01(\t\x12\x11\n\x04last\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x12\n\x05\x63ount\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x07\n\x05_lastB\x08\n\x06_count\"A\n\x0cTagsResponse\x12\x0c\n\x04tags\x18\x01 \x03(\t\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"q\n\x0fManifestRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0b\n\t_platform\"\x85\x01\n\x10ManifestResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\x12#\n\x08warnings\x18\x06 \x03(\x0b\x32\x11.orlop.v1.Warning\"l\n\x10ReferrersRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rartifact_type\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x10\n\x0e_artifact_type\"\xc1\x01\n\x08Referrer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x15\n\rartifact_type\x18\x04 \x01(\t\x12\x38\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32#.orlop.v1.Referrer.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"_\n\x11ReferrersResponse\x12%\n\treferrers\x18\x01 \x03(\x0b\x32\x12.orlop.v1.Referrer\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"M\n\rDeleteRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08manifest\x18\x02 \x01(\x08\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"S\n\x0e\x44\x65leteResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12#\n\x08warnings\x18\x03 \x03(\x0b\x32\x11.orlop.v1.Warning\"\xac\x01\n\x0b\x43opyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x15\n\x08platform\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rall_platforms\x18\x04 \x01(\x08\x12\x11\n\treferrers\x18\x05 \x01(\x08\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.AuthB\x0b\n\t_platform\"\xb4\x01\n\x06\x43opied\x12\r\n\x05names\x18\x01 \x03(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x15\n\rsource_digest\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x11\n\tmanifests\x18\x05 \x01(\x03\x12\r\n\x05\x62lobs\x18\x06 \x01(\x03\x12\x0f\n\x07mounted\x18\x07 \x01(\x03\x12\x0c\n\x04sent\x18\x08 \x01(\x03\x12\x0c\n\x04size\x18\t \x01(\x03\x12\x11\n\treferrers\x18\n \x01(\x03\"\x89\x01\n\x0c\x43opyResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\"\n\x06\x63opied\x18\x03 \x01(\x0b\x32\x10.orlop.v1.CopiedH\x00\x42\x07\n\x05\x65vent2\xc2\x02\n\nRegistries\x12\x35\n\x04Tags\x12\x15.orlop.v1.TagsRequest\x1a\x16.orlop.v1.TagsResponse\x12\x41\n\x08Manifest\x12\x19.orlop.v1.ManifestRequest\x1a\x1a.orlop.v1.ManifestResponse\x12\x44\n\tReferrers\x12\x1a.orlop.v1.ReferrersRequest\x1a\x1b.orlop.v1.ReferrersResponse\x12;\n\x06\x44\x65lete\x12\x17.orlop.v1.DeleteRequest\x1a\x18.orlop.v1.DeleteResponse\x12\x37\n\x04\x43opy\x12\x15.orlop.v1.CopyRequest\x1a\x16.orlop.v1.CopyResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,26 +40,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TAGSRESPONSE']._serialized_end=249
   _globals['_MANIFESTREQUEST']._serialized_start=251
   _globals['_MANIFESTREQUEST']._serialized_end=364
-  _globals['_MANIFESTRESPONSE']._serialized_start=366
-  _globals['_MANIFESTRESPONSE']._serialized_end=462
-  _globals['_REFERRERSREQUEST']._serialized_start=464
-  _globals['_REFERRERSREQUEST']._serialized_end=572
-  _globals['_REFERRER']._serialized_start=575
-  _globals['_REFERRER']._serialized_end=768
-  _globals['_REFERRER_ANNOTATIONSENTRY']._serialized_start=718
-  _globals['_REFERRER_ANNOTATIONSENTRY']._serialized_end=768
-  _globals['_REFERRERSRESPONSE']._serialized_start=770
-  _globals['_REFERRERSRESPONSE']._serialized_end=828
-  _globals['_DELETEREQUEST']._serialized_start=830
-  _globals['_DELETEREQUEST']._serialized_end=907
-  _globals['_DELETERESPONSE']._serialized_start=909
-  _globals['_DELETERESPONSE']._serialized_end=955
-  _globals['_COPYREQUEST']._serialized_start=958
-  _globals['_COPYREQUEST']._serialized_end=1130
-  _globals['_COPIED']._serialized_start=1133
-  _globals['_COPIED']._serialized_end=1313
-  _globals['_COPYRESPONSE']._serialized_start=1316
-  _globals['_COPYRESPONSE']._serialized_end=1453
-  _globals['_REGISTRIES']._serialized_start=1456
-  _globals['_REGISTRIES']._serialized_end=1778
+  _globals['_MANIFESTRESPONSE']._serialized_start=367
+  _globals['_MANIFESTRESPONSE']._serialized_end=500
+  _globals['_REFERRERSREQUEST']._serialized_start=502
+  _globals['_REFERRERSREQUEST']._serialized_end=610
+  _globals['_REFERRER']._serialized_start=613
+  _globals['_REFERRER']._serialized_end=806
+  _globals['_REFERRER_ANNOTATIONSENTRY']._serialized_start=756
+  _globals['_REFERRER_ANNOTATIONSENTRY']._serialized_end=806
+  _globals['_REFERRERSRESPONSE']._serialized_start=808
+  _globals['_REFERRERSRESPONSE']._serialized_end=903
+  _globals['_DELETEREQUEST']._serialized_start=905
+  _globals['_DELETEREQUEST']._serialized_end=982
+  _globals['_DELETERESPONSE']._serialized_start=984
+  _globals['_DELETERESPONSE']._serialized_end=1067
+  _globals['_COPYREQUEST']._serialized_start=1070
+  _globals['_COPYREQUEST']._serialized_end=1242
+  _globals['_COPIED']._serialized_start=1245
+  _globals['_COPIED']._serialized_end=1425
+  _globals['_COPYRESPONSE']._serialized_start=1428
+  _globals['_COPYRESPONSE']._serialized_end=1565
+  _globals['_REGISTRIES']._serialized_start=1568
+  _globals['_REGISTRIES']._serialized_end=1890
 # @@protoc_insertion_point(module_scope)

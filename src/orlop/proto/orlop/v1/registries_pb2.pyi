@@ -112,12 +112,15 @@ class ManifestResponse(google.protobuf.message.Message):
     DIGEST_FIELD_NUMBER: builtins.int
     SIZE_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The repository, by the digest."""
     media_type: builtins.str
     digest: builtins.str
     size: builtins.int
     data: builtins.bytes
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[orlop.proto.orlop.v1.types_pb2.Warning]: ...
     def __init__(
         self,
         *,
@@ -126,8 +129,9 @@ class ManifestResponse(google.protobuf.message.Message):
         digest: builtins.str = ...,
         size: builtins.int = ...,
         data: builtins.bytes = ...,
+        warnings: collections.abc.Iterable[orlop.proto.orlop.v1.types_pb2.Warning] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["data", b"data", "digest", b"digest", "media_type", b"media_type", "name", b"name", "size", b"size"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data", "digest", b"digest", "media_type", b"media_type", "name", b"name", "size", b"size", "warnings", b"warnings"]) -> None: ...
 
 Global___ManifestResponse: typing_extensions.TypeAlias = ManifestResponse
 
@@ -205,14 +209,18 @@ class ReferrersResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REFERRERS_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     @property
     def referrers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Referrer]: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[orlop.proto.orlop.v1.types_pb2.Warning]: ...
     def __init__(
         self,
         *,
         referrers: collections.abc.Iterable[Global___Referrer] | None = ...,
+        warnings: collections.abc.Iterable[orlop.proto.orlop.v1.types_pb2.Warning] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["referrers", b"referrers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["referrers", b"referrers", "warnings", b"warnings"]) -> None: ...
 
 Global___ReferrersResponse: typing_extensions.TypeAlias = ReferrersResponse
 
@@ -246,16 +254,20 @@ class DeleteResponse(google.protobuf.message.Message):
 
     NAME_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
     name: builtins.str
     digest: builtins.str
     """Empty where a tag went and its manifest stays."""
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[orlop.proto.orlop.v1.types_pb2.Warning]: ...
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         digest: builtins.str = ...,
+        warnings: collections.abc.Iterable[orlop.proto.orlop.v1.types_pb2.Warning] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["digest", b"digest", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "name", b"name", "warnings", b"warnings"]) -> None: ...
 
 Global___DeleteResponse: typing_extensions.TypeAlias = DeleteResponse
 
