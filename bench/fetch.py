@@ -161,9 +161,9 @@ def fetch_blobs(name: str, folder: Path) -> None:
     from orlop.content.ingests import Ingest
     from orlop.images.fetching.download import Download, Wanted
     from orlop.observe import Call
+    from orlop.registry.access.credentials import CredentialSources
+    from orlop.registry.blobs.ranges import Traffic
     from orlop.registry.client import Registry
-    from orlop.registry.credentials import CredentialSources
-    from orlop.registry.ranges import Traffic
     from orlop.spec.documents import Manifest, parse_manifest
     from orlop.spec.reference import Reference
 

@@ -33,18 +33,18 @@ from orlop.layers.compression import decompress
 from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import LayerIndex
 from orlop.layers.tarread import TarReader
-from orlop.registry.blobs import parse_content_range
-from orlop.registry.challenge import parse_challenges
-from orlop.registry.credentials import Credential, Helper, find
+from orlop.registry.access.challenge import parse_challenges
+from orlop.registry.access.credentials import Credential, Helper, find
+from orlop.registry.access.tokens import parse_token, pick, token_request
+from orlop.registry.blobs.downloads import parse_content_range
 from orlop.registry.faults import redact, registry_message, scrub
-from orlop.registry.hostfiles.hosts_toml import parse_hosts_toml
-from orlop.registry.hostfiles.registries_conf import parse_registries_conf
-from orlop.registry.hosts import Endpoint, endpoints, origin_of
+from orlop.registry.finding.hostfiles.hosts_toml import parse_hosts_toml
+from orlop.registry.finding.hostfiles.registries_conf import parse_registries_conf
+from orlop.registry.finding.hosts import Endpoint, endpoints, origin_of
 from orlop.registry.messages import Request, Response
-from orlop.registry.proxies import Proxies
-from orlop.registry.redirects import next_hop, settle
-from orlop.registry.retry import parse_retry_after
-from orlop.registry.tokens import parse_token, pick, token_request
+from orlop.registry.net.proxies import Proxies
+from orlop.registry.net.redirects import next_hop, settle
+from orlop.registry.net.retry import parse_retry_after
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Index, encode, parse_config, parse_json, parse_manifest
 from orlop.spec.platform import Platform

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
         Usage,
     )
     from orlop.observe import Auth, Call, CancelToken, Observer, Progress
-    from orlop.registry.login import LoggedIn, LoggedOut
+    from orlop.registry.access.login import LoggedIn, LoggedOut
     from orlop.remote.api import Artifact, ArtifactFile, Copied, Deleted, Document, PulledFile, Referrer
     from orlop.remote.verbs import Remote
 
@@ -180,8 +180,8 @@ _LAZY = {
     "PulledFile": "orlop.remote.api",
     "Referrer": "orlop.remote.api",
     "Remote": "orlop.remote.verbs",
-    "LoggedIn": "orlop.registry.login",
-    "LoggedOut": "orlop.registry.login",
+    "LoggedIn": "orlop.registry.access.login",
+    "LoggedOut": "orlop.registry.access.login",
     "connect": "orlop.facade",
     "login": "orlop.facade",
     "logins": "orlop.facade",

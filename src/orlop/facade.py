@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from orlop.images.api import Store as StoreVerbs
     from orlop.images.backups.restore import Restored
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
-    from orlop.registry.login import LoggedIn, LoggedOut
+    from orlop.registry.access.login import LoggedIn, LoggedOut
     from orlop.remote.verbs import Remote
 
 __all__ = [
@@ -133,8 +133,8 @@ def login(
     Raises `Unauthenticated` where the registry refuses them; `InvalidArgument` where no file is named.
     """
     from orlop.config import Settings
-    from orlop.registry.credentials import Credential
-    from orlop.registry.login import login as log_in
+    from orlop.registry.access.credentials import Credential
+    from orlop.registry.access.login import login as log_in
 
     credential = Credential(username=username, password=password)
     path = None if file is None else os.path.abspath(file)
@@ -153,7 +153,7 @@ def logout(
     Raises `NotFound` where nothing was kept.  The registry is not told.
     """
     from orlop.config import Settings
-    from orlop.registry.login import logout as log_out
+    from orlop.registry.access.login import logout as log_out
 
     path = None if file is None else os.path.abspath(file)
     return log_out(registry, settings=settings or Settings(), file=path, call=call or Call())
@@ -164,7 +164,7 @@ def logins(
 ) -> list[LoggedIn]:
     """The registries that credentials are kept for, and the users; never a secret."""
     from orlop.config import Settings
-    from orlop.registry.login import logins as list_all
+    from orlop.registry.access.login import logins as list_all
 
     path = None if file is None else os.path.abspath(file)
     return list_all(settings=settings or Settings(), file=path, call=call or Call())

@@ -19,10 +19,10 @@ from orlop.errors import Cancelled, DataLoss, Error, NotFound, Unavailable
 from orlop.images.fetching.download import Download, Wanted
 from orlop.layers.worker.feed import Feed
 from orlop.observe import Call, NullObserver, Progress
+from orlop.registry.access.credentials import CredentialSources
+from orlop.registry.blobs.ranges import Pace
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.ranges import Pace
-from orlop.registry.retry import Backoff
+from orlop.registry.net.retry import Backoff
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 from support.rangeserver import Asked, BigLayer, RangeServer, Way

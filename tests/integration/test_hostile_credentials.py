@@ -29,13 +29,13 @@ from orlop.config import Settings
 from orlop.config.settings import ProxySettings
 from orlop.observe import Auth, Call, NullObserver
 from orlop.registry import client as client_module
-from orlop.registry import connections
-from orlop.registry.addresses import Zone
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.proxies import Proxies
-from orlop.registry.sockets import Resolver
-from orlop.registry.wire import Wire
+from orlop.registry.net import connections
+from orlop.registry.net.addresses import Zone
+from orlop.registry.net.proxies import Proxies
+from orlop.registry.net.sockets import Resolver
+from orlop.registry.net.wire import Wire
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST
 from orlop.spec.reference import Reference

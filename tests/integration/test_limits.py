@@ -19,7 +19,7 @@ from conftest import StoreDirs
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import Error, InvalidArgument, ResourceExhausted
 from orlop.observe import Call
-from orlop.registry.credentials import CredentialSources, Keychain
+from orlop.registry.access.credentials import CredentialSources, Keychain
 from support import users
 from support.daemons import Crew, daemon
 from support.images import HOST, Image, make_image, make_index, push, write_layout

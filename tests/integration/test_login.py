@@ -21,9 +21,9 @@ import orlop
 from orlop.cli import main
 from orlop.config import Settings
 from orlop.observe import Call, NullObserver
+from orlop.registry.access.credentials import CredentialSources
+from orlop.registry.access.login import login_of
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.login import login_of
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST
 from orlop.spec.reference import Reference

@@ -16,9 +16,9 @@ import orlop
 from conftest import StoreDirs
 from orlop.config import Settings
 from orlop.observe import Call
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry as Client
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
+from orlop.registry.net.retry import Backoff
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 from orlop.testing.registry import Fault, MemoryRegistry
@@ -79,7 +79,7 @@ def opened(store_dirs: StoreDirs, **settings: object) -> Iterator[orlop.Store]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine, a session that is given up is cancelled before anybody looks."""
     for name in ("CANCEL_SECONDS", "HURRIED_SECONDS"):
-        monkeypatch.setattr(f"orlop.registry.sessions.{name}", 120.0)
+        monkeypatch.setattr(f"orlop.registry.blobs.sessions.{name}", 120.0)
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ import orlop
 from orlop.config import Settings
 from orlop.errors import Cancelled, DeadlineExceeded, Error, Unavailable
 from orlop.observe import Call, CancelToken, NullObserver, Progress
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
-from orlop.registry.sockets import Resolver
-from orlop.registry.sockets import connect as make_connection
+from orlop.registry.net.retry import Backoff
+from orlop.registry.net.sockets import Resolver
+from orlop.registry.net.sockets import connect as make_connection
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 from orlop.testing.registry import Fault, MemoryRegistry

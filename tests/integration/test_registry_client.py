@@ -26,11 +26,11 @@ from orlop.errors import (
     Unavailable,
 )
 from orlop.observe import Call, CancelToken
-from orlop.registry.addresses import Zone
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
-from orlop.registry.wire import Wire
+from orlop.registry.net.addresses import Zone
+from orlop.registry.net.retry import Backoff
+from orlop.registry.net.wire import Wire
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST, Descriptor
 from orlop.spec.reference import Reference
@@ -51,7 +51,7 @@ def connect(*, sources=None, wire=None, **settings):
 def patient(monkeypatch):
     """However slow the machine, a session that is given up is cancelled before anybody looks."""
     for name in ("CANCEL_SECONDS", "HURRIED_SECONDS"):
-        monkeypatch.setattr(f"orlop.registry.sessions.{name}", 120.0)
+        monkeypatch.setattr(f"orlop.registry.blobs.sessions.{name}", 120.0)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import pytest
 from orlop.config import Settings
 from orlop.errors import NotFound, PermissionDenied, Unauthenticated, Unavailable
 from orlop.observe import Call
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, parse_manifest
 from orlop.spec.reference import Reference

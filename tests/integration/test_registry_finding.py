@@ -18,13 +18,13 @@ import orlop
 from orlop.config import ProxySettings, Settings
 from orlop.errors import DataLoss, NotFound, PermissionDenied, Unavailable
 from orlop.observe import Call
-from orlop.registry import fallback
-from orlop.registry.addresses import Zone
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.proxies import Proxies
-from orlop.registry.retry import Backoff
-from orlop.registry.wire import Wire
+from orlop.registry.finding import fallback
+from orlop.registry.net.addresses import Zone
+from orlop.registry.net.proxies import Proxies
+from orlop.registry.net.retry import Backoff
+from orlop.registry.net.wire import Wire
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST, Descriptor
 from orlop.spec.reference import Reference

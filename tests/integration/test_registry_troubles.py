@@ -16,9 +16,9 @@ import pytest
 from orlop.config import Settings
 from orlop.errors import PermissionDenied, Unauthenticated, Unavailable
 from orlop.observe import Call
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
+from orlop.registry.net.retry import Backoff
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST, Descriptor
 from orlop.spec.reference import Reference

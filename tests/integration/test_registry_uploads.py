@@ -13,9 +13,9 @@ import pytest
 from orlop.config import Settings
 from orlop.errors import Cancelled, DataLoss, InvalidArgument, PermissionDenied, Unauthenticated, Unavailable
 from orlop.observe import Call, CancelToken
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
+from orlop.registry.net.retry import Backoff
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 from orlop.testing.registry import Fault, MemoryRegistry
@@ -32,7 +32,7 @@ UPLOADS = "/blobs/uploads/"
 def patient(monkeypatch):
     """However slow the machine, a session that is given up is cancelled before anybody looks."""
     for name in ("CANCEL_SECONDS", "HURRIED_SECONDS"):
-        monkeypatch.setattr(f"orlop.registry.sessions.{name}", 120.0)
+        monkeypatch.setattr(f"orlop.registry.blobs.sessions.{name}", 120.0)
 
 
 @pytest.fixture

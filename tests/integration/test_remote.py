@@ -23,9 +23,9 @@ from orlop.errors import (
     Unimplemented,
 )
 from orlop.observe import Call, NullObserver, Progress
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.retry import Backoff
+from orlop.registry.net.retry import Backoff
 from orlop.remote.verbs import Remote
 from orlop.spec.documents import OCI_INDEX, OCI_MANIFEST
 from orlop.testing.registry import Fault, MemoryRegistry

@@ -23,7 +23,7 @@ import orlop
 from conftest import StoreDirs
 from orlop.content.extents import decode_entries
 from orlop.observe import Call, NullObserver, Progress
-from orlop.registry.ranges import Pace
+from orlop.registry.blobs.ranges import Pace
 from support.rangeserver import Asked, BigLayer, RangeServer, Way
 
 pytestmark = pytest.mark.root
@@ -34,7 +34,7 @@ EAGER = Pace(split=1 << 20, piece=256 << 10, most=1 << 20, window=1 << 30, inter
 PULL = """
 import sys
 import orlop
-from orlop.registry.ranges import Pace
+from orlop.registry.blobs.ranges import Pace
 root, run, name, pace = sys.argv[1:]
 with orlop.open(root, run) as store:
     if pace:

@@ -277,8 +277,8 @@ def _warm_up() -> None:
     import orlop.images.push
     import orlop.images.roots
     import orlop.layers.store
+    import orlop.registry.access.credentials
     import orlop.registry.client
-    import orlop.registry.credentials
     import orlop.snapshots.probe  # noqa: F401
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from orlop.errors import Cancelled, FailedPrecondition, InvalidArgument, ResourceExhausted
 from orlop.observe import Call, CancelToken
-from orlop.registry.authfile import can_be_written, changing, entry_of, section
-from orlop.registry.credentials import Credential, find, of_entry
-from orlop.registry.login import Subject, subject_of
+from orlop.registry.access.authfile import can_be_written, changing, entry_of, section
+from orlop.registry.access.credentials import Credential, find, of_entry
+from orlop.registry.access.login import Subject, subject_of
 from support.fuzzing import trials
 
 LIMIT = 1 << 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orlop.config import DEFAULT_LIMITS
 from orlop.config.limits import limits_by_name
 from orlop.errors import Error, InvalidArgument, ResourceExhausted
-from orlop.registry.credentials import find
+from orlop.registry.access.credentials import find
 from orlop.spec import documents
 from orlop.spec.documents import (
     MAX_DEPTH,

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.errors import Error, Internal, InvalidArgument
-from orlop.registry.blobs import parse_content_range
-from orlop.registry.challenge import parse_challenges
-from orlop.registry.credentials import Credential, Helper, find
+from orlop.registry.access.challenge import parse_challenges
+from orlop.registry.access.credentials import Credential, Helper, find
+from orlop.registry.access.tokens import parse_token, pick, token_request
+from orlop.registry.blobs.downloads import parse_content_range
 from orlop.registry.faults import registry_message
-from orlop.registry.hosts import endpoints, origin_of
-from orlop.registry.retry import parse_retry_after
-from orlop.registry.tokens import parse_token, pick, token_request
+from orlop.registry.finding.hosts import endpoints, origin_of
+from orlop.registry.net.retry import parse_retry_after
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Index, encode, parse_config, parse_json, parse_manifest
 from orlop.spec.platform import Platform

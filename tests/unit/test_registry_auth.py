@@ -11,9 +11,9 @@ import pytest
 
 from orlop.errors import Unauthenticated, Unavailable
 from orlop.observe import Call
-from orlop.registry.auth import KEPT, Authorizing
-from orlop.registry.credentials import Credential
-from orlop.registry.hosts import Endpoint, origin_of
+from orlop.registry.access.auth import KEPT, Authorizing
+from orlop.registry.access.credentials import Credential
+from orlop.registry.finding.hosts import Endpoint, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
 
 ENDPOINT = Endpoint(registry="r.example", origin=origin_of("https://r.example", "test"))

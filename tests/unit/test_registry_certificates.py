@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from orlop.errors import FailedPrecondition, PermissionDenied
-from orlop.registry.certificates import Contexts
+from orlop.registry.net.certificates import Contexts
 
 
 def get(contexts, *, verify=True, ca=(), client=()):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.registry.challenge import MAX_HEADER, parse_challenges
+from orlop.registry.access.challenge import MAX_HEADER, parse_challenges
 
 HUB = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/a:pull"'
 

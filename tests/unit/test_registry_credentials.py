@@ -19,8 +19,8 @@ from orlop.errors import (
     Unavailable,
 )
 from orlop.observe import Auth, Call, CancelToken, NullObserver
-from orlop.registry.authfile import keep_token
-from orlop.registry.credentials import (
+from orlop.registry.access.authfile import keep_token
+from orlop.registry.access.credentials import (
     Credential,
     CredentialSources,
     Helper,
@@ -29,7 +29,7 @@ from orlop.registry.credentials import (
     own,
     usual_sources,
 )
-from orlop.registry.helpers import MAX_OUTPUT, ask_helper, erase_helper, list_helper, store_helper
+from orlop.registry.access.helpers import MAX_OUTPUT, ask_helper, erase_helper, list_helper, store_helper
 
 
 def auth(name, password="pw"):

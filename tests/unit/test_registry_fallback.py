@@ -9,11 +9,11 @@ import pytest
 from orlop.errors import Cancelled, DataLoss, NotFound, Unavailable
 from orlop.observe import Call, CancelToken
 from orlop.registry.asking import Asker, needed
-from orlop.registry.fallback import BAN, REST, Fallback
 from orlop.registry.faults import NetworkFault
-from orlop.registry.locate import Locator
+from orlop.registry.finding.fallback import BAN, REST, Fallback
+from orlop.registry.finding.locate import Locator
+from orlop.registry.finding.places import Places
 from orlop.registry.messages import Response
-from orlop.registry.places import Places
 from orlop.spec.reference import Reference
 
 REF = Reference.parse("r.example/a:1")

@@ -9,7 +9,7 @@ import pytest
 
 from orlop.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from orlop.registry.faults import MAX_MESSAGE, from_status, redact, registry_message, scrub
-from orlop.registry.hosts import endpoints
+from orlop.registry.finding.hosts import endpoints
 from orlop.registry.messages import Response
 
 (ENDPOINT,) = endpoints("r.example")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.registry.foreign import MAX_URLS, foreign_requests, is_foreign
-from orlop.registry.hosts import Endpoint, endpoints, origin_of
+from orlop.registry.blobs.foreign import MAX_URLS, foreign_requests, is_foreign
+from orlop.registry.finding.hosts import Endpoint, endpoints, origin_of
 from support.fuzzing import trials
 
 (SECURE,) = endpoints("r.example")

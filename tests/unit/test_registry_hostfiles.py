@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.errors import Error, FailedPrecondition, InvalidArgument, PermissionDenied
-from orlop.registry.hostfiles.folders import in_force
-from orlop.registry.hostfiles.hosts_toml import parse_hosts_toml
-from orlop.registry.hostfiles.registries_conf import merged, parse_registries_conf
-from orlop.registry.places import Places
+from orlop.registry.finding.hostfiles.folders import in_force
+from orlop.registry.finding.hostfiles.hosts_toml import parse_hosts_toml
+from orlop.registry.finding.hostfiles.registries_conf import merged, parse_registries_conf
+from orlop.registry.finding.places import Places
 from orlop.spec.reference import Reference
 
 DIGEST = "sha256:" + "ab" * 32

@@ -7,7 +7,17 @@ import random
 
 import pytest
 
-from orlop.registry.offsets import CHUNK, FLOOR, LIFE, Course, Part, Verdict, judge, parse_length, parse_range
+from orlop.registry.blobs.offsets import (
+    CHUNK,
+    FLOOR,
+    LIFE,
+    Course,
+    Part,
+    Verdict,
+    judge,
+    parse_length,
+    parse_range,
+)
 
 MIB = 1 << 20
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from orlop.cli.environment import hosts_dirs, proxies, registries_conf
 from orlop.config import ProxySettings
 from orlop.errors import InvalidArgument
-from orlop.registry.addresses import zone_of
-from orlop.registry.hosts import origin_of
-from orlop.registry.proxies import Exceptions, Proxies, Proxy, may_ask
+from orlop.registry.finding.hosts import origin_of
+from orlop.registry.net.addresses import zone_of
+from orlop.registry.net.proxies import Exceptions, Proxies, Proxy, may_ask
 
 
 def origin(url):

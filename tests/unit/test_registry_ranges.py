@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orlop.registry.ranges import Pace, Piece, Ranges, Traffic
+from orlop.registry.blobs.ranges import Pace, Piece, Ranges, Traffic
 
 MB = 1 << 20
 PACE = Pace(split=32 * MB, piece=8 * MB, most=64 * MB, window=256 * MB, interval=1.0, hold=10.0)

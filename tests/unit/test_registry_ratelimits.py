@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orlop.registry.ratelimits import Limit, Pauses, in_words, limit_of
+from orlop.registry.net.ratelimits import Limit, Pauses, in_words, limit_of
 from orlop.registry.warnings import MAX_WARNINGS, parse_warnings
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

@@ -13,11 +13,11 @@ import pytest
 from orlop.errors import Cancelled, DeadlineExceeded, Unavailable
 from orlop.observe import Call, CancelToken, NullObserver, Tally
 from orlop.registry.faults import NetworkFault
-from orlop.registry.hosts import Endpoint, origin_of
+from orlop.registry.finding.hosts import Endpoint, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
-from orlop.registry.retry import Backoff
-from orlop.registry.sockets import Pace, Stalled, connect
-from orlop.registry.transport import Retrying
+from orlop.registry.net.retry import Backoff
+from orlop.registry.net.sockets import Pace, Stalled, connect
+from orlop.registry.net.transport import Retrying
 
 ENDPOINT = Endpoint(registry="r.example", origin=origin_of("https://r.example", "test"))
 GET = Request(method="GET", url="https://r.example/v2/a", endpoint=ENDPOINT, attempted="test")

@@ -8,12 +8,12 @@ import pytest
 
 from orlop.errors import InvalidArgument, Unavailable
 from orlop.observe import Call
-from orlop.registry.addresses import Zone, is_loopback_host, may_follow, zone_of
-from orlop.registry.blobs import Extent, parse_content_range
-from orlop.registry.hosts import Endpoint, endpoints, origin_of
+from orlop.registry.blobs.downloads import Extent, parse_content_range
+from orlop.registry.finding.hosts import Endpoint, endpoints, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
-from orlop.registry.redirects import MAX_HOPS, next_hop, settle
-from orlop.registry.retry import MAX_WAIT, Backoff, parse_retry_after
+from orlop.registry.net.addresses import Zone, is_loopback_host, may_follow, zone_of
+from orlop.registry.net.redirects import MAX_HOPS, next_hop, settle
+from orlop.registry.net.retry import MAX_WAIT, Backoff, parse_retry_after
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 SECURE = Endpoint(registry="r.example", origin=origin_of("https://r.example", "test"))

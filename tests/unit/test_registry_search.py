@@ -8,9 +8,9 @@ import pytest
 
 from orlop.config import Settings
 from orlop.errors import InvalidArgument, NotFound, Unauthenticated, Unavailable
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
-from orlop.registry.search import candidates, first_found
+from orlop.registry.finding.search import candidates, first_found
 from orlop.spec.reference import Reference, is_short
 
 DIGEST = "sha256:" + "ab" * 32

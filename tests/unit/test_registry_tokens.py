@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from orlop.errors import Unauthenticated, Unavailable
-from orlop.registry.challenge import parse_challenges
-from orlop.registry.credentials import Credential
-from orlop.registry.hosts import endpoints
-from orlop.registry.tokens import basic, parse_token, pick, token_request
+from orlop.registry.access.challenge import parse_challenges
+from orlop.registry.access.credentials import Credential
+from orlop.registry.access.tokens import basic, parse_token, pick, token_request
+from orlop.registry.finding.hosts import endpoints
 
 (PUBLIC,) = endpoints("r.example")
 _, INSECURE = endpoints("r.example", ["r.example"])

@@ -19,7 +19,7 @@ from orlop.cli.session import Session, pass_session, verb
 
 if TYPE_CHECKING:
     from orlop.config import Settings
-    from orlop.registry.login import LoggedIn
+    from orlop.registry.access.login import LoggedIn
 
 __all__ = ["login_verb", "logout_verb"]
 
@@ -66,7 +66,7 @@ def login_verb(
     stands in plain text in the file of podman or docker.
     """
     from orlop import facade
-    from orlop.registry.login import login_of, subject_of
+    from orlop.registry.access.login import login_of, subject_of
 
     settings, file = _settings(session), _absolute(authfile)
     if show or ask:

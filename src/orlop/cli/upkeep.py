@@ -114,7 +114,7 @@ def info_verb(session: Session, as_json: bool) -> None:
     if session.target.host is not None:
         fields["host"] = session.target.host
     else:
-        from orlop.registry.hostfiles.folders import in_force
+        from orlop.registry.finding.hostfiles.folders import in_force
 
         settings = session.target.settings()
         fields["registry_files"] = in_force(settings.hosts_dirs, settings.registries_conf)

@@ -24,8 +24,8 @@ from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.observe import Call, Progress
-from orlop.registry.foreign import is_foreign
-from orlop.registry.sources import Opener
+from orlop.registry.blobs.foreign import is_foreign
+from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import Manifest, parse_manifest
 from orlop.spec.reference import Reference

@@ -49,7 +49,7 @@ from orlop.linux.userns import Privilege
 from orlop.metadata import boots, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
-from orlop.registry.ranges import PACE, Traffic
+from orlop.registry.blobs.ranges import PACE, Traffic
 from orlop.snapshots.disks import Disks
 from orlop.snapshots.driver import Driver
 from orlop.snapshots.erofs import ErofsDriver
@@ -215,8 +215,8 @@ class Core:
         with self._guard:
             self._check_open()
             if self._registry is None:
+                from orlop.registry.access.credentials import CredentialSources
                 from orlop.registry.client import Registry
-                from orlop.registry.credentials import CredentialSources
 
                 sources = CredentialSources(
                     files=self.settings.auth_files,

@@ -29,8 +29,8 @@ from orlop.layers.compression import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob
 from orlop.observe import Call, Progress, Rate
-from orlop.registry.foreign import is_foreign
-from orlop.registry.sources import Opener
+from orlop.registry.blobs.foreign import is_foreign
+from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import (
     OCI_CONFIG,

@@ -14,7 +14,7 @@ from orlop.images.space import needing
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.observe import Call, Progress, Rate
-from orlop.registry.sources import Opener
+from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Descriptor
 from orlop.spec.reference import Reference

@@ -18,7 +18,7 @@ from orlop.layers.index import LayerIndex
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob
 from orlop.observe import Call, Progress
-from orlop.registry.search import first_found
+from orlop.registry.finding.search import first_found
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import ImageConfig, Manifest, parse_config, parse_manifest
 from orlop.spec.platform import Platform, host_platform

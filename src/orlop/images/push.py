@@ -18,7 +18,7 @@ from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ManifestRow
 from orlop.observe import Call, Progress
-from orlop.registry.foreign import is_foreign
+from orlop.registry.blobs.foreign import is_foreign
 from orlop.spec.reference import Reference
 
 __all__ = ["Pusher", "remember", "targets"]

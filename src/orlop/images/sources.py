@@ -1,8 +1,8 @@
 """Where the bytes of a blob come from when it is sent or fetched: a file, a recipe, a registry.
 
-Each source is an `orlop.registry.sources.Opener`: it gives the bytes from an offset on, and may be opened
-again.  `Hashed` looks at the bytes as they go by for the first time, so that what is sent has the digest it
-should have, however often it is opened again.
+Each source is an `orlop.registry.blobs.sources.Opener`: it gives the bytes from an offset on, and may be
+opened again.  `Hashed` looks at the bytes as they go by for the first time, so that what is sent has the
+digest it should have, however often it is opened again.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from orlop.errors import DataLoss, Error, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from orlop.layers.compression import compress
 from orlop.observe import Call
+from orlop.registry.blobs.sources import Opener
 from orlop.registry.client import Registry
-from orlop.registry.sources import Opener
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 

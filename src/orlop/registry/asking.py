@@ -1,8 +1,8 @@
 """Requests to a repository: which places they go to, and what a token for them must allow.
 
 The verbs (`orlop.registry.client` and its neighbours) say what they want of a repository; this module knows
-where that is.  Reads go to the mirrors and the registry, in order (`orlop.registry.fallback`); writes, and
-reads that prepare a write, to the one place that may be written to.
+where that is.  Reads go to the mirrors and the registry, in order (`orlop.registry.finding.fallback`);
+writes, and reads that prepare a write, to the one place that may be written to.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orlop.observe import Call
-from orlop.registry.fallback import Check, Fallback
-from orlop.registry.hosts import Capability, Endpoint, Place, Route
-from orlop.registry.locate import Locator
+from orlop.registry.finding.fallback import Check, Fallback
+from orlop.registry.finding.hosts import Capability, Endpoint, Place, Route
+from orlop.registry.finding.locate import Locator
 from orlop.registry.messages import Outgoing, Request, Response, Sender
 from orlop.spec.reference import Reference
 

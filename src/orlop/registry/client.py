@@ -15,28 +15,28 @@ from functools import partial
 from orlop.config import Settings, over_limit
 from orlop.errors import DataLoss, Error, InvalidArgument, NotFound, Unimplemented
 from orlop.observe import Call
+from orlop.registry.access.auth import Authorizing, FindsCredential
+from orlop.registry.access.authfile import keep_token
+from orlop.registry.access.credentials import CredentialSources, Keychain
+from orlop.registry.access.helpers import ask_helper
 from orlop.registry.asking import Asker
-from orlop.registry.auth import Authorizing, FindsCredential
-from orlop.registry.authfile import keep_token
-from orlop.registry.blobs import Ask, BlobStream, open_range, open_stream
-from orlop.registry.credentials import CredentialSources, Keychain
+from orlop.registry.blobs.downloads import Ask, BlobStream, open_range, open_stream
+from orlop.registry.blobs.foreign import open_foreign
+from orlop.registry.blobs.sources import Blob, Source
+from orlop.registry.blobs.uploads import Uploader
 from orlop.registry.deletes import delete
 from orlop.registry.faults import from_status
-from orlop.registry.foreign import open_foreign
-from orlop.registry.helpers import ask_helper
-from orlop.registry.hosts import Endpoint
+from orlop.registry.finding.hosts import Endpoint
+from orlop.registry.finding.locate import Locator
+from orlop.registry.finding.places import Places
+from orlop.registry.finding.search import candidates
 from orlop.registry.listing import list_tags
-from orlop.registry.locate import Locator
 from orlop.registry.messages import Request, Response
-from orlop.registry.places import Places
-from orlop.registry.proxies import Proxies
+from orlop.registry.net.proxies import Proxies
+from orlop.registry.net.retry import Backoff
+from orlop.registry.net.transport import Redirecting, Retrying
+from orlop.registry.net.wire import Wire
 from orlop.registry.referrers import Referrers
-from orlop.registry.retry import Backoff
-from orlop.registry.search import candidates
-from orlop.registry.sources import Blob, Source
-from orlop.registry.transport import Redirecting, Retrying
-from orlop.registry.uploads import Uploader
-from orlop.registry.wire import Wire
 from orlop.spec.digest import Digest
 from orlop.spec.documents import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from orlop.spec.reference import Reference, is_short
@@ -186,7 +186,7 @@ class Registry:
         """Start to download a blob, from ``offset`` bytes on where the registry can.
 
         What comes is not verified here.  Use the result in a ``with`` statement.  ``urls`` are where else it
-        may lie, for one that the registry has not (`orlop.registry.foreign`).
+        may lie, for one that the registry has not (`orlop.registry.blobs.foreign`).
         """
         attempted = f"fetch blob {digest} of {ref.name}"
         try:
@@ -212,15 +212,15 @@ class Registry:
     ) -> BlobStream:
         """Start to download the bytes of a blob from ``offset`` to ``end`` (None: all the rest) alone.
 
-        Raises as `orlop.registry.blobs.open_range` does.  A ``spare`` connection is one beside others: it is
-        not tried twice, and takes nothing but its range.
+        Raises as `orlop.registry.blobs.downloads.open_range` does.  A ``spare`` connection is one beside
+        others: it is not tried twice, and takes nothing but its range.
         """
         attempted = f"fetch blob {digest} of {ref.name}"
         ask = self._ask_blob(ref, digest, attempted, call, retries=0 if spare else None)
         return open_range(ask, offset=offset, end=end, etag=etag, whole=not spare, call=call)
 
     def names(self, text: str) -> tuple[Reference, ...]:
-        """What a name that was typed may mean, in the order to look for it (`orlop.registry.search`)."""
+        """What a name that was typed may mean, in order (`orlop.registry.finding.search`)."""
         if self._search is False or not is_short(text):
             return (Reference.parse(text),)
         conf = self._locate.places.conf

@@ -18,10 +18,10 @@ import msgspec
 import urllib3.exceptions as u3
 
 from orlop.errors import Error, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
-from orlop.registry.hosts import Endpoint
+from orlop.registry.finding.hosts import Endpoint
 from orlop.registry.messages import Response
-from orlop.registry.ratelimits import in_words, limit_of
-from orlop.registry.sockets import Stalled
+from orlop.registry.net.ratelimits import in_words, limit_of
+from orlop.registry.net.sockets import Stalled
 
 __all__ = [
     "NetworkFault",

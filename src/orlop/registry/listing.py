@@ -18,9 +18,9 @@ from orlop.errors import InvalidArgument, Unavailable
 from orlop.observe import Call
 from orlop.registry.asking import Asker
 from orlop.registry.faults import from_status, redact
-from orlop.registry.hosts import origin_of
+from orlop.registry.finding.hosts import origin_of
 from orlop.registry.messages import Request, Response, Sender
-from orlop.registry.redirects import settle
+from orlop.registry.net.redirects import settle
 from orlop.spec.documents import parse_json
 from orlop.spec.reference import Reference, is_tag
 

@@ -1,7 +1,7 @@
 """Requests and responses, as the layers of the transport hand them on.
 
 A `Sender` takes a request and gives a response.  Senders stack: authentication over redirects over
-retries over the wire (`orlop.registry.wire`), each knowing only the next.
+retries over the wire (`orlop.registry.net.wire`), each knowing only the next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from orlop.errors import DataLoss
 from orlop.observe import Call
-from orlop.registry.hosts import Endpoint, Route
+from orlop.registry.finding.hosts import Endpoint, Route
 
 __all__ = ["Outgoing", "Request", "Response", "Sender", "Source", "repeatable"]
 
@@ -61,11 +61,11 @@ class Request:
     """One request, made on behalf of a registry's endpoint.
 
     ``read`` is how many bytes of a successful body to read at once, None to leave it open as a
-    stream.  ``scopes`` are what a token must allow (`repository:a:pull`),
-    ``repository`` chooses among credentials.  ``patience`` multiplies the timeout, for requests that
-    a registry takes long over.  ``attempted`` begins errors.  ``retries`` is how often it is sent again at
-    most (None: as the settings say); ``route`` where else an answer may be had (`orlop.registry.fallback`);
-    ``secrets`` what goes along and must not be quoted from an answer.
+    stream.  ``scopes`` are what a token must allow (`repository:a:pull`), ``repository`` chooses among
+    credentials.  ``patience`` multiplies the timeout, for requests that a registry takes long
+    over.  ``attempted`` begins errors.  ``retries`` is how often it is sent again at most (None: as the
+    settings say); ``route`` where else an answer may be had (`orlop.registry.finding.fallback`); ``secrets``
+    what goes along and must not be quoted from an answer.
     """
 
     method: str

@@ -13,8 +13,8 @@ from typing import Literal
 
 from orlop.errors import DataLoss, Unavailable
 from orlop.observe import Call, Progress, Rate
+from orlop.registry.blobs.sources import Opener
 from orlop.registry.client import Registry
-from orlop.registry.sources import Opener
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 

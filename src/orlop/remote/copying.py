@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from orlop.config import Settings, over_limit
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.observe import Call, Progress
+from orlop.registry.blobs.foreign import is_foreign
 from orlop.registry.client import Registry
-from orlop.registry.foreign import is_foreign
 from orlop.remote.api import Copied
 from orlop.remote.blobs import Blob, bring
 from orlop.remote.names import choose, destinations

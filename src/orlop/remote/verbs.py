@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Self
 from orlop.config import Settings
 from orlop.errors import InvalidArgument, NotFound
 from orlop.observe import Call
+from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
-from orlop.registry.credentials import CredentialSources
 from orlop.remote.api import Artifact, ArtifactFile, Copied, Deleted, Document, Referrer
 from orlop.remote.copying import Copier, Fetched, check_platform, fetch_document, pick
 from orlop.remote.names import check_texts, repository_of

@@ -1,10 +1,10 @@
 """One blob from a registry into an ingest, over as many connections as help; verified when it ends well.
 
-What to fetch next is the plan's to say (`orlop.registry.ranges`), what is there the ingest's.  One thread
-watches: it hashes what the connections could not, starts the first connection and another in its place when
-it is cut, and has the last word on the digest.  Invariants: no more than one chunk per connection is in
-memory; bytes go to the ingest before anybody is told of them; bytes of two entities are not mixed
-knowingly, and where it happened all the same the digest is wrong and `DataLoss` says so.
+What to fetch next is the plan's to say (`orlop.registry.blobs.ranges`), what is there the ingest's.  One
+thread watches: it hashes what the connections could not, starts the first connection and another in its place
+when it is cut, and has the last word on the digest.  Invariants: no more than one chunk per connection is in
+memory; bytes go to the ingest before anybody is told of them; bytes of two entities are not mixed knowingly,
+and where it happened all the same the digest is wrong and `DataLoss` says so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from orlop.errors import DataLoss, Error, InvalidArgument, NotFound, Unauthentic
 from orlop.images.fetching.front import Front
 from orlop.layers.worker.feed import Feed
 from orlop.observe import Call, Progress, Rate, reached
-from orlop.registry.blobs import BlobStream, RangeRefused
+from orlop.registry.blobs.downloads import BlobStream, RangeRefused
+from orlop.registry.blobs.ranges import PACE, Pace, Piece, Ranges, Traffic
 from orlop.registry.client import Registry
-from orlop.registry.hosts import Endpoint, Origin
-from orlop.registry.ranges import PACE, Pace, Piece, Ranges, Traffic
+from orlop.registry.finding.hosts import Endpoint, Origin
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
 
