@@ -663,7 +663,7 @@ def test_an_image_for_another_platform_is_not_prepared_in_place_of_the_wanted_on
     memory.add_manifest("multi", "v1", index.document, index.media_type)
     name = f"{memory.host}/multi:v1"
     store.pull(name)
-    with pytest.raises(orlop.FailedPrecondition, match=other):
+    with pytest.raises(orlop.NotFound, match=other):
         store.prepare(name, store_dirs.work / "a", platform=other, pull="never")
     with store.prepare(name, store_dirs.work / "a", platform=other, mount=True):
         assert (store_dirs.work / "a/platform").read_text() == other

@@ -76,9 +76,16 @@ class LayerIngest:
         raised.
         """
         distinct = {layer.diff_id: layer for layer in wanted}
-        missing = self._keep_present(list(distinct.values()), call, lease, ref)
-        if not missing:
-            return {}
+        missing = self._keep_present(list(distinct.values()), call, lease)
+        found = self._fetch_missing(ref, missing, call, lease) if missing else {}
+        gone = {layer.diff_id for layer in missing}
+        self._remember_source(ref, [layer for layer in distinct.values() if layer.diff_id not in gone], call)
+        return found
+
+    def _fetch_missing(
+        self, ref: Reference, missing: list[BlobLayer], call: Call, lease: Lease
+    ) -> dict[DiffID, LayerIndex]:
+        """Fetch layers side by side."""
         self._core.template.start()
         found: dict[DiffID, LayerIndex] = {}
         full = threading.Event()  # set when the disk is: then nothing waits there to be resumed
@@ -120,14 +127,30 @@ class LayerIngest:
 
         return self._core.db.read(body)
 
-    def _keep_present(
-        self, wanted: list[BlobLayer], call: Call, lease: Lease, ref: Reference | None = None
-    ) -> list[BlobLayer]:
+    def _remember_source(self, ref: Reference, present: list[BlobLayer], call: Call) -> None:
+        """Blobs of layers that were there before, and that are known, are at ``ref``, too."""
+
+        def new(tx: Transaction) -> list[BlobLayer]:
+            where = (ref.registry, ref.repository)
+            return [
+                layer
+                for layer in present
+                if any(blob.digest == layer.digest for blob in layers.blobs_of_layer(tx, layer.diff_id))
+                and where not in layers.sources_of(tx, layer.digest)
+            ]
+
+        def body(tx: Transaction) -> None:
+            for layer in new(tx):
+                layers.add_source(tx, layer.digest, ref.registry, ref.repository)
+
+        if present and self._core.db.read(new):
+            self._core.db.write(body, call=call)
+
+    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
         """Put a lease on the layers that are there; returns the others.
 
-        A blob that is known is remembered to be at ``ref``, too.  That a layer which is there also comes as
-        the blob of this manifest is not remembered: nobody has looked, and a push must not name a blob for it
-        that a stranger made up.
+        That a layer which is there also comes as the blob of this manifest is not remembered: nobody has
+        looked, and a push must not name a blob for it that a stranger made up.
         """
 
         def body(tx: Transaction) -> list[BlobLayer]:
@@ -137,9 +160,6 @@ class LayerIngest:
                     missing.append(layer)
                 else:
                     lease.add(tx, "layer", layer.diff_id)
-                    known = layers.blobs_of_layer(tx, layer.diff_id)
-                    if ref is not None and any(blob.digest == layer.digest for blob in known):
-                        layers.add_source(tx, layer.digest, ref.registry, ref.repository)
             return missing
 
         lease.mark_used()
@@ -167,7 +187,7 @@ class LayerIngest:
                 ),
                 core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
             ):
-                if not self._keep_present([layer], call, lease, ref):
+                if not self._keep_present([layer], call, lease):
                     return None
                 with core.blobs.ingest(layer.digest) as ingest:
                     try:
