@@ -50,8 +50,9 @@ def run_program(
     """
     if threading.current_thread() is not threading.main_thread():
         raise FailedPrecondition(f"run {argv[0]}", "signals can be forwarded from the main thread only")
-    with _held() as hold:
-        waiting = hold() if blocked else []
+    with _held() as (waiting, mask):
+        # From before it starts: else what a terminal sends both of us in its first moments is sent on, too.
+        restore = None if blocked else lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             process = subprocess.Popen(
                 argv,
@@ -60,11 +61,11 @@ def run_program(
                 cwd=cwd,
                 stdin=None if interactive else subprocess.DEVNULL,
                 pass_fds=pass_fds,
+                preexec_fn=restore,  # noqa: PLW1509 - one system call, which needs no lock
             )
         except OSError as exc:
             kind, code = (NotFound, 127) if isinstance(exc, FileNotFoundError) else (PermissionDenied, 126)
             raise kind(f"run {argv[0]}", str(exc.strerror), details={"exit_code": str(code)}) from exc
-        waiting = waiting or hold()
         if started is not None:
             started()
 
@@ -81,27 +82,22 @@ def run_program(
 
 
 @contextmanager
-def _held() -> Iterator[Callable[[], list[int]]]:
-    """Keep forwarded signals from ending us.
+def _held() -> Iterator[tuple[list[int], set[int | signal.Signals]]]:
+    """Block the signals that `stand_by` waits for, and keep them from ending us.
 
-    Yields what blocks them from then on, for `stand_by`, and returns those that came before: a child that
-    is started in between begins with nothing blocked.
+    Yields those that came before that, and the mask that was in force.
     """
     came: list[int] = []
     before: dict[int, Any] = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, signal.SIG_DFL)}
     for signum in _FORWARDED:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             before[signum] = signal.signal(signum, lambda number, frame: came.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    def hold() -> list[int]:
-        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        return came
-
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    while (info := signal.sigtimedwait(_FORWARDED, 0)) is not None:
+        came.append(info.si_signo)
     try:
-        yield hold
+        yield came, mask
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
         while signal.sigtimedwait(_FORWARDED, 0) is not None:
             pass  # it was for the child, which has ended
         for number, action in before.items():
