@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import grpc
 
-from orlop.client.address import Address, TcpAddress
+from orlop.client.address import Address, TcpAddress, parse_address
 from orlop.client.status import error_of, no_daemon
 from orlop.client.tls import ClientTls
 from orlop.errors import (
@@ -82,6 +82,18 @@ class Link:
         self._lock = threading.Lock()  # guards _stubs and _closed
         self._stubs: Stubs | None = None
         self._closed = False
+
+    @classmethod
+    def to(cls, address: str, *, tls_cert: str | None, tls_key: str | None, tls_ca: str | None) -> Self:
+        """A connection to ``unix:///PATH`` or ``tcp://HOST:PORT``, where somebody listens.
+
+        Raises as `orlop.client.remote.RemoteStore.connect` does.
+        """
+        where = parse_address(address, "connect")
+        tls = ClientTls.of(tls_cert, tls_key, tls_ca, "connect") if isinstance(where, TcpAddress) else None
+        link = cls(where, tls)
+        link.probe("connect")
+        return link
 
     def probe(self, attempted: str) -> None:
         """Raise `Unavailable` if nothing listens, `PermissionDenied` if the caller may not connect."""

@@ -10,10 +10,8 @@ from contextlib import closing
 from typing import Self
 
 from orlop.client import wire, wireregistries
-from orlop.client.address import TcpAddress, parse_address
 from orlop.client.events import follow
 from orlop.client.link import Link, unicode_only
-from orlop.client.tls import ClientTls
 from orlop.observe import Call
 from orlop.proto.orlop.v1 import registries_pb2 as pb
 from orlop.proto.orlop.v1 import types_pb2
@@ -41,11 +39,7 @@ class RemoteRegistries:
         tls_ca: str | None = None,
     ) -> Self:
         """Ask the daemon at an address; as `orlop.client.remote.RemoteStore.connect`."""
-        where = parse_address(address, "connect")
-        tls = ClientTls.of(tls_cert, tls_key, tls_ca, "connect") if isinstance(where, TcpAddress) else None
-        link = Link(where, tls)
-        link.probe("connect")
-        return cls(link)
+        return cls(Link.to(address, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca))
 
     @property
     def address(self) -> str:

@@ -11,10 +11,8 @@ from contextlib import closing, contextmanager
 from typing import Self
 
 from orlop.client import wire, wirestore
-from orlop.client.address import TcpAddress, parse_address
 from orlop.client.events import follow as _follow
 from orlop.client.link import Link, unicode_only
-from orlop.client.tls import ClientTls
 from orlop.errors import InvalidArgument
 from orlop.images.api import (
     CommitOptions,
@@ -68,11 +66,7 @@ class RemoteStore:
         Raises `Unavailable` if nothing listens there, `PermissionDenied` if the socket's mode forbids it,
         `InvalidArgument` for another form of address.
         """
-        where = parse_address(address, "connect")
-        tls = ClientTls.of(tls_cert, tls_key, tls_ca, "connect") if isinstance(where, TcpAddress) else None
-        link = Link(where, tls)
-        link.probe("connect")
-        return cls(link)
+        return cls(Link.to(address, tls_cert=tls_cert, tls_key=tls_key, tls_ca=tls_ca))
 
     @property
     def address(self) -> str:

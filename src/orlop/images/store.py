@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -23,12 +22,10 @@ from orlop.errors import (
 )
 from orlop.images import names
 from orlop.images.api import (
-    Blob,
     Collected,
     CommitOptions,
     DriverInfo,
     FetchedBlobs,
-    HeldPlatform,
     ImageDetails,
     ImageInfo,
     PreparedInfo,
@@ -40,15 +37,12 @@ from orlop.images.api import (
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.features import features
 from orlop.images.layout import FORMAT_VERSION, Layout
-from orlop.images.listing import describe, held_of, info_of, list_images, noted
+from orlop.images.listing import info_of, list_images
 from orlop.images.space import is_full, told
 from orlop.images.upkeep import Keep, Pin
-from orlop.metadata import boots, images, layers, platforms, roots, uses
+from orlop.metadata import boots, images, platforms, roots
 from orlop.metadata.db import Transaction
-from orlop.metadata.images import ImageRow
 from orlop.observe import Call
-from orlop.spec.digest import Digest
-from orlop.spec.documents import Manifest, parse_manifest
 from orlop.version import __version__
 
 if TYPE_CHECKING:
@@ -230,71 +224,17 @@ class LocalStore:
         return list_images(self._core)
 
     def _info(self, name: str) -> ImageInfo:
-        return self._info_of(
-            self._core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"read image {name}"))
-        )
+        from orlop.images.details import info_in_full
 
-    def _info_of(self, row: ImageRow) -> ImageInfo:
-        """An image of a name; of an index, with all that the name holds."""
-
-        def body(tx: Transaction) -> tuple[tuple[int, int], uses.ImageUse | None, tuple[HeldPlatform, ...]]:
-            held = platforms.platforms_of(tx, NAMESPACE, row.name) if row.index is not None else []
-            use = uses.image_use(tx, NAMESPACE, row.name)
-            return images.config_size(tx, row.config), use, held_of(row, held)
-
-        size, use, held = self._core.db.read(body)
-        return replace(noted(describe(self._core, row, *size), use), platforms=held)
+        row = self._core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"read image {name}"))
+        return info_in_full(self._core, row)
 
     @_verb("inspect")
     def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
         """See `orlop.images.api.Images.inspect`."""
-        from orlop.images.platforms import choose
+        from orlop.images.details import details_of
 
-        core, what = self._core, f"inspect {name}"
-        row = choose(core, core.db.read(lambda tx: names.require(tx, NAMESPACE, name, what)), platform, what)
-
-        def names_of(tx: Transaction) -> list[str]:
-            named = {other.name for other in images.images_by_id(tx, NAMESPACE, row.config)}
-            return sorted(
-                named | {other for other, _ in platforms.names_of_config(tx, NAMESPACE, row.config)}
-            )
-
-        all_names = core.db.read(names_of)
-        manifest = core.blobs.read(row.manifest) if row.manifest is not None else None
-        descriptors: dict[int, tuple[Digest, int, str]] = {}
-        if manifest is not None:
-            document = parse_manifest(manifest, "", f"inspect {name}")
-            if isinstance(document, Manifest):
-                descriptors = {
-                    position: (layer.checked_digest(), layer.size, layer.media_type)
-                    for position, layer in enumerate(document.layers)
-                }
-
-        def blobs(tx: Transaction) -> tuple[Blob, ...]:
-            found: list[Blob] = []
-            for position, diff_id in enumerate(images.config_layers(tx, row.config)):
-                layer = layers.get_layer(tx, diff_id)
-                digest, size, media_type = descriptors.get(position, (None, 0, ""))
-                found.append(
-                    Blob(
-                        diff_id=diff_id,
-                        size=layer.size if layer else 0,
-                        entries=layer.entries if layer else 0,
-                        blob=digest,
-                        blob_size=size,
-                        media_type=media_type,
-                        blob_present=digest is not None and layers.has_blob(tx, digest),
-                    )
-                )
-            return tuple(found)
-
-        return ImageDetails(
-            info=self._info_of(row),
-            names=tuple(all_names),
-            config=core.blobs.read(row.config),
-            manifest=manifest,
-            layers=core.db.read(blobs),
-        )
+        return details_of(self._core, name, platform)
 
     @_verb("tag")
     def tag(self, name: str, new_name: str) -> ImageInfo:
