@@ -258,13 +258,16 @@ def test_a_blob_is_known_to_be_where_its_image_was_pulled_from_last(
     store_dirs: StoreDirs, server: MemoryRegistry, other: MemoryRegistry
 ) -> None:
     image = make(19)
-    with opened(store_dirs, retries=0) as store, MemoryRegistry() as target:
+    with opened(store_dirs, retries=0) as store:
         store.pull(stock(server, image))
         name = stock(other, image)
         store.pull(name)  # nothing is fetched
+        store.tag(name, "localhost/known")  # whose name leads to no registry
         server.misbehave(Fault(status=500))
-        assert store.push(name, f"{target.host}/a:1").digest == image.digest
-        assert target.blobs == image.blobs
+        for given in ("localhost/known", name):
+            with MemoryRegistry() as target:
+                assert store.push(given, f"{target.host}/a:1").digest == image.digest
+                assert target.blobs == image.blobs
 
 
 def test_a_layer_that_was_there_in_another_form_goes_in_the_form_of_its_image(
