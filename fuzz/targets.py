@@ -26,7 +26,7 @@ from orlop.config import DEFAULT_LIMITS, ProxySettings, load
 from orlop.erofs import format as erofs
 from orlop.erofs.reader import Image
 from orlop.errors import DataLoss, Error, Internal
-from orlop.images.accounts import MAX_ID, resolve_user
+from orlop.images.running.accounts import MAX_ID, resolve_user
 from orlop.layers import pax
 from orlop.layers.builder import clean
 from orlop.layers.compression import decompress

@@ -20,8 +20,8 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.images.accounts import resolve_user
 from orlop.images.api import ExtraMount
+from orlop.images.running.accounts import resolve_user
 from support import disks
 from support.breakouts import DRIVERS, Canary, Name, Trial, trial_store
 from support.layers import Layer

@@ -17,7 +17,7 @@ import orlop
 from conftest import StoreDirs
 from orlop import ExtraMount, IdMap
 from orlop.config import DRIVERS, Driver
-from orlop.images.extras import Extras
+from orlop.images.prepared.extras import Extras
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo, userns
 from orlop.observe import Call

@@ -32,7 +32,7 @@ import json, os, sys
 from pathlib import Path
 from orlop.cli.runtime import run_container
 from orlop.errors import Error
-from orlop.images.bundle import RunOptions, Volume, build_spec, write_bundle, write_etc_files
+from orlop.images.running.bundle import RunOptions, Volume, build_spec, write_bundle, write_etc_files
 from orlop.spec.documents import ImageConfig, RootFS, RunConfig
 
 before = set(os.listdir("/proc/self/fd"))

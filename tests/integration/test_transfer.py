@@ -15,7 +15,7 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.images.bundle import RunOptions, build_spec, write_bundle
+from orlop.images.running.bundle import RunOptions, build_spec, write_bundle
 from orlop.spec.documents import parse_config
 from support import images
 from support.layers import Layer

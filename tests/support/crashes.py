@@ -269,13 +269,13 @@ def _perform(job: dict[str, Any]) -> None:
 
 def _warm_up() -> None:
     """Import what verbs import when they are first used."""
-    import orlop.images.changes
+    import orlop.images.archives.load
+    import orlop.images.changed.changes
+    import orlop.images.changed.commit
     import orlop.images.collection.collect
-    import orlop.images.commit
-    import orlop.images.load
-    import orlop.images.pull
-    import orlop.images.push
-    import orlop.images.roots
+    import orlop.images.prepared.roots
+    import orlop.images.transfer.pull
+    import orlop.images.transfer.push
     import orlop.layers.store
     import orlop.registry.access.credentials
     import orlop.registry.client

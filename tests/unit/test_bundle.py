@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from orlop.errors import InvalidArgument
-from orlop.images import accounts
-from orlop.images.accounts import MAX_ID, User, resolve_user
-from orlop.images.bundle import (
+from orlop.images.running import accounts
+from orlop.images.running.accounts import MAX_ID, User, resolve_user
+from orlop.images.running.bundle import (
     DEFAULT_PATH,
     Rlimit,
     RunOptions,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from orlop.errors import InvalidArgument
 from orlop.images.api import CommitOptions
-from orlop.images.changes import apply_change
-from orlop.images.commit import edit_config
+from orlop.images.changed.changes import apply_change
+from orlop.images.changed.commit import edit_config
 from orlop.spec.digest import DiffID
 from orlop.spec.documents import parse_config
 

@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orlop.errors import DataLoss, InvalidArgument
-from orlop.images.push import targets
-from orlop.images.sources import Hashed, derived, from_file, packed
+from orlop.images.transfer.push import targets
+from orlop.images.transfer.sources import Hashed, derived, from_file, packed
 from orlop.spec.digest import Digest
 
 calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -19,8 +19,8 @@ from orlop.cli.direct import command_of, elf_loader, library_folders, rewritten,
 from orlop.cli.jobs import Job, JobMount, find_program, host_path, read_job, settled
 from orlop.cli.ways import Way, choose_ways
 from orlop.errors import FailedPrecondition, NotFound, PermissionDenied
-from orlop.images.bundle import RunOptions, Volume, build_spec, write_bundle
-from orlop.images.namespace import UserNamespace
+from orlop.images.running.bundle import RunOptions, Volume, build_spec, write_bundle
+from orlop.images.running.namespace import UserNamespace
 from orlop.linux.userns import IdRange
 from orlop.spec.documents import ImageConfig, RootFS, RunConfig
 

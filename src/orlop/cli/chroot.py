@@ -40,7 +40,7 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20
 _PR_SET_PDEATHSIG, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 1, 23, 24
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # include/uapi/linux/sockios.h, if.h
 _CAP_SYS_CHROOT = 18
-_CAPABILITIES = {  # include/uapi/linux/capability.h; those of `orlop.images.bundle` that it may keep
+_CAPABILITIES = {  # include/uapi/linux/capability.h; those of `orlop.images.running.bundle` that it may keep
     "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,
     "CAP_FOWNER": 3,

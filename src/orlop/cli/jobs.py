@@ -1,7 +1,7 @@
 """What a bundle says is to be run, for those who run it without an OCI runtime; and paths inside its root.
 
-`read_job` turns a ``config.json`` that `orlop.images.bundle` wrote into a value; a stranger's bundle is not
-meant.  Everything here is imported by a helper process, so it imports little.
+`read_job` turns a ``config.json`` that `orlop.images.running.bundle` wrote into a value; a stranger's bundle
+is not meant.  Everything here is imported by a helper process, so it imports little.
 
 Invariant: a path of the image is resolved by the kernel with the root as its root; nothing of the image
 leads out of it.

@@ -32,7 +32,7 @@ from orlop.cli.roots import PULL
 from orlop.cli.runargs import container_name, entrypoint_of, environment, volume_of
 from orlop.cli.session import DRIVER, Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import Cancelled, Error, FailedPrecondition, InvalidArgument, from_oserror
-from orlop.images.bundle import RunOptions, build_spec, write_bundle, write_etc_files
+from orlop.images.running.bundle import RunOptions, build_spec, write_bundle, write_etc_files
 from orlop.observe import Call
 from orlop.spec.documents import parse_config
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from orlop.cli.session import Runner
     from orlop.config import Driver, PullPolicy
     from orlop.facade import Prepared, Store
-    from orlop.images.bundle import Net
+    from orlop.images.running.bundle import Net
 
 __all__ = ["Container", "Order", "run_verb"]
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from orlop.errors import InvalidArgument, NotFound, from_oserror
-from orlop.images.bundle import Volume
+from orlop.images.running.bundle import Volume
 
 __all__ = ["container_name", "entrypoint_of", "environment", "volume_of"]
 

@@ -21,7 +21,7 @@ from orlop.cli import output
 from orlop.cli.jobs import CREATE
 from orlop.cli.runtime import RUNTIMES, choose_runtime, run_container
 from orlop.errors import Error, FailedPrecondition, NotFound
-from orlop.images.namespace import UserNamespace
+from orlop.images.running.namespace import UserNamespace
 from orlop.linux import userns
 from orlop.linux.programs import find_helper
 from orlop.linux.userns import Privilege

@@ -1,7 +1,7 @@
 """An index on the way in: which of its images are wanted, and all that it needs to be whole.
 
 The walk is the same for a registry and for an archive, which give the bytes of a descriptor.  Not what is
-done with the images (`orlop.images.pull`, `orlop.images.load`).
+done with the images (`orlop.images.transfer.pull`, `orlop.images.archives.load`).
 
 Invariants: a document is read once, whatever lists it, so indexes that list the same cost no more than they
 have bytes; more than ``limits.index_nesting`` indexes inside one another are refused, and so are more than

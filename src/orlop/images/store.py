@@ -5,20 +5,16 @@ Orchestration only: each verb's work is in the module named after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import cached_property, wraps
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orlop.config import DRIVERS, Settings
 from orlop.errors import (
-    Error,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
-    from_oserror,
 )
 from orlop.images import names
 from orlop.images.api import (
@@ -38,7 +34,7 @@ from orlop.images.core import NAMESPACE, Core
 from orlop.images.features import features
 from orlop.images.layout import FORMAT_VERSION, Layout
 from orlop.images.listing import info_of, list_images
-from orlop.images.space import is_full, told
+from orlop.images.parts import Parts, verb
 from orlop.images.upkeep import Keep, Pin
 from orlop.metadata import boots, images, platforms, roots
 from orlop.metadata.db import Transaction
@@ -46,14 +42,6 @@ from orlop.observe import Call
 from orlop.version import __version__
 
 if TYPE_CHECKING:
-    from orlop.images.chains import Chains
-    from orlop.images.checking.check import Checker
-    from orlop.images.collection.collect import Collector
-    from orlop.images.collection.pinned import Pinner
-    from orlop.images.commit import Committer
-    from orlop.images.ingest import LayerIngest
-    from orlop.images.pull import Puller
-    from orlop.images.roots import RootService
     from orlop.images.upkeep import BackedUp, Checked, Explanation, Usage
     from orlop.linux.confine import Confinement
 
@@ -66,116 +54,17 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _verb(
-    name: str, *, deletes: bool = False
-) -> Callable[[Callable[Concatenate[LocalStore, _P], _R]], Callable[Concatenate[LocalStore, _P], _R]]:
-    """The border of the library: an OSError that nothing below has given a meaning leaves as an error.
-
-    That of a full disk says where it is and what is free.  A verb that ``deletes`` may spend the reserve.
-    """
-
-    def decorate(
-        function: Callable[Concatenate[LocalStore, _P], _R],
-    ) -> Callable[Concatenate[LocalStore, _P], _R]:
-        @wraps(function)
-        def call(self: LocalStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-            reserve = self._core.reserve.deleting() if deletes else nullcontext()
-            try:
-                with reserve:
-                    return function(self, *args, **kwargs)
-            except (OSError, ResourceExhausted) as exc:
-                words = " ".join([name, *(str(arg) for arg in args[:1])])
-                if is_full(exc):
-                    error = told(words, exc, self.root)
-                    if not deletes:
-                        self._give_back(error)
-                    raise error from exc
-                if isinstance(exc, OSError):
-                    raise from_oserror(words, exc) from exc
-                raise
-
-        return call
-
-    return decorate
-
-
-class LocalStore:
+class LocalStore(Parts):
     """One open store; satisfies `orlop.images.api.Store`.  Thread-safe."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def _give_back(self, error: Error) -> None:
-        """After a verb ran out of room: delete what it brought, which no row needs any more."""
-        try:
-            self.collect()
-        except Error as exc:
-            error.add_note(f"nor could what it took be given back: {exc}")
-
-    # The parts are made, and their modules imported, when a verb first needs them: listing images
-    # has no use for tar and EROFS.
-
-    @cached_property
-    def _ingest(self) -> LayerIngest:
-        from orlop.images.ingest import LayerIngest
-
-        return LayerIngest(self._core)
-
-    @cached_property
-    def _chains(self) -> Chains:
-        from orlop.images.chains import Chains
-
-        return Chains(self._core)
-
-    @cached_property
-    def _puller(self) -> Puller:
-        from orlop.images.pull import Puller
-
-        return Puller(self._core, self._ingest)
-
-    @cached_property
-    def _roots(self) -> RootService:
-        from orlop.images.roots import RootService
-
-        return RootService(self._core, self._chains, self._puller)
-
-    @cached_property
-    def _committer(self) -> Committer:
-        from orlop.images.commit import Committer
-
-        return Committer(self._core, self._chains, self._roots, self._ingest)
-
-    @cached_property
-    def _pinner(self) -> Pinner:
-        from orlop.images.collection.pinned import Pinner
-
-        return Pinner(self._core)
-
-    @cached_property
-    def _checker(self) -> Checker:
-        from orlop.images.checking.check import Checker
-
-        return Checker(self._core, self._chains, self._roots.grounds)
-
-    @cached_property
-    def _collector(self) -> Collector:
-        from orlop.images.collection.collect import Collector
-
-        return Collector(self._core)
 
     @classmethod
     def open(cls, root: Path, run: Path, *, settings: Settings | None = None) -> LocalStore:
         """Open the store at ``root``, making it if it is not there.  See `orlop.open`."""
         return cls(Core.open(Layout(root=root, run=run), settings or Settings()))
 
-    @property
-    def root(self) -> Path:
-        """The store's folder."""
-        return self._core.layout.root
-
     # -- images ---------------------------------------------------------------------------------
 
-    @_verb("pull")
+    @verb("pull")
     def pull(
         self,
         name: str,
@@ -187,7 +76,7 @@ class LocalStore:
         """See `orlop.images.api.Images.pull`."""
         return self._puller.pull_name(name, platform=platform, all_platforms=all_platforms, call=call).info
 
-    @_verb("push")
+    @verb("push")
     def push(
         self,
         name: str,
@@ -199,10 +88,10 @@ class LocalStore:
         call: Call = _CALL,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
-        from orlop.images.push import Pusher
+        from orlop.images.transfer.push import Pusher
 
         if all_platforms:
-            from orlop.images.push_index import push_index
+            from orlop.images.transfer.push_index import push_index
 
             if recompress:
                 raise InvalidArgument(
@@ -211,14 +100,14 @@ class LocalStore:
             return push_index(self._core, name, destination, tags=tags, call=call)
         return Pusher(self._core).push(name, destination, tags=tags, recompress=recompress, call=call)
 
-    @_verb("fetch blobs of")
+    @verb("fetch blobs of")
     def fetch_blobs(self, name: str, *, call: Call = _CALL) -> FetchedBlobs:
         """See `orlop.images.api.Images.fetch_blobs`."""
-        from orlop.images.blobfetch import BlobFetcher
+        from orlop.images.transfer.blobfetch import BlobFetcher
 
         return BlobFetcher(self._core).fetch(name, call=call)
 
-    @_verb("list images")
+    @verb("list images")
     def images(self) -> list[ImageInfo]:
         """See `orlop.images.api.Images.images`."""
         return list_images(self._core)
@@ -229,14 +118,14 @@ class LocalStore:
         row = self._core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"read image {name}"))
         return info_in_full(self._core, row)
 
-    @_verb("inspect")
+    @verb("inspect")
     def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
         """See `orlop.images.api.Images.inspect`."""
         from orlop.images.details import details_of
 
         return details_of(self._core, name, platform)
 
-    @_verb("tag")
+    @verb("tag")
     def tag(self, name: str, new_name: str) -> ImageInfo:
         """See `orlop.images.api.Images.tag`."""
         full = names.new_name(new_name, f"tag {name}")
@@ -258,19 +147,19 @@ class LocalStore:
 
         return self._core.db.write(body)
 
-    @_verb("label")
+    @verb("label")
     def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
         """See `orlop.images.api.Images.label`."""
         from orlop.images.collection.pinned import label_image
 
         return self._info(label_image(self._core, name, changes))
 
-    @_verb("remove", deletes=True)
+    @verb("remove", deletes=True)
     def remove(self, name: str, *, force: bool = False) -> Removed:
         """See `orlop.images.api.Images.remove`."""
         return self._collector.remove(name, force=force)
 
-    @_verb("import")
+    @verb("import")
     def load(
         self,
         source: str,
@@ -281,7 +170,7 @@ class LocalStore:
         call: Call = _CALL,
     ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
-        from orlop.images.load import Loader
+        from orlop.images.archives.load import Loader
 
         return Loader(self._core, self._ingest).load(
             source, name=name, platform=platform, all_platforms=all_platforms, call=call
@@ -289,34 +178,34 @@ class LocalStore:
 
     # -- prepared roots -------------------------------------------------------------------------
 
-    @_verb("prepare")
+    @verb("prepare")
     def prepare_root(
         self, name: str, path: str, *, options: PrepareOptions = _PLAIN, call: Call = _CALL
     ) -> PreparedInfo:
         """See `orlop.images.api.Roots.prepare_root`."""
         return self._roots.prepare(name, path, options=options, call=call)
 
-    @_verb("list mounts of")
+    @verb("list mounts of")
     def mounts(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.mounts`."""
         return self._roots.mounts(path, call=Call())
 
-    @_verb("mount")
+    @verb("mount")
     def mount(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.mount`."""
         return self._roots.mount(path, call=Call())
 
-    @_verb("unmount", deletes=True)
+    @verb("unmount", deletes=True)
     def unmount(self, path: str) -> PreparedInfo:
         """See `orlop.images.api.Roots.unmount`."""
         return self._roots.unmount(path, call=Call())
 
-    @_verb("list roots")
+    @verb("list roots")
     def prepared(self) -> list[PreparedInfo]:
         """See `orlop.images.api.Roots.prepared`."""
         return self._roots.prepared()
 
-    @_verb("commit")
+    @verb("commit")
     def commit(
         self,
         path: str,
@@ -328,31 +217,31 @@ class LocalStore:
         """See `orlop.images.api.Roots.commit`."""
         return self._committer.commit(path, name, options=options, call=call)
 
-    @_verb("clean up", deletes=True)
+    @verb("clean up", deletes=True)
     def cleanup(self, path: str, *, call: Call = _CALL) -> None:
         """See `orlop.images.api.Roots.cleanup`."""
         self._roots.cleanup(path, call=call)
 
     # -- the store ------------------------------------------------------------------------------
 
-    @_verb("collect", deletes=True)
+    @verb("collect", deletes=True)
     def collect(self, *, dry_run: bool = False, keep: Keep | None = None, call: Call = _CALL) -> Collected:
         """See `orlop.images.upkeep.Keeping.collect`."""
         return self._collector.collect(dry_run=dry_run, keep=keep, call=call)
 
-    @_verb("collect", deletes=True)
+    @verb("collect", deletes=True)
     def collect_idle(self, *, call: Call = _CALL) -> Collected:
         """Take what ended by itself, as a daemon does when it is idle; costs what it takes."""
         return self._collector.collect_idle(call=call)
 
-    @_verb("measure the store")
+    @verb("measure the store")
     def usage(self, *, call: Call = _CALL) -> Usage:
         """See `orlop.images.upkeep.Keeping.usage`."""
         from orlop.images.account.accounting import Accounting
 
         return Accounting(self._core).usage(self._litter(call), call=call)
 
-    @_verb("explain")
+    @verb("explain")
     def explain(self, thing: str, *, call: Call = _CALL) -> Explanation:
         """See `orlop.images.upkeep.Keeping.explain`."""
         from orlop.images.account.explain import Explainer
@@ -363,22 +252,22 @@ class LocalStore:
         """What a collection would take now."""
         return self._collector.collect(dry_run=True, keep=None, call=call)
 
-    @_verb("pin")
+    @verb("pin")
     def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
         """See `orlop.images.upkeep.Keeping.pin`."""
         return self._pinner.pin(thing, name, expires=expires)
 
-    @_verb("unpin", deletes=True)
+    @verb("unpin", deletes=True)
     def unpin(self, name: str) -> None:
         """See `orlop.images.upkeep.Keeping.unpin`."""
         self._pinner.unpin(name)
 
-    @_verb("list pins")
+    @verb("list pins")
     def pins(self) -> list[Pin]:
         """See `orlop.images.upkeep.Keeping.pins`."""
         return self._pinner.pins()
 
-    @_verb("check")
+    @verb("check")
     def check(
         self,
         *,
@@ -391,19 +280,19 @@ class LocalStore:
         """See `orlop.images.upkeep.Upkeep.check`."""
         return self._checker.check(full=full, repair=repair, things=things, pace=pace, call=call)
 
-    @_verb("check")
+    @verb("check")
     def scrub(self, *, budget: int, older: float, pace: int | None = None, call: Call = _CALL) -> Checked:
         """Read some layers again, as an idle daemon does; see `orlop.images.checking.check.Checker.scrub`."""
         return self._checker.scrub(budget=budget, older=older, pace=pace, call=call)
 
-    @_verb("back up to")
+    @verb("back up to")
     def backup(self, destination: str, *, content: bool = False, call: Call = _CALL) -> BackedUp:
         """See `orlop.images.upkeep.Upkeep.backup`."""
         from orlop.images.backups.backup import Backup
 
         return Backup(self._core).write(destination, content=content, call=call)
 
-    @_verb("read store")
+    @verb("read store")
     def info(self) -> StoreInfo:
         """See `orlop.images.api.Upkeep.info`."""
         core = self._core

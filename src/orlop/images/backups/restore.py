@@ -40,9 +40,9 @@ from orlop.images.backups.names import (
 )
 from orlop.images.backups.selection import Image, NamedIndex, check_pin, check_source, images_of, indexes_of
 from orlop.images.core import NAMESPACE, Core, Lease
-from orlop.images.ingest import LayerIngest
 from orlop.images.layout import Layout, check_format
 from orlop.images.space import needing
+from orlop.images.transfer.ingest import LayerIngest
 from orlop.layers.compression import RECIPES
 from orlop.layers.worker.client import Feed, unpack
 from orlop.metadata import copies, images, layers

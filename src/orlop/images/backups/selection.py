@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from orlop.config import Limits, over_limit
 from orlop.errors import DataLoss, InvalidArgument
 from orlop.images.backups.file import BackupReader, blob_name
-from orlop.images.changes import is_text
+from orlop.images.changed.changes import is_text
 from orlop.images.collection.pinned import MAX_KEY, MAX_NAME, MAX_VALUE
-from orlop.images.ingest import BlobLayer
-from orlop.images.pull import check_image
+from orlop.images.transfer.ingest import BlobLayer
+from orlop.images.transfer.pull import check_image
 from orlop.metadata.copies import Saved, SavedImage, SavedPin
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob

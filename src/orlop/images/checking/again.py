@@ -1,7 +1,7 @@
 """Content from where it came, once more: layers from kept blobs and registries, documents from registries.
 
-The normal way in (`orlop.images.ingest`), so every byte is verified and durable before it is named; only that
-the store has a row already does not count, and what stands in the place goes to quarantine.
+The normal way in (`orlop.images.transfer.ingest`), so every byte is verified and durable before it is named;
+only that the store has a row already does not count, and what stands in the place goes to quarantine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from orlop.errors import (
 from orlop.images.checking.deep import opened
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import Core, Lease
-from orlop.images.ingest import BlobLayer, LayerIngest
-from orlop.images.plainblobs import complete
-from orlop.images.sources import SourceGone, from_registry
 from orlop.images.space import needing
+from orlop.images.transfer.ingest import BlobLayer, LayerIngest
+from orlop.images.transfer.plainblobs import complete
+from orlop.images.transfer.sources import SourceGone, from_registry
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Unpacked
 from orlop.metadata import checks, layers

@@ -26,7 +26,7 @@ from orlop.images.checking.mending import Outcome
 from orlop.images.checking.repair import Mender
 from orlop.images.checking.scope import Scope
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.grounds import Grounds
+from orlop.images.prepared.grounds import Grounds
 from orlop.images.upkeep import Checked, Finding
 from orlop.linux.flock import FileLock
 from orlop.metadata import boots, checks, images, pins, roots

@@ -24,8 +24,8 @@ from orlop.images.checking.mending import Outcome, is_kind, shut, some_of
 from orlop.images.checking.mendlayers import LayerMender
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.grounds import Grounds
 from orlop.images.platforms import held
+from orlop.images.prepared.grounds import Grounds
 from orlop.linux.files import write_durably
 from orlop.metadata import checks, images, layers, platforms, roots
 from orlop.metadata.db import Transaction

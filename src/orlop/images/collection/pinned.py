@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.images import names
 from orlop.images.account.things import find_thing
-from orlop.images.changes import is_text
+from orlop.images.changed.changes import is_text
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.upkeep import Pin
 from orlop.metadata import garbage, images, labels, pins

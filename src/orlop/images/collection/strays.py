@@ -21,7 +21,7 @@ from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
 from orlop.images.core import Core
-from orlop.images.grounds import STAMPS
+from orlop.images.prepared.grounds import STAMPS
 from orlop.layers.stamps import written_since
 from orlop.linux.files import remove_tree
 from orlop.metadata import garbage, layers, roots

@@ -1,173 +1,27 @@
-"""The library's face: `open`, `connect`, `Store` and `Prepared`.
-
-The protocols of `orlop.images.api` are the verbs; this module adds what makes them pleasant in
-Python: `prepare` gives a handle that is a context manager.
-"""
+"""`Store`: the verbs, with results that are pleasant in Python."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
-from orlop.images.api import CommitOptions, ImageDetails, ImageInfo, Mount, PreparedInfo, PrepareOptions
+from orlop.facade.prepared import Prepared
+from orlop.images.api import ImageDetails, ImageInfo, PreparedInfo, PrepareOptions
 from orlop.observe import Auth, Call
 from orlop.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from orlop.config import Driver, PullPolicy, Settings
+    from orlop.config import Driver, PullPolicy
     from orlop.images.api import ExtraMount, FetchedBlobs, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
-    from orlop.images.backups.restore import Restored
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
-    from orlop.registry.access.login import LoggedIn, LoggedOut
-    from orlop.remote.verbs import Remote
 
-__all__ = [
-    "DEFAULT_ROOT",
-    "DEFAULT_RUN",
-    "DEFAULT_SOCKET",
-    "Prepared",
-    "Store",
-    "connect",
-    "login",
-    "logins",
-    "logout",
-    "open",
-    "registries",
-    "restore",
-]
-
-DEFAULT_ROOT = "/var/lib/orlop"
-DEFAULT_RUN = "/run/orlop"
-DEFAULT_SOCKET = "/run/orlop/socket/orlop.sock"
+__all__ = ["Store"]
 
 StrPath = str | os.PathLike[str]
-
-
-def open(  # noqa: A001 - the library's verb
-    root: StrPath = DEFAULT_ROOT, run: StrPath = DEFAULT_RUN, *, settings: Settings | None = None
-) -> Store:
-    """Open the store at ``root`` in this process, making it if it is not there.
-
-    ``run`` holds mount points and does not outlive a reboot.  Other processes may use the same store
-    at the same time.  Raises `FailedPrecondition` where the folder cannot serve as a store or was
-    written by a newer orlop, `PermissionDenied` without the privileges that mounting needs.
-    """
-    from orlop.images.store import LocalStore
-
-    return Store(LocalStore.open(Path(root), Path(run), settings=settings))
-
-
-def connect(
-    address: str = f"unix://{DEFAULT_SOCKET}",
-    *,
-    tls_cert: StrPath | None = None,
-    tls_key: StrPath | None = None,
-    tls_ca: StrPath | None = None,
-) -> Store:
-    """A store served by a daemon at ``unix:///path/to/orlop.sock``, or at ``tcp://host:port``.
-
-    Over TCP there is mutual TLS only: ``tls_cert`` and ``tls_key`` are the caller's own, ``tls_ca`` is the
-    authority that the daemon's certificate is signed by; paths of PEM files, all three.
-
-    Raises `Unavailable` when nothing answers there.  Needs the extra ``daemon``.
-    """
-    from orlop.client import RemoteStore
-
-    cert, key, ca = (None if path is None else os.fspath(path) for path in (tls_cert, tls_key, tls_ca))
-    return Store(RemoteStore.connect(address, tls_cert=cert, tls_key=key, tls_ca=ca))
-
-
-def registries(settings: Settings | None = None) -> Remote:
-    """Registries, without a store: list tags, look at manifests, copy, delete, push and pull files.
-
-    A context manager, as cheap to open as it is thread-safe.
-    """
-    from orlop.remote.verbs import Remote
-
-    return Remote(settings)
-
-
-def restore(
-    source: StrPath,
-    root: StrPath = DEFAULT_ROOT,
-    run: StrPath = DEFAULT_RUN,
-    *,
-    settings: Settings | None = None,
-    force: bool = False,
-    pull: bool = False,
-    call: Call | None = None,
-) -> Restored:
-    """Read what `Store.backup` wrote into the store at ``root``, making it if it is not there.
-
-    All images get their names, or none does; what is in the store stays.  ``force`` moves names that mean
-    other images; ``pull`` fetches layers that are not in the backup.  See `orlop.images.backups.restore`.
-    """
-    from orlop.images.backups.restore import restore as read
-
-    return read(source, root, run, settings=settings, force=force, pull=pull, call=call or Call())
-
-
-def login(
-    registry: str,
-    username: str,
-    password: str,
-    *,
-    settings: Settings | None = None,
-    file: StrPath | None = None,
-    call: Call | None = None,
-) -> LoggedIn:
-    """Try a name and a password at a registry, and keep them where `open` with these ``settings`` finds them.
-
-    ``registry`` is a host (``registry.lan:5000``), a part of its repositories (``registry.lan:5000/team``)
-    or empty for Docker Hub.  They are given to the credential helper that a file of ``settings.auth_files``
-    names; else they are written to one of these files in plain text, with a warning through the call's
-    observer.  ``file`` stands for the settings' files.  Where the token server gives an identity token, that
-    is kept in the password's place.
-
-    Raises `Unauthenticated` where the registry refuses them; `InvalidArgument` where no file is named.
-    """
-    from orlop.config import Settings
-    from orlop.registry.access.credentials import Credential
-    from orlop.registry.access.login import login as log_in
-
-    credential = Credential(username=username, password=password)
-    path = None if file is None else os.path.abspath(file)
-    return log_in(registry, credential, settings=settings or Settings(), file=path, call=call or Call())
-
-
-def logout(
-    registry: str | None,
-    *,
-    settings: Settings | None = None,
-    file: StrPath | None = None,
-    call: Call | None = None,
-) -> list[LoggedOut]:
-    """Forget what is kept for a registry or a part of one, in all files and helpers; None: for all.
-
-    Raises `NotFound` where nothing was kept.  The registry is not told.
-    """
-    from orlop.config import Settings
-    from orlop.registry.access.login import logout as log_out
-
-    path = None if file is None else os.path.abspath(file)
-    return log_out(registry, settings=settings or Settings(), file=path, call=call or Call())
-
-
-def logins(
-    *, settings: Settings | None = None, file: StrPath | None = None, call: Call | None = None
-) -> list[LoggedIn]:
-    """The registries that credentials are kept for, and the users; never a secret."""
-    from orlop.config import Settings
-    from orlop.registry.access.login import logins as list_all
-
-    path = None if file is None else os.path.abspath(file)
-    return list_all(settings=settings or Settings(), file=path, call=call or Call())
 
 
 def _with(auth: Auth | None, name: str, call: Call | None) -> Call:
@@ -299,7 +153,7 @@ class Store:
         stays, also after this process, until `Prepared.cleanup`.
         """
         if user_namespace is not None:
-            from orlop.images.idmaps import maps_of_namespace
+            from orlop.images.prepared.idmaps import maps_of_namespace
 
             if uid_map or gid_map:
                 raise InvalidArgument(f"prepare {path}", "give a user namespace or maps, not both")
@@ -395,75 +249,3 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class Prepared:
-    """A prepared root: where it is, how to mount it, what to do with what changed.
-
-    Leaving a ``with`` block cleans up: the root is unmounted and what was written is deleted, also
-    when the block raised.
-    """
-
-    def __init__(self, verbs: StoreVerbs, info: PreparedInfo) -> None:
-        self._verbs = verbs
-        self.info = info
-
-    @property
-    def path(self) -> str:
-        """Where the root is, or will be once its mounts are performed."""
-        return self.info.path
-
-    @property
-    def mounts(self) -> tuple[Mount, ...]:
-        """The mounts to perform, in order."""
-        return self.info.mounts
-
-    @property
-    def folder(self) -> str | None:
-        """The plain folder that *is* the root, usable without any mount; None where there is none.
-
-        The ``native`` driver's roots have one, unless mounts of the caller's own lie on it.  That of a
-        view is shared with other views: it must not be written to.
-        """
-        if self.info.driver != "native" or len(self.mounts) != 1 or self.mounts[0].type != "bind":
-            return None
-        return self.mounts[0].source
-
-    def mount(self) -> Self:
-        """Perform the mounts, in this process's mount namespace (or the daemon's)."""
-        self.info = self._verbs.mount(self.path)
-        return self
-
-    def unmount(self) -> Self:
-        """Undo `mount`; what was written stays."""
-        self.info = self._verbs.unmount(self.path)
-        return self
-
-    def commit(
-        self,
-        name: str | None = None,
-        *,
-        author: str = "",
-        message: str = "",
-        changes: tuple[str, ...] = (),
-        created: int | None = None,
-        call: Call | None = None,
-    ) -> ImageInfo:
-        """Capture what changed as a new image; the root stays usable."""
-        options = CommitOptions(author=author, message=message, changes=changes, created=created)
-        return self._verbs.commit(self.path, name, options=options, call=call or Call())
-
-    def cleanup(self, *, call: Call | None = None) -> None:
-        """Unmount what `mount` mounted and delete what was written."""
-        self._verbs.cleanup(self.path, call=call or Call())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.cleanup()

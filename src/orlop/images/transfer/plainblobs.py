@@ -9,8 +9,8 @@ from __future__ import annotations
 from orlop.content.blobs import Ingest
 from orlop.errors import DataLoss, Error
 from orlop.images.core import Core, Lease
-from orlop.images.sources import SourceGone, from_registry
 from orlop.images.space import needing
+from orlop.images.transfer.sources import SourceGone, from_registry
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.observe import Call, Progress, Rate

@@ -1,8 +1,8 @@
 """Push: an image to a registry, under one name or several, without ever changing a digest that is known.
 
-How its blobs get there is `orlop.images.delivery`'s to find out.  Only where the image has no manifest yet,
-or with ``recompress``, a layer may be compressed anew.  Invariant: a name at the registry means the image
-only after all its blobs are there; several names get the very same manifest.
+How its blobs get there is `orlop.images.transfer.delivery`'s to find out.  Only where the image has no
+manifest yet, or with ``recompress``, a layer may be compressed anew.  Invariant: a name at the registry means
+the image only after all its blobs are there; several names get the very same manifest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop.errors import InvalidArgument
 from orlop.images import names
 from orlop.images.api import PushResult
 from orlop.images.core import NAMESPACE, Core, Lease
-from orlop.images.delivery import Delivered, Delivery
+from orlop.images.transfer.delivery import Delivered, Delivery
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ManifestRow

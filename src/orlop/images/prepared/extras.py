@@ -20,9 +20,9 @@ from dataclasses import replace
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.images.api import ExtraMount, PrepareOptions
 from orlop.images.chains import Chains
-from orlop.images.changes import is_text
+from orlop.images.changed.changes import is_text
 from orlop.images.core import Core
-from orlop.images.grounds import Grounds
+from orlop.images.prepared.grounds import Grounds
 from orlop.layers.chainview import ChainView
 from orlop.layers.folder import FolderWriter, Item
 from orlop.layers.forms import Form

@@ -1,6 +1,6 @@
 """An image's config and a user's wishes into an OCI runtime bundle: the ``config.json`` that runs it.
 
-Not a runtime: it starts nothing, and looks nothing up but who a user is (`orlop.images.accounts`) and
+Not a runtime: it starts nothing, and looks nothing up but who a user is (`orlop.images.running.accounts`) and
 whether a read-only volume is a folder.
 Sources: image-spec 1.1, conversion.md; runtime-spec 1.0.2, config.md and config-linux.md; Docker where
 the specs leave room (which capabilities, which mounts, what overrides what).
@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Literal
 
 from orlop.errors import InvalidArgument, from_oserror
-from orlop.images.accounts import User, resolve_user
-from orlop.images.namespace import UserNamespace
+from orlop.images.running.accounts import User, resolve_user
+from orlop.images.running.namespace import UserNamespace
 from orlop.spec.documents import ImageConfig, RunConfig, encode
 
 __all__ = [

@@ -15,10 +15,10 @@ from orlop.errors import DataLoss, FailedPrecondition
 from orlop.images import names
 from orlop.images.api import FetchedBlobs
 from orlop.images.core import NAMESPACE, Core, Lease
-from orlop.images.plainblobs import complete
 from orlop.images.platforms import held
-from orlop.images.sources import SourceGone, from_file, from_registry, home_of, packed
 from orlop.images.space import needing
+from orlop.images.transfer.plainblobs import complete
+from orlop.images.transfer.sources import SourceGone, from_file, from_registry, home_of, packed
 from orlop.layers.compression import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from orlop.errors import FailedPrecondition
-from orlop.images.accounts import User
+from orlop.images.running.accounts import User
 from orlop.linux.userns import Maps
 
 __all__ = ["UserNamespace"]

@@ -3,7 +3,8 @@
 Layers' blobs are not kept, so a layer whose blob is known goes so: the target has it; it is mounted from
 another repository of that registry; it is kept here after all; it is compressed again by the recipe that
 made it; it is streamed from a registry known to have it.  None of these changes a digest.  A blob goes once,
-however many images of a push have it.  Which images, and under which names, is `orlop.images.push`'s to say.
+however many images of a push have it.  Which images, and under which names, is
+`orlop.images.transfer.push`'s to say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from orlop.errors import (
     Unauthenticated,
 )
 from orlop.images.core import Core, Lease
-from orlop.images.sources import Hashed, SourceGone, from_file, from_registry, home_of, packed
+from orlop.images.transfer.sources import Hashed, SourceGone, from_file, from_registry, home_of, packed
 from orlop.layers.compression import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob

@@ -15,13 +15,13 @@ from typing import Any
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images.api import CommitOptions, ImageInfo
 from orlop.images.chains import Chains
-from orlop.images.changes import apply_change, is_text
+from orlop.images.changed.changes import apply_change, is_text
 from orlop.images.core import Core, Lease
-from orlop.images.ingest import LayerIngest
 from orlop.images.names import new_name
 from orlop.images.naming import name_image
-from orlop.images.roots import RootService
+from orlop.images.prepared.roots import RootService
 from orlop.images.space import needing
+from orlop.images.transfer.ingest import LayerIngest
 from orlop.layers.diff import changes
 from orlop.layers.layerwrite import least_size, write_layer
 from orlop.layers.worker.client import Unpacked

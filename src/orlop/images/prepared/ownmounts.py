@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images.core import Core
-from orlop.images.extras import Extras, open_place, place_below
-from orlop.images.grounds import Grounds
-from orlop.images.usage import Usage
+from orlop.images.prepared.extras import Extras, open_place, place_below
+from orlop.images.prepared.grounds import Grounds
+from orlop.images.prepared.usage import Usage
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo, processes
 from orlop.metadata import roots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop.errors import DataLoss, InvalidArgument
-from orlop.images.grounds import Grounds
+from orlop.images.prepared.grounds import Grounds
 from orlop.linux import mountinfo, processes
 from orlop.metadata.roots import RootRow
 from orlop.observe import Call

@@ -17,7 +17,7 @@ from orlop.errors import FailedPrecondition, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.folders import Folders
-from orlop.images.idmaps import SPARE_ID, parse_maps
+from orlop.images.prepared.idmaps import SPARE_ID, parse_maps
 from orlop.layers.diff import Upper
 from orlop.layers.folder import FolderWriter, Item
 from orlop.layers.forms import FORMS, Form, FormName

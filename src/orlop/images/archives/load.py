@@ -22,15 +22,15 @@ from typing import Literal
 from orlop.config import over_limit
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import ImageInfo
-from orlop.images.archive import Member, Source, open_source, read_member
+from orlop.images.archives.archive import Member, Source, open_source, read_member
 from orlop.images.core import Core, Lease
 from orlop.images.indexes import Child, Document, IndexReader
-from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.images.names import new_name
 from orlop.images.naming import Naming, PlatformImage, default_of, name_images, named_index, part_of
-from orlop.images.plainblobs import bring_plain
-from orlop.images.pull import check_image, wanted_platforms
 from orlop.images.space import needing
+from orlop.images.transfer.ingest import BlobLayer, LayerIngest
+from orlop.images.transfer.plainblobs import bring_plain
+from orlop.images.transfer.pull import check_image, wanted_platforms
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob
 from orlop.observe import Call

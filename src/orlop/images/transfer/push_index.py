@@ -13,9 +13,9 @@ from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument
 from orlop.images import names
 from orlop.images.api import PushResult
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.delivery import Delivery
 from orlop.images.indexes import Document, shorten
-from orlop.images.push import remember, targets
+from orlop.images.transfer.delivery import Delivery
+from orlop.images.transfer.push import remember, targets
 from orlop.metadata import platforms
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow

@@ -1,8 +1,8 @@
 """Prepared roots: Prepare, Mounts, Cleanup.
 
-A root is a row, a folder under ``prepared/`` and what it stands on (`orlop.images.grounds`).  The row comes
-last at Prepare and goes first at Cleanup, so whatever dies in between leaves a folder without a row, never
-a row without its folder.
+A root is a row, a folder under ``prepared/`` and what it stands on (`orlop.images.prepared.grounds`).  The
+row comes last at Prepare and goes first at Cleanup, so whatever dies in between leaves a folder without a
+row, never a row without its folder.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from orlop.errors import Aborted, DataLoss, Error, FailedPrecondition, InvalidAr
 from orlop.images import names
 from orlop.images.api import Mount, PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
-from orlop.images.changes import is_text
+from orlop.images.changed.changes import is_text
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.extras import Extras, check_extras
-from orlop.images.grounds import Grounds
-from orlop.images.idmaps import check_maps, maps_of, text_of
-from orlop.images.ownmounts import OwnMounts
 from orlop.images.platforms import choose
-from orlop.images.pull import Puller
-from orlop.images.usage import Usage
+from orlop.images.prepared.extras import Extras, check_extras
+from orlop.images.prepared.grounds import Grounds
+from orlop.images.prepared.idmaps import check_maps, maps_of, text_of
+from orlop.images.prepared.ownmounts import OwnMounts
+from orlop.images.prepared.usage import Usage
+from orlop.images.transfer.pull import Puller
 from orlop.layers.index import LayerIndex
 from orlop.linux.mountinfo import mounts_by_id
 from orlop.metadata import folders as folder_rows

@@ -11,9 +11,9 @@ from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import ImageInfo
 from orlop.images.core import Core, Lease
 from orlop.images.indexes import CONFIG_TYPES, Child, Document, IndexReader
-from orlop.images.ingest import BlobLayer, LayerIngest
 from orlop.images.naming import Naming, PlatformImage, default_of, name_images, named_index, part_of
-from orlop.images.plainblobs import fetch_plain
+from orlop.images.transfer.ingest import BlobLayer, LayerIngest
+from orlop.images.transfer.plainblobs import fetch_plain
 from orlop.layers.index import LayerIndex
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob

@@ -1,0 +1,1 @@
+"""What becomes of what was written to a prepared root: commits."""

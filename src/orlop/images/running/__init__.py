@@ -1,0 +1,1 @@
+"""What a container is told: the bundle, its user, its namespaces."""
