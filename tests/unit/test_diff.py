@@ -6,8 +6,10 @@ Here uppers are plain folders of the tests' own making.  Uppers that overlayfs m
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +21,15 @@ from orlop.erofs.writer import build
 from orlop.errors import Cancelled, FailedPrecondition
 from orlop.layers.builder import IndexBuilder
 from orlop.layers.chainview import ChainView
+from orlop.layers.changes import Change, MovedAway
 from orlop.layers.diff import changes
+from orlop.layers.excludes import Excludes
 from orlop.layers.layerwrite import write_layer
 from orlop.layers.merge import Merger
+from orlop.layers.reshape import clamped, rebased, squashed
 from orlop.layers.tarread import TarReader
 from orlop.observe import Call, CancelToken, Progress
+from orlop.spec.digest import DiffID
 from support.layers import Layer
 
 SECOND = 1_000_000_000
@@ -44,12 +50,9 @@ class Heard:
 class Work:
     """A chain of one layer and an upper beside it; all owned by whoever runs the tests."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layer: Layer | None = None) -> None:
         self.me = {"uid": os.getuid(), "gid": os.getgid(), "mtime_ns": TIME}
-        layer = Layer().folder("./", **self.me).folder("d", **self.me).file("d/a", b"alpha", **self.me)
-        layer.file("d/b", b"bravo", **self.me).hardlink("d/c", to="d/b").symlink("l", "d", **self.me)
-        layer.folder("d/s", **self.me).file("d/s/x", b"x" * 3000, **self.me).fifo("p", **self.me)
-        data = layer.tar()
+        data = (layer or self.usual()).tar()
         tar = folder / "layer.tar"
         tar.write_bytes(data)
         builder = IndexBuilder()
@@ -63,6 +66,11 @@ class Work:
         self.upper = folder / "upper"
         self.upper.mkdir()
         self.heard = Heard()
+
+    def usual(self) -> Layer:
+        layer = Layer().folder("./", **self.me).folder("d", **self.me).file("d/a", b"alpha", **self.me)
+        layer.file("d/b", b"bravo", **self.me).hardlink("d/c", to="d/b").symlink("l", "d", **self.me)
+        return layer.folder("d/s", **self.me).file("d/s/x", b"x" * 3000, **self.me).fifo("p", **self.me)
 
     def same_times(self) -> None:
         """Give everything the layer's time, the deepest first."""
@@ -83,15 +91,29 @@ class Work:
         finally:
             os.close(fd)
 
-    def write(self, before: Callable[[], object] = lambda: None) -> bytes:
+    def write(
+        self,
+        before: Callable[[], object] = lambda: None,
+        *,
+        excludes: Excludes | None = None,
+        shape: Callable[[list[Change]], list[Change]] = lambda found: found,
+        drop: bool = False,
+    ) -> bytes:
         """The layer's tar; ``before`` runs between the look and the writing."""
         upper, out = os.open(self.upper, os.O_RDONLY), os.memfd_create("tar")
         try:
             call = Call(observer=self.heard)
-            found = changes(upper, self.view, self.devices, call=call)
+            found = changes(upper, self.view, self.devices, excludes=excludes, call=call)
             before()
-            written = write_layer(found, upper, out, self.view, self.devices, call=call)
-            return os.pread(out, written.size, 0)
+            written = write_layer(shape(found), upper, out, self.view, self.devices, drop=drop, call=call)
+            assert os.fstat(out).st_size == written.size
+            data = os.pread(out, written.size, 0)
+            assert written.diff_id == DiffID.of(data)
+            builder = IndexBuilder()
+            for entry in TarReader([data]):
+                builder.add(entry)
+            assert builder.finish(len(data)).encode() == written.index.encode()
+            return data
         finally:
             os.close(upper)
             os.close(out)
@@ -215,9 +237,68 @@ def swap(path: Path, make: Callable[[Path], object]) -> None:
     make(path)
 
 
+def contents(data: bytes) -> dict[str, bytes]:
+    """The regular files of a tar."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = {member.name: tar.extractfile(member) for member in tar if member.isreg()}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
 RACES: dict[str, Callable[[Path], object]] = {
-    "longer": lambda path: path.write_bytes(b"n" * 200),
-    "shorter": lambda path: path.write_bytes(b"n"),
+    "longer": lambda path: path.write_bytes(b"N" * 200),
+    "shorter": lambda path: path.write_bytes(b"N"),
+    "as long": lambda path: path.write_bytes(b"N" * 100),
+    "another": lambda path: swap(path, lambda path: path.write_bytes(b"N" * 50)),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_a_file_that_has_changed_since_it_was_seen_is_written_as_it_is_now(work: Work, race: str) -> None:
+    (work.upper / "n").mkdir()
+    path = work.upper / "n/file"
+    path.write_bytes(b"n" * 100)
+    (work.upper / "n/z").write_bytes(b"z")
+    data = work.write(lambda: RACES[race](path))
+    assert contents(data) == {"n/file": path.read_bytes(), "n/z": b"z"}
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getmember("n/file").mtime == pytest.approx(path.stat().st_mtime)
+
+
+class Restless:
+    """`os.read`, under which a file changes for the first ``times`` that it is read."""
+
+    def __init__(self, path: Path, times: int, size: int = 70_000) -> None:
+        self.path, self.left, self.size, self.read = path, times, size, os.read
+
+    def __call__(self, fd: int, size: int) -> bytes:
+        data = self.read(fd, size)
+        if self.left and os.path.samestat(os.fstat(fd), self.path.stat()):
+            self.left -= 1
+            self.path.write_bytes(b"%d" % self.left * self.size)
+        return data
+
+
+@pytest.mark.parametrize("size", [1, 511, 60_000, 1 << 20, 3_000_000])
+@pytest.mark.parametrize("then", [1, 70_000, 2_500_000])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    work: Work, size: int, then: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "m", "z"):
+        (work.upper / name).write_bytes(name.encode() * size)
+    monkeypatch.setattr(os, "read", Restless(work.upper / "m", 2, then))
+    found = contents(work.write())
+    assert found == {"a": b"a" * size, "m": b"0" * then, "z": b"z" * size}
+
+
+def test_a_file_that_changes_each_time_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work.upper / "m").write_bytes(b"m" * 60_000)
+    monkeypatch.setattr(os, "read", Restless(work.upper / "m", 1_000))
+    with pytest.raises(FailedPrecondition, match=r"/m changed while it was read, 4 times.*freeze"):
+        work.write()
+
+
+GOING: dict[str, Callable[[Path], object]] = {
     "a symlink": lambda path: swap(path, lambda path: path.symlink_to("/etc/passwd")),
     "a fifo": lambda path: swap(path, os.mkfifo),
     "gone": lambda path: path.unlink(),
@@ -229,13 +310,255 @@ RACES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("race", RACES)
-def test_a_file_that_changes_while_it_is_read_is_named(work: Work, race: str) -> None:
+@pytest.mark.parametrize("race", GOING)
+def test_a_file_that_goes_away_before_it_is_read_is_named_or_left_out(work: Work, race: str) -> None:
     (work.upper / "n").mkdir()
     path = work.upper / "n/file"
     path.write_bytes(b"n" * 100)
-    with pytest.raises(FailedPrecondition, match="/n/file changed while it was read"):
-        work.write(lambda: RACES[race](path))
+    with pytest.raises(MovedAway, match=r"/n/file went away while it was read.*freeze"):
+        work.write(lambda: GOING[race](path))
+    if race == "gone":
+        path.write_bytes(b"n" * 100)
+        assert contents(work.write(path.unlink, drop=True)) == {}
+        assert work.heard.warnings == ["/n/file is left out: it is gone since it was seen"]
+
+
+@pytest.mark.parametrize("lost", ["d/a", "n"], ids=["the chain has one, too", "another name links to it"])
+def test_a_file_that_others_need_is_not_left_out(work: Work, lost: str) -> None:
+    (work.upper / "d").mkdir()
+    (work.upper / "d/a").write_bytes(b"new")
+    (work.upper / "n").write_bytes(b"n")
+    os.link(work.upper / "n", work.upper / "o")
+    with pytest.raises(MovedAway):
+        work.write((work.upper / lost).unlink, drop=True)
+
+
+def test_a_name_that_becomes_something_else_between_two_looks_is_looked_at_again(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work.upper / "n").mkdir()
+    (work.upper / "n/inside").write_bytes(b"inside")
+    (work.upper / "s").symlink_to("x")
+    acts = {"n": lambda path: path.rename(work.upper.parent / "away"), "s": lambda path: path.unlink()}
+    real = os.stat
+
+    def stat_then_act(path, *args, **options):  # type: ignore[no-untyped-def]  # os.stat's own
+        about = real(path, *args, **options)
+        name = os.fsdecode(path) if isinstance(path, (bytes, str)) else ""
+        if options.get("dir_fd") is not None and name in acts:
+            acts.pop(name)(work.upper / name)
+        return about
+
+    monkeypatch.setattr(os, "stat", stat_then_act)
+    assert work.found() == {"": "d"}
+
+
+def test_names_of_a_file_that_was_replaced_are_not_linked_to_the_new_one(work: Work) -> None:
+    first = work.upper / "n"
+    first.write_bytes(b"old")
+    os.link(first, work.upper / "o")
+    for drop in (False, True):
+        with pytest.raises(MovedAway, match=r"/[no] went away"):
+            work.write(lambda: swap(first, lambda path: path.write_bytes(b"new")), drop=drop)
+        first.unlink()
+        os.link(work.upper / "o", first)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("moment", ["open", "listdir", "next stat"])
+def test_a_folder_that_is_made_anew_while_it_is_looked_at_never_shows_what_was_in_it(
+    work: Work, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = work.upper / "d"
+    folder.mkdir()
+    for name in "abc":
+        os.mknod(folder / name, stat.S_IFCHR, 0)
+    acts: list[Callable[[], None]] = []
+
+    def anew() -> None:
+        """What overlayfs does where a folder is taken away and another made: it exchanges the two."""
+        new = work.upper.parent / "new"
+        new.mkdir()
+        os.setxattr(new, "trusted.overlay.opaque", b"y")
+        folder.rename(work.upper.parent / "was")
+        new.rename(folder)
+        for path in (work.upper.parent / "was").iterdir():
+            path.unlink()
+        (work.upper.parent / "was").rmdir()
+
+    def then(name: str, wanted: bytes) -> None:
+        real = getattr(os, name)
+
+        def call(path, *args, **options):  # type: ignore[no-untyped-def]  # os's own
+            if acts and wanted in (path, os.fsencode(path) if isinstance(path, str) else path):
+                acts.pop()()
+            return real(path, *args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    if moment == "listdir":
+        real = os.listdir
+        monkeypatch.setattr(
+            os, "listdir", lambda fd: (acts.pop()() if acts and listed(fd) else None, real(fd))[1]
+        )
+    else:
+        then(*(("open", b"d") if moment == "open" else ("stat", b"b")))
+
+    def listed(fd: int) -> bool:
+        return os.path.samestat(os.fstat(fd), folder.stat())
+
+    acts.append(anew)
+    if moment == "next stat":
+        with pytest.raises(MovedAway, match="/d/b went away"):
+            work.found()
+    assert work.found() == {"": "d", "d": "d", "d/a": "gone", "d/b": "gone", "d/c": "gone", "d/s": "gone"}
+    assert not acts
+
+
+# ------------------------------------------------------------------ what is left out
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["n"], ["", "d", "d/a", "d/x"]),
+        (["n/*"], ["", "d", "d/a", "d/x", "n"]),
+        (["d"], ["", "n", "n/a", "n/b"]),
+        (["d/a", "n"], ["", "d", "d/x"]),
+        (["*"], [""]),
+        (["n", "!n/a"], ["", "d", "d/a", "d/x", "n", "n/a"]),
+        (["*", "!d/x"], ["", "d", "d/x"]),
+        (["*", "!n/b"], ["", "n", "n/b"]),
+    ],
+    ids=str,
+)
+def test_what_is_excluded_stays_as_the_chain_has_it(
+    work: Work, patterns: list[str], expected: list[str]
+) -> None:
+    (work.upper / "d").mkdir(mode=0o700)
+    (work.upper / "d/a").write_bytes(b"new")
+    (work.upper / "d/x").write_bytes(b"x")
+    (work.upper / "n").mkdir()
+    (work.upper / "n/a").write_bytes(b"linked")
+    os.link(work.upper / "n/a", work.upper / "n/b")
+    data = work.write(excludes=Excludes.parse(patterns))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [member.name.removeprefix(".") for member in tar] == expected
+        if "d" not in patterns and "*" not in patterns:
+            assert tar.getmember("d").mode == 0o700
+        if patterns[-1] == "!d/x":
+            assert (tar.getmember("d").mode, tar.getmember("d").mtime) == (0o755, TIME / SECOND)
+        if patterns[-1] == "!n/b":
+            assert (tar.getmember("n/b").isreg(), tar.getmember("n/b").size) == (True, 6)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["d/*"], []),
+        (["d/a"], ["", "d", "d/.wh.b", "d/.wh.c", "d/.wh.s"]),
+        (["d/s/x"], ["", "d", "d/.wh.a", "d/.wh.b", "d/.wh.c"]),
+        (["d", "!d/a"], ["", "d", "d/.wh.a"]),
+        (["d", "!d/s/x"], ["", "d", "d/s", "d/s/.wh.x"]),
+        (["**/x", "!d/s"], ["", ".wh.d"]),
+        (["d"], []),
+        (["n"], ["", ".wh.d"]),
+    ],
+    ids=str,
+)
+def test_what_is_excluded_in_a_folder_that_is_gone_stays(
+    work: Work, patterns: list[str], expected: list[str]
+) -> None:
+    os.mknod(work.upper / "d", stat.S_IFCHR, 0)
+    work.same_times()
+    data = work.write(excludes=Excludes.parse(patterns))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert ["" if member.name == "." else member.name for member in tar] == expected
+
+
+# ------------------------------------------------------------------ other shapes
+
+
+def test_later_times_become_the_newest_and_earlier_ones_stay(work: Work) -> None:
+    newest = TIME // SECOND + 100
+    for name, time in (("early", newest - 1), ("same", newest), ("late", newest + 1)):
+        (work.upper / name).write_bytes(b"x")
+        os.utime(work.upper / name, ns=(0, time * SECOND))
+    os.link(work.upper / "late", work.upper / "linked")
+    os.utime(work.upper, ns=(0, newest * SECOND + 1))
+    data = work.write(shape=lambda found: clamped(found, newest))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        times = {member.name: member.mtime for member in tar}
+    assert times == {".": newest, "early": newest - 1, "late": newest, "linked": newest, "same": newest}
+
+
+def test_squashed_changes_are_the_whole_tree(work: Work) -> None:
+    (work.upper / "d").mkdir()
+    (work.upper / "d/b").write_bytes(b"changed")  # one of the two names of an inode
+    (work.upper / "d/s").write_bytes(b"a file now")
+    (work.upper / "l").mkdir()
+    (work.upper / "l/in").write_bytes(b"in")
+    os.mknod(work.upper / "p", stat.S_IFREG)
+    data = work.write(shape=lambda found: squashed(found, work.view))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        kinds = {member.name: (member.type, member.linkname) for member in tar}
+    assert kinds == {
+        ".": (b"5", ""),
+        "d": (b"5", ""),
+        "d/a": (b"0", ""),
+        "d/b": (b"0", ""),
+        "d/c": (b"0", ""),
+        "d/s": (b"0", ""),
+        "l": (b"5", ""),
+        "l/in": (b"0", ""),
+        "p": (b"0", ""),
+    }
+    assert contents(data) == {
+        "d/a": b"alpha",
+        "d/b": b"changed",
+        "d/c": b"bravo",
+        "d/s": b"a file now",
+        "l/in": b"in",
+        "p": b"",
+    }
+
+
+def test_a_chain_squashed_keeps_its_hard_links(work: Work) -> None:
+    data = work.write(shape=lambda _: squashed([], work.view))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert [member.name for member in tar] == [".", "d", "d/a", "d/b", "d/c", "d/s", "d/s/x", "l", "p"]
+        assert (tar.getmember("d/c").type, tar.getmember("d/c").linkname) == (b"1", "d/b")
+        assert tar.getmember("d/s/x").size == 3000
+
+
+@pytest.mark.parametrize(
+    ("act", "mode"),
+    [
+        (lambda path: os.utime(path, ns=(0, TIME)), 0o711),
+        (lambda path: os.utime(path, ns=(0, TIME + SECOND)), 0o711),
+        (lambda path: path.chmod(0o700), 0o700),
+    ],
+    ids=["as it was", "another time", "another mode"],
+)
+def test_rebased_changes_have_the_folders_of_the_new_chain_and_hide_what_is_there(
+    work: Work, tmp_path: Path, act: Callable[[Path], object], mode: int
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Work(tmp_path / "other", Layer().folder("./").folder("d", mode=0o711).file("d/a", b"other"))
+    try:
+        (work.upper / "d/s").mkdir(parents=True)
+        work.same_times()
+        (work.upper / "d/s/new").write_bytes(b"new")
+        os.utime(work.upper / "d/s", ns=(0, TIME))
+        for name in ("a", "b"):
+            os.mknod(work.upper / "d" / name, stat.S_IFCHR)
+        act(work.upper / "d")
+        data = work.write(shape=lambda found: rebased(found, work.view, other.view))
+    finally:
+        other.view.close()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {member.name: member.mode for member in tar}
+    assert found == {".": 0o755, "d": mode, "d/.wh.a": 0, "d/s": 0o755, "d/s/new": 0o644}
 
 
 def test_a_cancelled_call_stops(work: Work) -> None:

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 from orlop.errors import DataLoss
 from orlop.layers.builder import IndexBuilder
-from orlop.layers.index import LayerIndex
+from orlop.layers.hashing import LARGE, SideHash
+from orlop.layers.index import BLOCK, LayerIndex
 from orlop.layers.tarread import TarReader
-from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
+from orlop.layers.tarwrite import BATCH, Member, TarWriter, WrittenTar
 
 FILE, FOLDER = stat.S_IFREG, stat.S_IFDIR
 
@@ -229,3 +231,54 @@ def test_a_file_of_another_size_is_an_error(parts: list[bytes]) -> None:
             TarWriter(fd).add(Member(path=b"f", mode=FILE, size=5), lambda: parts.pop(0) if parts else b"")
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("size", [1, BLOCK, BATCH - 2 * BLOCK, BATCH, 2 * BATCH + 7])
+@pytest.mark.parametrize("fault", ["not settled", "too short", "too long"])
+@pytest.mark.parametrize("before", [0, BATCH - 3 * BLOCK])
+def test_what_does_not_settle_is_as_if_it_had_never_been_there(size: int, fault: str, before: int) -> None:
+    """Also where some of it has been hashed and written."""
+    extra = {"too short": -1, "too long": 1}.get(fault, 0)
+    parts = [bytes(size // 2), bytes(size - size // 2 + extra), b""]
+    found: list[tuple[bytes, WrittenTar]] = []
+    for odd in (Member(path=b"odd", mode=FILE, size=size), None):
+        fd = os.memfd_create("tar")
+        try:
+            writer = TarWriter(fd, write_back=True)
+            writer.add(Member(path=b"a", mode=FILE, size=before), lambda: b"a" * before, lambda: True)
+            if odd is not None:
+                assert not writer.add(odd, lambda: parts.pop(0), lambda: fault != "not settled")
+            assert writer.add(Member(path=b"z", mode=FILE, size=70), lambda: b"z" * 70, lambda: True)
+            written = writer.finish()
+            found.append((os.pread(fd, os.fstat(fd).st_size, 0), written))
+        finally:
+            os.close(fd)
+    (data, written), (expected, plain) = found
+    assert data == expected
+    assert (written.diff_id, written.size) == (plain.diff_id, plain.size)
+    assert written.index.encode() == plain.index.encode()
+
+
+def test_a_side_hash_is_the_hash_of_all_pieces_in_order() -> None:
+    pieces = [os.urandom(size) for size in (3, LARGE, 1, LARGE + 1, 2 * LARGE, 0, 5)]
+    side, plain = SideHash(), hashlib.sha256()
+    for piece in pieces:
+        side.update(piece)
+        plain.update(piece)
+    state = side.settled().copy()
+    side.update(bytes(LARGE))
+    side.go_back(state)
+    assert side.settled().hexdigest() == plain.hexdigest()
+
+
+def test_where_no_thread_can_be_had_the_hash_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    side, piece = SideHash(), os.urandom(LARGE)
+    side.update(piece)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        side.update(piece)
+    side.update(piece)
+    assert side.settled().hexdigest() == hashlib.sha256(piece * 3).hexdigest()

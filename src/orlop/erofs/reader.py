@@ -28,6 +28,7 @@ __all__ = ["Extent", "Image", "Inode", "open_image"]
 
 _LAYOUTS = (fmt.PLAIN, fmt.INLINE, fmt.CHUNKED)
 _KINDS = {file_type: kind for kind, file_type in fmt.FILE_TYPES.items()}
+_BLOCKS = 64  # of folders, that are kept parsed: neighbours are asked for one after the other
 _DEVICE_KINDS = (stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -79,6 +80,7 @@ class Image:
         self._view = memoryview(buffer)
         self._buffer = buffer
         self._reading = f"read EROFS image {name}".rstrip()
+        self._blocks: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}  # of folders, read lately
         try:
             self._superblock()
         except BaseException:
@@ -192,6 +194,14 @@ class Image:
             if name not in {b".", b".."}:
                 yield name, nid, _KINDS[file_type]
 
+    def members(self, folder: Inode) -> Iterator[tuple[bytes, Inode]]:
+        """Names and inodes of a folder's members, by name; as `entries`, and each as `child` finds it."""
+        for name, nid, file_type in self._all_entries(folder):
+            if name not in {b".", b".."}:
+                inode = self.inode(nid)
+                self._check_type(inode, file_type)
+                yield name, inode
+
     def target(self, inode: Inode) -> bytes:
         """A symlink's target."""
         if not stat.S_ISLNK(inode.mode):
@@ -296,6 +306,9 @@ class Image:
         self, folder: Inode, block: int, *, only_first: bool = False
     ) -> list[tuple[bytes, int, int]]:
         """The entries of one block of a folder, or just the first: name, nid, FT_*."""
+        known = self._blocks.get((folder.nid, block))
+        if known is not None:
+            return known
         at = block * fmt.BLOCK
         raw = self._data(folder, at, min(fmt.BLOCK, folder.size - at))
         size = fmt.DIRENT.size
@@ -315,6 +328,10 @@ class Image:
                     f"block {block} of the folder nid {folder.nid} has a name at {begin} to {end}"
                 )
             found.append((raw[begin:end], nid, file_type))
+        if not only_first:
+            if len(self._blocks) >= _BLOCKS:
+                self._blocks.clear()
+            self._blocks[folder.nid, block] = found
         return found
 
     def _check_type(self, inode: Inode, file_type: int) -> None:

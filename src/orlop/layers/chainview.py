@@ -162,6 +162,21 @@ class ChainView:
                     if not _is_whiteout(image, nid):
                         yield name
 
+    def members(self, folder: LowerEntry) -> Iterator[tuple[bytes, LowerEntry]]:
+        """The entries of a merged folder, names in byte order."""
+        if len(folder.merged) == 1:
+            ((number, inode),) = folder.merged
+            for name, found in self.images[number].members(inode):
+                if stat.S_ISDIR(found.mode):
+                    yield name, LowerEntry(self, number, found, merged=((number, found),))
+                elif not (stat.S_ISCHR(found.mode) and found.rdev == 0):
+                    yield name, LowerEntry(self, number, found)
+            return
+        for name in sorted(self.names(folder)):
+            entry = self.child(folder, name)
+            if entry is not None:
+                yield name, entry
+
     def shared(self, entry: LowerEntry, path: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
         """The files with several names at or below an entry: (image, nid), and the path of each name."""
         start: Steps = (None, path) if path else None

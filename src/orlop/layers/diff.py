@@ -26,9 +26,21 @@ from pathlib import Path
 from orlop.errors import FailedPrecondition, from_oserror
 from orlop.layers.builder import WHITEOUT
 from orlop.layers.chainview import ChainView, LowerEntry, LowerReader
+from orlop.layers.changes import (
+    FREEZE,
+    MOVED_AWAY,
+    Change,
+    MovedAway,
+    link_to,
+    lower_member,
+    moment,
+    same_metadata,
+    text_of,
+    with_parents,
+)
+from orlop.layers.excludes import Excludes
 from orlop.layers.forms import REAL, Form, told
 from orlop.layers.index import Xattrs
-from orlop.layers.nested import unescape_xattrs
 from orlop.layers.tarwrite import Member
 from orlop.layers.upper import (
     OPEN_FILE,
@@ -40,34 +52,16 @@ from orlop.layers.upper import (
 )
 from orlop.observe import Call
 
-__all__ = ["FREEZE", "MOVED_AWAY", "Change", "Upper", "changes", "text_of"]
+__all__ = [
+    "Again",
+    "Upper",
+    "changes",
+]
 
 _WHAT = "read changes"
-FREEZE = "stop or freeze what runs there"
-MOVED_AWAY = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL}  # found otherwise before
 _WINDOW = 64  # folders of one path kept open at a time
-_EVER = 1 << 62
-# Where the times of file systems end (s_time_min and s_time_max of ext4, xfs), and what is past that.
-_TIME_ENDS = {
-    -(1 << 31): (-_EVER, -(1 << 31)),
-    (1 << 31) - 1: ((1 << 31) - 1, _EVER),
-    15_032_385_535: (15_032_385_535, _EVER),
-    16_299_260_424: (16_299_260_424, _EVER),
-}
+_LOOKS = 4  # at one name that becomes something else while it is looked at
 _LEAF = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One entry of the layer to be.
-
-    ``lower`` is set where the bytes are the chain's, not the upper's.  ``whiteout`` entries have a
-    path only.
-    """
-
-    member: Member
-    whiteout: bool = False
-    lower: LowerEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +99,16 @@ class _Folder:
 class _Walk:
     """Collects the changes of one upper, depth first, names in byte order."""
 
-    def __init__(self, view: ChainView, devices: Sequence[Sequence[Path]], kind: Upper, call: Call) -> None:
+    def __init__(
+        self,
+        view: ChainView,
+        devices: Sequence[Sequence[Path]],
+        kind: Upper,
+        call: Call,
+        excludes: Excludes | None = None,
+    ) -> None:
+        self._excludes = excludes
+        self._below = excludes if excludes is not None and excludes.all_below else None
         self._kind = kind
         self._marks = kind.form.marks
         self._view = view
@@ -136,13 +139,18 @@ class _Walk:
                     os.close(folder.fd)
                     folder.fd = -1
                     continue
-                child = self._visit(folder, folder.todo.pop())
+                name = folder.todo.pop()
+                try:
+                    child = self._visit(folder, name)
+                except OSError as exc:
+                    if exc.errno not in MOVED_AWAY:
+                        raise
+                    child = self._visit_again(folder, name)
                 if child is not None:
                     if len(stack) >= _WINDOW:
                         os.close(folder.fd)
                         folder.fd = -1
                     stack.append(child)
-                    self._list(child)
         finally:
             for folder in stack:
                 if folder.fd >= 0:
@@ -163,13 +171,20 @@ class _Walk:
     def _visit(self, folder: _Folder, name: bytes) -> _Folder | None:
         """Look at one name; a folder of the upper is returned, to be walked next."""
         path = folder.path + b"/" + name if folder.path else name
+        if self._below is not None and path in self._below:
+            return None
         orig = self._view.child(folder.orig, name) if folder.orig is not None else None
         base = orig
         if folder.base is not folder.orig:
             base = self._view.child(folder.base, name) if folder.base is not None else None
         try:
             about = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
-        except FileNotFoundError:
+        except FileNotFoundError as exc:
+            if base is not None and folder.base is folder.orig:
+                # It was listed, and overlayfs puts a whiteout in its place: the folder is another by now.
+                raise MovedAway(
+                    _WHAT, f"/{text_of(path)} went away while it was looked at", hint=FREEZE
+                ) from exc
             self._untouched(path, base, orig)
             return None
         where = b"/proc/self/fd/%d/%s" % (folder.fd, name)
@@ -190,6 +205,23 @@ class _Walk:
             self._gone(path, orig)  # what it replaced is gone
         return None
 
+    def _visit_again(self, folder: _Folder, name: bytes) -> _Folder | None:
+        """Look at a name that became something else between two looks, or went away."""
+        path = folder.path + b"/" + name if folder.path else name
+        for left in reversed(range(_LOOKS)):
+            if self._found and self._found[-1].member.path == path:
+                del self._found[-1]
+            try:
+                return self._visit(folder, name)
+            except OSError as exc:
+                if exc.errno not in MOVED_AWAY:
+                    raise
+                if not left:
+                    raise FailedPrecondition(
+                        _WHAT, f"/{text_of(path)} changed each time it was looked at", hint=FREEZE
+                    ) from exc
+        return None
+
     def _enter(
         self,
         folder: _Folder,
@@ -208,8 +240,17 @@ class _Walk:
             base = None
         if orig is not None and not stat.S_ISDIR(orig.mode):
             orig = None
-        fd = os.open(name, OPEN_FOLDER, dir_fd=folder.fd)
-        return _Folder(path, fd, (about.st_dev, about.st_ino), base, orig)
+        child = _Folder(path, -1, (about.st_dev, about.st_ino), base, orig)
+        child.fd = os.open(name, OPEN_FOLDER, dir_fd=folder.fd)
+        try:
+            self._list(child)
+            now = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            if (now.st_dev, now.st_ino) != child.identity:  # which may hide what is below, or no more
+                raise FileNotFoundError(errno.ENOENT, "another folder has its name")
+        except BaseException:
+            os.close(child.fd)
+            raise
+        return child
 
     def _redirected(self, folder: _Folder, redirect: bytes) -> LowerEntry | None:
         if redirect.startswith(b"/"):
@@ -239,7 +280,7 @@ class _Walk:
                     _WHAT, f"/{text_of(path)} has its bytes in a layer that is not there"
                 )
         same = orig is not None and self._same_file(member, orig, about, where, lower)
-        change = Change(member=member, lower=lower)
+        change = Change(member=member, lower=lower, stamp=about.st_ctime_ns)
         if about.st_nlink > 1:
             self._groups.setdefault((about.st_dev, about.st_ino), []).append(len(self._found))
             if same:
@@ -256,7 +297,7 @@ class _Walk:
         where: bytes,
         lower: LowerEntry | None,
     ) -> bool:
-        if not _same_metadata(member, orig):
+        if not same_metadata(member, orig):
             return False
         kind = member.mode & 0o170000
         if kind == stat.S_IFLNK:
@@ -279,7 +320,7 @@ class _Walk:
 
     def _member(self, path: bytes, about: os.stat_result, xattrs: Xattrs, orig: LowerEntry | None) -> Member:
         entry = told(self._kind.form, about, xattrs, orig)
-        seconds, nsec = _moment(about, orig)
+        seconds, nsec = moment(about, orig)
         return Member(
             path=path,
             mode=entry.mode,
@@ -294,15 +335,43 @@ class _Walk:
 
     def _compare(self, member: Member, orig: LowerEntry | None) -> None:
         """A folder: in the layer if its own metadata differ."""
-        if orig is None or not _same_metadata(member, orig):
+        if orig is None or not same_metadata(member, orig):
             self._found.append(Change(member=member))
 
     def _leave_out(self, path: bytes, what: str) -> None:
         self._call.observer.warning(f"/{text_of(path)} is left out: {what}")
 
     def _gone(self, path: bytes, orig: LowerEntry | None) -> None:
-        if orig is not None:
-            self._found.append(Change(member=Member(path=path, mode=stat.S_IFREG), whiteout=True))
+        if orig is None:
+            return
+        paths = [path]
+        if self._excludes is not None and stat.S_ISDIR(orig.mode):
+            paths = self._gone_of(self._excludes, path, orig)
+        for gone in paths:
+            self._found.append(Change(member=Member(path=gone, mode=stat.S_IFREG), whiteout=True))
+
+    def _gone_of(self, excludes: Excludes, path: bytes, orig: LowerEntry) -> list[bytes]:
+        """What to hide of a folder that is gone: all but what is excluded in it, and the folders above."""
+        seen: list[bytes] = []
+        stays: set[bytes] = set()
+        todo = [(path, orig)]
+        while todo:
+            self._call.check(_WHAT)
+            at, entry = todo.pop()
+            seen.append(at)
+            if at in excludes:
+                above = at
+                while above not in stays:
+                    stays.add(above)
+                    above = above.rpartition(b"/")[0] if above != path else path
+                if excludes.all_below:
+                    continue
+            if stat.S_ISDIR(entry.mode):
+                for name in sorted(self._view.names(entry), reverse=True):
+                    child = self._view.child(entry, name)
+                    if child is not None:
+                        todo.append((at + b"/" + name, child))
+        return [at for at in seen if at not in stays and (at == path or at.rpartition(b"/")[0] in stays)]
 
     def _untouched(self, path: bytes, base: LowerEntry | None, orig: LowerEntry | None) -> None:
         """A name that the upper does not have: what shows through, if anything, is the chain's."""
@@ -314,11 +383,11 @@ class _Walk:
         todo: list[tuple[bytes, LowerEntry]] = [(path, base)]
         while todo:
             at, entry = todo.pop()
-            member, inode = _lower_member(at, entry), entry.inode
+            member, inode = lower_member(at, entry), entry.inode
             if inode.nlink > 1 and not inode.is_folder:
                 first = self._moved.setdefault((entry.image, inode.nid), at)
                 if first != at:
-                    member = _link_to(first, member)
+                    member = link_to(first, member)
             self._found.append(Change(member=member, lower=entry))
             if stat.S_ISDIR(entry.mode):
                 for name in sorted(self._view.names(entry), reverse=True):
@@ -336,21 +405,32 @@ class _Walk:
         """
         drop: set[int] = set()
         hard: dict[int, bytes] = {}
-        for places in self._groups.values():
+        inodes: dict[int, tuple[int, int]] = {}
+        spare: dict[bytes, Change] = {}
+        if self._excludes is not None:
+            for place, change in enumerate(self._found):
+                if change.member.path in self._excludes:
+                    drop.add(place)
+                    spare[change.member.path] = change
+        for inode, group in self._groups.items():
+            places = [place for place in group if place not in drop] if drop else group
             if all(place in self._same for place in places):
                 drop.update(places)
                 continue
             for place in places[1:]:
                 hard[place] = self._found[places[0]].member.path
+                inodes[places[0]] = inode
         result: list[Change] = []
         for place, change in enumerate(self._found):
             if place in drop:
                 continue
             if place in hard:
-                result.append(Change(member=_link_to(hard[place], change.member)))
+                result.append(Change(member=link_to(hard[place], change.member)))
+            elif place in inodes:
+                result.append(replace(change, inode=inodes[place]))
             else:
                 result.append(change)
-        return _with_parents(result, self._view)
+        return with_parents(result, self._view, spare)
 
 
 def changes(
@@ -359,85 +439,45 @@ def changes(
     devices: Sequence[Sequence[Path]],
     *,
     kind: Upper = _OVERLAY,
+    excludes: Excludes | None = None,
     call: Call,
 ) -> list[Change]:
     """What an upper changes of a chain, in the order of the layer's tar.
 
     ``upper`` is a descriptor of the upper folder; ``devices`` are the data files of each image of the
-    view, in the order of their device numbers.
+    view, in the order of their device numbers.  What ``excludes`` has counts as not changed.
     """
     try:
-        return _Walk(view, devices, kind, call).run(upper)
+        return _Walk(view, devices, kind, call, excludes).run(upper)
     except OSError as exc:
         if exc.errno in MOVED_AWAY:
-            raise FailedPrecondition(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=FREEZE) from exc
+            raise MovedAway(_WHAT, f"it changed meanwhile: {exc.strerror}", hint=FREEZE) from exc
         raise from_oserror(_WHAT, exc) from exc
 
 
-def _moment(about: os.stat_result, orig: LowerEntry | None) -> tuple[int, int]:
-    """The mtime; the chain's where the file system could not hold that, and has the end of its own range."""
-    seconds, nsec = divmod(about.st_mtime_ns, 1_000_000_000)
-    if orig is not None and not nsec and seconds in _TIME_ENDS:
-        first, last = _TIME_ENDS[seconds]
-        if first <= orig.mtime <= last:
-            return orig.mtime, orig.nsec
-    return seconds, nsec
+class Again:
+    """Looks at regular files of an upper once more, when one is not what it was.
 
-
-def _lower_member(path: bytes, entry: LowerEntry) -> Member:
-    kind = entry.mode & 0o170000
-    return Member(
-        path=path,
-        mode=entry.mode,
-        uid=entry.uid,
-        gid=entry.gid,
-        mtime=entry.mtime,
-        nsec=entry.nsec,
-        size=entry.size if kind == stat.S_IFREG else 0,
-        rdev=entry.rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
-        link=entry.target if kind == stat.S_IFLNK else b"",
-        xattrs=unescape_xattrs(entry.raw_xattrs),
-    )
-
-
-def _link_to(path: bytes, member: Member) -> Member:
-    """A further name of the file at ``path``."""
-    return replace(member, hard=True, link=path, xattrs=(), size=0)
-
-
-def _same_metadata(member: Member, orig: LowerEntry) -> bool:
-    return (
-        member.mode == orig.mode
-        and member.uid == orig.uid
-        and member.gid == orig.gid
-        and member.mtime == orig.mtime
-        and member.nsec == orig.nsec
-        and tuple(sorted(member.xattrs)) == tuple(sorted(unescape_xattrs(orig.raw_xattrs)))
-    )
-
-
-def _with_parents(found: list[Change], view: ChainView) -> list[Change]:
-    """Add the unchanged folders above each change.
-
-    Tools that unpack layers apart (podman) would make such a folder anew with mode 0755 if the layer
-    only implied it.
+    ``newest`` is the time (seconds) that later ones become, as in the changes that it goes with.
     """
-    present = {change.member.path for change in found if stat.S_ISDIR(change.member.mode)}
-    result: list[Change] = []
-    for change in found:
-        missing: list[Change] = []
-        path = change.member.path
-        while path:
-            path = path.rpartition(b"/")[0]
-            if path in present:
-                continue
-            present.add(path)
-            lower = view.lookup(path)
-            if lower is not None and stat.S_ISDIR(lower.mode):
-                missing.append(Change(member=_lower_member(path, lower)))
-        result.extend(reversed(missing))
-        result.append(change)
-    return result
+
+    def __init__(self, view: ChainView, kind: Upper = _OVERLAY, *, newest: int | None = None) -> None:
+        self._view = view
+        self._walk = _Walk(view, (), kind, Call())
+        self._newest = newest
+
+    def has_lower(self, path: bytes) -> bool:
+        """Whether the chain has something at a path."""
+        return self._view.lookup(path) is not None
+
+    def member(self, path: bytes, fd: int, about: os.stat_result) -> Member:
+        """What an open file is; ``about`` is its status."""
+        xattrs = read_xattrs(b"/proc/self/fd/%d" % fd, follow=True)
+        member = self._walk._member(path, about, xattrs, self._view.lookup(path))
+        newest = self._newest
+        if newest is not None and (member.mtime, member.nsec) > (newest, 0):
+            return replace(member, mtime=newest, nsec=0)
+        return member
 
 
 def _reopen(parent: _Folder, child: _Folder) -> None:
@@ -445,9 +485,4 @@ def _reopen(parent: _Folder, child: _Folder) -> None:
     parent.fd = os.open("..", OPEN_FOLDER, dir_fd=child.fd)
     about = os.fstat(parent.fd)
     if (about.st_dev, about.st_ino) != parent.identity:
-        raise FailedPrecondition(_WHAT, f"/{text_of(child.path)} was moved while it was read", hint=FREEZE)
-
-
-def text_of(path: bytes) -> str:
-    """A path for people."""
-    return path.decode(errors="backslashreplace")
+        raise MovedAway(_WHAT, f"/{text_of(child.path)} was moved while it was read", hint=FREEZE)

@@ -420,8 +420,12 @@ class TarReader:
         entry.extents = tuple(extents)
         entry.offset = end - stored
         entry.size = real_size
-        self._skip(stored)
+        self._pass_stored(entry, stored)
         self._take(-stored % BLOCK)
+
+    def _pass_stored(self, entry: Entry, stored: int) -> None:
+        """Go past the bytes of a sparse file."""
+        self._skip(stored)
 
 
 def _name(header: bytes) -> bytes:

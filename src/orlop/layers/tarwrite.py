@@ -7,22 +7,34 @@ left empty, since an image's numbers mean nothing on the machine that commits.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import DataLoss
 from orlop.layers import pax
 from orlop.layers.builder import IndexBuilder
+from orlop.layers.hashing import SideHash
 from orlop.layers.index import BLOCK, LayerIndex, Xattrs
 from orlop.layers.tarread import Entry
+from orlop.linux.files import sync_range
 from orlop.spec.digest import DiffID
 
-__all__ = ["Member", "TarWriter", "WrittenTar"]
+if TYPE_CHECKING:
+    import hashlib
 
+__all__ = ["Member", "TarWriter", "WrittenTar", "headers"]
+
+BATCH = 1 << 20  # bytes that are written at once: small files cost no system call each
+WRITE_BACK = 8 << 20  # bytes after which they are on their way to the disk, so that the fsync is short
+_USTAR = b"ustar\x0000" + bytes(64)  # POSIX.1, "ustar Interchange Format"; no names of owners
+_TAIL = bytes(100) + _USTAR + bytes(16 + 167)  # what follows the kind of what has no target and no device
+_TAIL_SUM = sum(_TAIL)
+_SPACES = sum(b"        ")  # what the checksum counts in its own place
 _OCTAL_7 = 8**7
 _OCTAL_11 = 8**11
 _TYPES = {
@@ -66,59 +78,117 @@ class WrittenTar:
 
 
 class TarWriter:
-    """Writes one archive to a descriptor, from its start."""
+    """Writes one archive to a descriptor, from its start.
 
-    def __init__(self, out: int, *, limits: Limits = DEFAULT_LIMITS) -> None:
+    With ``write_back`` the kernel is told to begin writing to the disk as the archive grows.
+    """
+
+    def __init__(self, out: int, *, limits: Limits = DEFAULT_LIMITS, write_back: bool = False) -> None:
         self._out = out
-        self._hash = hashlib.sha256()
-        self._at = 0
+        self._hash = SideHash()
+        self._at = 0  # the end of the archive, of which the last ``_held`` bytes are still in ``_pieces``
+        self._held = 0
+        self._pieces: list[bytes] = []
+        self._begun = 0 if write_back else None  # how much is on its way to the disk
         self._builder = IndexBuilder(limits=limits)
 
-    def add(self, member: Member, read: Callable[[], bytes] | None = None) -> None:
-        """Write one entry.
+    def add(
+        self,
+        member: Member,
+        read: Callable[[], bytes] | None = None,
+        settled: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Write one entry; False if it is not in the archive after all.
 
         ``read`` gives the next chunk of a regular file's bytes and must give ``member.size`` of them
-        in all; `DataLoss` is raised otherwise.
+        in all; `DataLoss` is raised otherwise.  With ``settled`` an entry that gave too few or too many, or
+        that is not settled once it is written, is taken back as if it had never been there.
         """
         header = headers(member)
+        size = member.size if not member.hard and stat.S_ISREG(member.mode) else 0
+        if self._held + len(header) + size > BATCH:
+            self._flush()
+        before = self._mark(len(header) + size) if settled is not None else None
         self._write(header)
         start = self._at
-        if member.size and not member.hard and stat.S_ISREG(member.mode):
-            left = member.size
+        if size:
+            left = size
             while left:
                 chunk = read() if read is not None else b""
                 if not chunk or len(chunk) > left:
+                    if before is not None:
+                        return self._rewind(*before)
                     raise DataLoss(
                         f"write /{member.path.decode(errors='replace')}", "its size changed while it was read"
                     )
                 left -= len(chunk)
                 self._write(chunk)
-            self._write(bytes(-member.size % BLOCK))
+            if size % BLOCK:
+                self._write(bytes(-size % BLOCK))
+        if before is not None and settled is not None and not settled():
+            return self._rewind(*before)
         self._builder.add(_entry(member, start))
+        return True
+
+    def _mark(self, size: int) -> tuple[int, int, hashlib._Hash | None]:
+        """A state to come back to from behind ``size`` more bytes; nothing of them is written if they fit."""
+        fits = self._held + size + BLOCK <= BATCH
+        if not fits:
+            self._flush()
+        return self._at, len(self._pieces), None if fits else self._hash.settled().copy()
+
+    def _rewind(self, at: int, pieces: int, digest: hashlib._Hash | None) -> bool:
+        """Forget what came after a mark; the index knows nothing of it yet."""
+        del self._pieces[pieces:]
+        self._held = sum(map(len, self._pieces))
+        self._at = at
+        if digest is not None:
+            os.lseek(self._out, at, os.SEEK_SET)
+            os.ftruncate(self._out, at)
+            self._hash.go_back(digest)
+            if self._begun is not None:
+                self._begun = min(self._begun, at)
+        return False
 
     def _write(self, data: bytes) -> None:
+        self._at += len(data)
+        self._held += len(data)
+        self._pieces.append(data)
+        if self._held >= BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Hash and write what is held."""
+        if not self._held:
+            return
+        data = b"".join(self._pieces) if len(self._pieces) > 1 else self._pieces[0]
+        self._pieces.clear()
+        self._held = 0
         self._hash.update(data)
         done = os.write(self._out, data)
         while done < len(data):
             done += os.write(self._out, memoryview(data)[done:])
-        self._at += len(data)
+        if self._begun is not None and self._at - self._begun >= WRITE_BACK:
+            sync_range(self._out, self._begun, self._at - self._begun)
+            self._begun = self._at
 
     def finish(self) -> WrittenTar:
         """Write the end of the archive.  The descriptor stays open, and is not synced."""
         self._write(bytes(2 * BLOCK))
+        self._flush()
         return WrittenTar(
-            diff_id=DiffID(f"sha256:{self._hash.hexdigest()}"),
+            diff_id=DiffID(f"sha256:{self._hash.settled().hexdigest()}"),
             size=self._at,
             index=self._builder.finish(self._at),
         )
 
 
-def headers(member: Member) -> bytes:
-    """The header block of an entry, with a PAX header before it where one is needed."""
+def headers(member: Member, more: Sequence[tuple[bytes, bytes]] = ()) -> bytes:
+    """The header block of an entry, with a PAX header before it where one is needed, or has ``more``."""
     path = member.path or b"."
     if stat.S_ISDIR(member.mode) and not member.hard:
         path += b"/"
-    records: list[tuple[bytes, bytes]] = []
+    records: list[tuple[bytes, bytes]] = [*more]
     if len(path) > 100:
         records.append((b"path", path))
     if len(member.link) > 100:
@@ -143,33 +213,37 @@ def headers(member: Member) -> bytes:
             escaped = name.replace(b"%", b"%25").replace(b"=", b"%3D")
             records.append((b"SCHILY.xattr." + escaped, value))
     kind = b"1" if member.hard else _TYPES[member.mode & 0o170000]
-    block = _block(path, member.mode & 0o7777, uid, gid, size, mtime, kind, member.link, member.rdev)
+    block = _block(
+        path, _numbers(member.mode & 0o7777, uid, gid, size, mtime), kind, member.link, member.rdev
+    )
     if not records:
         return block
-    body = b"".join(pax.record(key, value) for key, value in sorted(records))
-    name = (b"PaxHeaders.0/" + path.rstrip(b"/").rpartition(b"/")[2])[:100]
-    return _block(name, 0o644, 0, 0, len(body), 0, b"x", b"", 0) + body + bytes(-len(body) % BLOCK) + block
+    if len(records) == 1:
+        body = pax.record(*records[0])
+    else:
+        body = b"".join(pax.record(key, value) for key, value in sorted(records))
+    name = b"PaxHeaders.0/" + path.rstrip(b"/").rpartition(b"/")[2]
+    return b"".join((_block(name, _pax_numbers(len(body)), b"x"), body, bytes(-len(body) % BLOCK), block))
 
 
-def _block(
-    path: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, link: bytes, rdev: int
-) -> bytes:
-    device = b"%07o\0%07o\0" % (os.major(rdev), os.minor(rdev)) if kind in b"34" else bytes(16)
-    block = b"".join(
-        (
-            path[:100].ljust(100, b"\0"),
-            b"%07o\0%07o\0%07o\0" % (mode, uid, gid),
-            b"%011o\0%011o\0" % (size, mtime),
-            b"        ",
-            kind,
-            link[:100].ljust(100, b"\0"),
-            b"ustar\x0000",
-            bytes(64),
-            device,
-            bytes(167),
-        )
-    )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+def _numbers(mode: int, uid: int, gid: int, size: int, mtime: int) -> bytes:
+    return b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
+
+
+@lru_cache(maxsize=256)
+def _pax_numbers(size: int) -> bytes:
+    """Those of a PAX header: nearly all of an archive's have one of a few sizes."""
+    return _numbers(0o644, 0, 0, size, 0)
+
+
+def _block(path: bytes, numbers: bytes, kind: bytes, link: bytes = b"", rdev: int = 0) -> bytes:
+    path = path[:100]
+    tail = _TAIL
+    if link or kind in b"34":
+        device = b"%07o\0%07o\0" % (os.major(rdev), os.minor(rdev)) if kind in b"34" else bytes(16)
+        tail = link[:100].ljust(100, b"\0") + _USTAR + device + bytes(167)
+    total = sum(path) + sum(numbers) + _SPACES + kind[0] + (_TAIL_SUM if tail is _TAIL else sum(tail))
+    return b"".join((path.ljust(100, b"\0"), numbers, b"%06o\0 " % total, kind, tail))
 
 
 def _time(seconds: int, nsec: int) -> bytes:
@@ -192,8 +266,8 @@ def _entry(member: Member, offset: int) -> Entry:
     entry.mtime, entry.nsec = member.mtime, member.nsec
     entry.size = member.size if stat.S_ISREG(member.mode) and not member.hard else 0
     entry.offset = offset
-    entry.rdev = (os.major(member.rdev), os.minor(member.rdev))
+    entry.rdev = (os.major(member.rdev), os.minor(member.rdev)) if member.rdev else (0, 0)
     entry.dirty = False
-    entry.xattrs = () if member.hard else tuple(sorted(member.xattrs))
+    entry.xattrs = () if member.hard or not member.xattrs else tuple(sorted(member.xattrs))
     entry.extents = None
     return entry

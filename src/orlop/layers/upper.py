@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from types import TracebackType
+from typing import Self
 
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import TRUSTED
@@ -15,6 +17,7 @@ from orlop.layers.nested import TRUSTED
 __all__ = [
     "OPEN_FILE",
     "OPEN_FOLDER",
+    "Below",
     "is_opaque",
     "is_whiteout",
     "open_below",
@@ -28,17 +31,19 @@ OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLO
 
 def read_xattrs(path: bytes, *, follow: bool) -> Xattrs:
     """All xattrs of a thing in the upper, overlay's own included, sorted."""
+    names = os.listxattr(path, follow_symlinks=follow)
+    if not names:
+        return ()
     return tuple(
-        sorted(
-            (os.fsencode(name), os.getxattr(path, name, follow_symlinks=follow))
-            for name in os.listxattr(path, follow_symlinks=follow)
-        )
+        sorted((os.fsencode(name), os.getxattr(path, name, follow_symlinks=follow)) for name in names)
     )
 
 
 def overlay_xattr(xattrs: Xattrs, name: bytes, marks: bytes = TRUSTED) -> bytes | None:
     """The value of one of overlayfs's own xattrs, whose names begin with ``marks``."""
-    return next((value for key, value in xattrs if key == marks + name), None) if marks else None
+    if not (xattrs and marks):
+        return None
+    return next((value for key, value in xattrs if key == marks + name), None)
 
 
 def is_opaque(xattrs: Xattrs, marks: bytes = TRUSTED) -> bool:
@@ -58,13 +63,61 @@ def is_whiteout(about: os.stat_result, xattrs: Xattrs, marks: bytes = TRUSTED) -
 
 def open_below(upper: int, path: bytes) -> int:
     """Open a file of the upper by its path, of any length."""
-    fd = os.dup(upper)
-    parts = path.split(b"/")
+    folder, _, name = path.rpartition(b"/")
+    fd = _open_folder(upper, folder)
     try:
-        for part in parts[:-1]:
+        return os.open(name, OPEN_FILE, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+class Below:
+    """Opens files of the upper by their paths; the folder of the last one stays open for the next.
+
+    A context manager.  Used by one thread.
+    """
+
+    def __init__(self, upper: int) -> None:
+        self._upper = upper
+        self._folder: bytes | None = None
+        self._fd = -1
+
+    def open(self, path: bytes) -> int:
+        """As `open_below`."""
+        folder, _, name = path.rpartition(b"/")
+        if folder == self._folder:
+            try:
+                return os.open(name, OPEN_FILE, dir_fd=self._fd)
+            except OSError:
+                pass  # the folder may be another now
+        self.close()
+        self._fd = _open_folder(self._upper, folder)
+        self._folder = folder
+        return os.open(name, OPEN_FILE, dir_fd=self._fd)
+
+    def close(self) -> None:
+        """Let go of the folder.  Idempotent."""
+        if self._folder is not None:
+            os.close(self._fd)
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _open_folder(upper: int, path: bytes) -> int:
+    fd = os.dup(upper)
+    try:
+        for part in path.split(b"/") if path else ():
             deeper = os.open(part, OPEN_FOLDER, dir_fd=fd)
             os.close(fd)
             fd = deeper
-        return os.open(parts[-1], OPEN_FILE, dir_fd=fd)
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
