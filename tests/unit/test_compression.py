@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orlop.errors import InvalidArgument
-from orlop.layers.compression import CHUNK, compress, decompress, detect
+from orlop.layers.compression import CHUNK, decompress, detect
 from support.images import compress as blob
 from support.layers import Layer
 
@@ -142,24 +142,6 @@ def test_damage_is_refused_or_does_not_show(form: str, data: st.DataObject) -> N
     packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(InvalidArgument):
         plain(bytes(packed), chunk=data.draw(st.sampled_from([1, 100, 1 << 16])))
-
-
-# ------------------------------------------------------------------ compression
-
-
-def test_compression_is_one_gzip_member_and_deterministic() -> None:
-    packed = b"".join(compress(chunked(PLAIN, 1000), "isal-2"))
-    assert gzip.decompress(packed) == PLAIN
-    member = zlib.decompressobj(31)
-    assert member.decompress(packed) == PLAIN
-    assert (member.eof, member.unused_data) == (True, b"")
-    assert packed == b"".join(compress(chunked(PLAIN, 1000), "isal-2"))
-    assert packed[4:10] in {b"\0\0\0\0\0\xff", b"\0\0\0\0\0\x03", b"\0\0\0\0\4\xff"}  # no time, no name
-
-
-def test_an_unknown_recipe_is_refused() -> None:
-    with pytest.raises(InvalidArgument):
-        list(compress([b""], "isal-99"))
 
 
 def _zstd() -> Any:

@@ -1,4 +1,4 @@
-"""Decompression and compression of layers' blobs, as streams of chunks.
+"""Decompression of layers' blobs, as streams of chunks.
 
 The form is told by the first bytes, not by the media type, which registries and tools get wrong; what has
 the checksum of a tar's first header is a tar, whatever its first name looks like.
@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from orlop.errors import InvalidArgument
 
-__all__ = ["CHUNK", "RECIPES", "Form", "compress", "decompress", "detect", "preload"]
+__all__ = ["CHUNK", "Form", "decompress", "detect", "preload", "zstd_module"]
 
 Form = Literal["plain", "gzip", "zstd", "bzip2", "xz"]
 
@@ -150,7 +150,7 @@ def _decoder(form: Form) -> Callable[[], Any]:
 
         return lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
     if form == "zstd":
-        zstd = _zstd()
+        zstd = zstd_module()
         options = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
         return lambda: zstd.ZstdDecompressor(options=options)
     if form == "bzip2":
@@ -170,7 +170,7 @@ def _errors(form: Form) -> tuple[type[Exception], ...]:
 
         own.append(igzip_lib.IsalError)
     elif form == "zstd":
-        own.append(_zstd().ZstdError)
+        own.append(zstd_module().ZstdError)
     elif form == "xz":
         import lzma
 
@@ -178,7 +178,8 @@ def _errors(form: Form) -> tuple[type[Exception], ...]:
     return tuple(own)
 
 
-def _zstd() -> Any:  # noqa: ANN401 - one of two modules with the same interface
+def zstd_module() -> Any:  # noqa: ANN401 - one of two modules with the same interface
+    """The library for zstd: Python's own, or its backport."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
@@ -190,24 +191,3 @@ def preload() -> None:
     """Import the decoders now, before the process gives up its right to open files."""
     for form in ("gzip", "zstd", "bzip2", "xz"):
         _decoder(form)
-
-
-RECIPES = ("isal-2",)
-"""How orlop compresses: library and level.  A recipe never changes its meaning; new ones get names."""
-
-
-def compress(chunks: Iterable[bytes], recipe: str) -> Iterator[bytes]:
-    """Compress a stream by a recipe.  Deterministic for one version of the library.
-
-    ``isal-2`` is gzip in a single member (several confuse some pullers), without name or time.
-    """
-    if recipe not in RECIPES:
-        raise InvalidArgument("compress layer", f"unknown recipe {recipe!r}")
-    from isal import isal_zlib
-
-    packer = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
-    for chunk in chunks:
-        packed = packer.compress(chunk)
-        if packed:
-            yield packed
-    yield packer.flush()
