@@ -64,7 +64,8 @@ _DOCUMENT = (
     "OR EXISTS (SELECT 1 FROM image_manifests WHERE image_manifests.digest = blobs.digest) "
     "OR EXISTS (SELECT 1 FROM index_blobs WHERE index_blobs.digest = blobs.digest) "
     "OR EXISTS (SELECT 1 FROM config_layers WHERE config_digest = blobs.digest) "
-    "OR EXISTS (SELECT 1 FROM prepared WHERE config_digest = blobs.digest)"
+    "OR EXISTS (SELECT 1 FROM prepared WHERE config_digest = blobs.digest) "
+    "OR EXISTS (SELECT 1 FROM checkpoints WHERE config_digest = blobs.digest)"
 )
 
 
@@ -94,6 +95,8 @@ def malformed(tx: Transaction) -> list[str]:
         ("index_blobs", Digest, "SELECT digest FROM index_blobs"),
         ("image_manifests", Digest, "SELECT digest FROM image_manifests"),
         ("prepared", Digest, "SELECT config_digest FROM prepared"),
+        ("checkpoints", Digest, "SELECT config_digest FROM checkpoints"),
+        ("captures", DiffID, "SELECT diff_id FROM captures WHERE diff_id IS NOT NULL"),
     )
     for table, kind, query in queries:
         for (text,) in tx.execute(query):
@@ -206,8 +209,11 @@ def layer_users(tx: Transaction, diff_id: DiffID) -> tuple[list[str], list[str]]
         "SELECT path FROM prepared WHERE chain_id IN (SELECT id FROM used) OR config_digest IN "
         "(SELECT config_digest FROM config_layers WHERE diff_id = ?) "
         "UNION SELECT path FROM root_mounts JOIN prepared ON prepared.id = root "
-        "WHERE root_mounts.chain_id IN (SELECT id FROM used) ORDER BY path",
-        (diff_id, diff_id),
+        "WHERE root_mounts.chain_id IN (SELECT id FROM used) "
+        "UNION SELECT path FROM checkpoints JOIN prepared ON prepared.id = root "
+        "WHERE checkpoints.config_digest IN (SELECT config_digest FROM config_layers WHERE diff_id = ?) "
+        "ORDER BY path",
+        (diff_id, diff_id, diff_id),
     ).fetchall()
     return [row[0] for row in names], [row[0] for row in paths]
 
@@ -342,8 +348,9 @@ def origin_of(tx: Transaction, digest: Digest) -> Origin | None:
     names = _names_of(tx, digest)
     config = tx.execute(
         "SELECT 1 FROM images WHERE config_digest = ? UNION SELECT 1 FROM prepared WHERE config_digest = ? "
+        "UNION SELECT 1 FROM checkpoints WHERE config_digest = ? "
         "UNION SELECT 1 FROM config_layers WHERE config_digest = ?",
-        (digest, digest, digest),
+        (digest, digest, digest, digest),
     ).fetchone()
     if known is None and not names and config is None:
         return None

@@ -102,8 +102,9 @@ class Saved:
 
     ``manifests`` are pairs of a config and a manifest of it; ``parts`` are indexes with a blob that each
     needs beyond its images, and that blob's media type; ``sources`` blobs with registries and
-    repositories that have had them, the latest first; ``layers`` and ``blobs`` sizes by digest, of what was
-    on disk; ``roots`` counts prepared roots.
+    repositories that have had them, the latest first; ``annotations`` are configs with a key and a value for
+    the manifest that they will get; ``layers`` and ``blobs`` sizes by digest, of what was on disk; ``roots``
+    counts prepared roots.
     """
 
     images: tuple[SavedImage, ...]
@@ -112,6 +113,7 @@ class Saved:
     parts: tuple[tuple[str, str, str], ...]
     made: tuple[SavedBlob, ...]
     sources: tuple[tuple[str, str, str], ...]
+    annotations: tuple[tuple[str, str, str], ...]
     layers: dict[str, int]
     blobs: dict[str, int]
     roots: int
@@ -400,6 +402,13 @@ def _read(copy: sqlite3.Connection, namespace: str) -> Saved:
                 copy,
                 tuple[str, str, str],
                 "SELECT digest, registry, repository FROM blob_sources ORDER BY seen_at DESC",
+            )
+        ),
+        annotations=tuple(
+            _rows(
+                copy,
+                tuple[str, str, str],
+                "SELECT config_digest, key, value FROM image_annotations ORDER BY 1, 2",
             )
         ),
         layers=dict(_rows(copy, tuple[str, int], "SELECT diff_id, size FROM layers ORDER BY diff_id")),

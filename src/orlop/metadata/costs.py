@@ -72,6 +72,7 @@ _MADE = {
 _HELD = """
 SELECT 'config', config_digest FROM prepared
 UNION SELECT 'config', config_digest FROM root_mounts WHERE config_digest IS NOT NULL
+UNION SELECT 'config', config_digest FROM checkpoints
 UNION SELECT 'layer', diff_id FROM chain_layers WHERE chain_id IN (
   SELECT chain_id FROM prepared UNION SELECT chain_id FROM root_mounts WHERE chain_id IS NOT NULL)
 UNION SELECT 'layer', diff_id FROM folder_layers WHERE folder IN (SELECT folder FROM root_folders)
@@ -155,6 +156,8 @@ SELECT kind, name, note FROM (
     FROM index_blobs JOIN images USING (index_digest)
   UNION ALL SELECT 'root', path, 'config', config_digest, 'prepared from it' FROM prepared
   UNION ALL SELECT 'root', path, 'chain', chain_id, 'stands on it' FROM prepared
+  UNION ALL SELECT 'root', path, 'config', c.config_digest, 'its checkpoint ' || name
+    FROM checkpoints c JOIN prepared ON id = root
   UNION ALL SELECT 'root', path, 'config', m.config_digest, 'mounted in it at ' || target
     FROM root_mounts m JOIN prepared ON id = root
   UNION ALL SELECT 'root', path, 'chain', m.chain_id, 'mounted in it at ' || target
@@ -339,6 +342,7 @@ _NAMED = {
     "config": ("config_layers", "config_digest"),
     "image": ("images", "config_digest"),
     "prepared": ("prepared", "config_digest"),
+    "checkpoint": ("checkpoints", "config_digest"),
     "manifest": ("image_manifests", "digest"),
     "name's manifest": ("images", "manifest_digest"),
     "platform's manifest": ("image_platforms", "manifest_digest"),

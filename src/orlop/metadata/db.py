@@ -17,7 +17,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +38,7 @@ from orlop.observe import Call, reached
 
 __all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
 PATIENCE = 60.0  # seconds that a write without a call waits: one stopped in its turn must not hold up all
@@ -320,6 +319,8 @@ def _is_full(exc: sqlite3.Error) -> bool:
 
 def script(number: int) -> str:
     """The SQL that makes a version of the schema of the one before."""
+    from importlib import resources  # for a new or an old store alone
+
     return resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql").read_text()
 
 

@@ -156,7 +156,8 @@ def suspects_of_root(tx: Transaction, root_id: str) -> Suspects:
     """
     rows = tx.execute(
         "SELECT config_digest FROM prepared WHERE id = ?1 "
-        "UNION SELECT config_digest FROM root_mounts WHERE root = ?1 AND config_digest IS NOT NULL",
+        "UNION SELECT config_digest FROM root_mounts WHERE root = ?1 AND config_digest IS NOT NULL "
+        "UNION SELECT config_digest FROM checkpoints WHERE root = ?1",
         (root_id,),
     )
     return Suspects(configs={row[0] for row in rows})
@@ -231,7 +232,11 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
     for refs, statements in (
         (
             gone.layers,
-            ("DELETE FROM layers WHERE diff_id = ?", "DELETE FROM layer_blobs WHERE diff_id = ?"),
+            (
+                "DELETE FROM layers WHERE diff_id = ?",
+                "DELETE FROM layer_blobs WHERE diff_id = ?",
+                "DELETE FROM captures WHERE diff_id = ?",
+            ),
         ),
         (
             gone.blobs,
@@ -247,6 +252,7 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
             (
                 "DELETE FROM config_layers WHERE config_digest = ?",
                 "DELETE FROM image_manifests WHERE config_digest = ?",
+                "DELETE FROM image_annotations WHERE config_digest = ?",
             ),
         ),
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "ManifestRow",
     "add_config",
     "add_manifest",
+    "annotations_of",
     "config_layers",
     "config_size",
     "count_images",
@@ -30,6 +31,8 @@ __all__ = [
     "list_images",
     "list_with_sizes",
     "manifest_of",
+    "manifests_of",
+    "put_annotations",
     "put_image",
     "touch_image",
 ]
@@ -212,6 +215,29 @@ def add_manifest(tx: Transaction, config: Digest, manifest: ManifestRow) -> None
         "INSERT OR IGNORE INTO image_manifests (config_digest, digest, media_type, size) VALUES (?, ?, ?, ?)",
         (config, manifest.digest, manifest.media_type, manifest.size),
     )
+
+
+def put_annotations(tx: Transaction, config: Digest, annotations: Mapping[str, str]) -> None:
+    """Say what the next manifest of a config is to be annotated with; what was said before is forgotten."""
+    tx.execute("DELETE FROM image_annotations WHERE config_digest = ?", (config,))
+    tx.executemany(
+        "INSERT INTO image_annotations (config_digest, key, value) VALUES (?, ?, ?)",
+        [(config, key, value) for key, value in sorted(annotations.items())],
+    )
+
+
+def annotations_of(tx: Transaction, config: Digest) -> dict[str, str]:
+    """The annotations for a manifest that is made of a config."""
+    rows = tx.execute(
+        "SELECT key, value FROM image_annotations WHERE config_digest = ? ORDER BY key", (config,)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def manifests_of(tx: Transaction, config: Digest) -> list[Digest]:
+    """The manifests that are known of a config, in the order of their digests."""
+    rows = tx.execute("SELECT digest FROM image_manifests WHERE config_digest = ? ORDER BY digest", (config,))
+    return [Digest(row[0]) for row in rows]
 
 
 def manifest_of(tx: Transaction, digest: Digest) -> ManifestRow | None:

@@ -1,7 +1,8 @@
 """What is needed: the one rule that says whether a thing may be forgotten.
 
-Needed are, directly, the configs of image names (of an index all that a name holds), of prepared roots and
-of images mounted in them, the chains of roots, and what leases and unexpired pins keep.  From there:
+Needed are, directly, the configs of image names (of an index all that a name holds), of prepared roots,
+their checkpoints and images mounted in them, the chains of roots, and what leases and unexpired pins keep.
+From there:
 
 - a *config* is needed only directly;
 - a *layer* if it is kept itself, if a needed config lists it, or if a chain or folder under a root has it;
@@ -20,7 +21,6 @@ part finds its rows by an index, so a decision costs what refers to the thing, n
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,6 +63,8 @@ class Needs:
         self._rule = _rule(self._absent)
         self._values: dict[str, object] = {"now": now}
         if without:
+            import json
+
             self._values["namespace"] = without.namespace
             for kind in _ABSENT:
                 self._values[f"gone_{kind}"] = json.dumps(sorted(getattr(without, kind)))
@@ -91,6 +93,8 @@ class Needs:
         """Those of some things of a ``kind`` that are not needed, in order."""
         if not self._absent:
             return sorted(ref for ref in refs if not self._ask(kind, ref))
+        import json
+
         # In one statement: else the lists of what is taken away would be read anew for each thing.
         condition = self._rule[kind].format(x="t.value")
         query = f"SELECT t.value FROM json_each(:refs) t WHERE NOT {condition} ORDER BY 1"
@@ -137,7 +141,8 @@ def _rule(absent: bool) -> Mapping[str, str]:
     def config(x: str) -> str:
         named = some("images", f"config_digest = {x}", "images", "name")
         held = some("image_platforms", f"config_digest = {x}", "images", "name")
-        return either(named, held, *used("config_digest", x), *kept("config", x))
+        point = some("checkpoints", f"config_digest = {x}", "roots", "root")
+        return either(named, held, *used("config_digest", x), point, *kept("config", x))
 
     def layer(x: str) -> str:
         held = either(*used("chain_id", "hl.chain_id"), *kept("chain", "hl.chain_id"))

@@ -23,6 +23,7 @@ __all__ = [
     "chain_users",
     "count_roots",
     "delete_root",
+    "drop_labels",
     "get_chain",
     "get_root",
     "is_root",
@@ -30,6 +31,7 @@ __all__ = [
     "list_roots",
     "mapping_users",
     "mounts_of",
+    "move_root",
     "root_ids",
     "set_mounted",
 ]
@@ -315,7 +317,24 @@ def set_mounted(tx: Transaction, root_id: str, *, mounted: bool, made_target: bo
     )
 
 
+def move_root(tx: Transaction, root_id: str, path: str, labels: Mapping[str, str]) -> None:
+    """Give a root another path, and further labels.  Raises `AlreadyExists` if it is taken."""
+    try:
+        tx.execute("UPDATE prepared SET path = ? WHERE id = ?", (path, root_id))
+    except sqlite3.IntegrityError as exc:
+        raise already_prepared(path) from exc
+    tx.executemany(
+        "INSERT OR REPLACE INTO labels (kind, owner, key, value) VALUES ('prepared', ?, ?, ?)",
+        [(root_id, key, value) for key, value in labels.items()],
+    )
+
+
+def drop_labels(tx: Transaction, root_id: str) -> None:
+    """Take away all labels of a prepared root."""
+    tx.execute("DELETE FROM labels WHERE kind = 'prepared' AND owner = ?", (root_id,))
+
+
 def delete_root(tx: Transaction, root_id: str) -> bool:
     """Forget a prepared root; whether there was one."""
-    tx.execute("DELETE FROM labels WHERE kind = 'prepared' AND owner = ?", (root_id,))
+    drop_labels(tx, root_id)
     return tx.execute("DELETE FROM prepared WHERE id = ?", (root_id,)).rowcount > 0

@@ -80,9 +80,9 @@ def platform_configs(tx: Transaction, namespace: str) -> dict[str, set[str]]:
 
 
 def held_configs(tx: Transaction) -> set[str]:
-    """The configs of prepared roots, and of images mounted in them."""
+    """The configs of prepared roots, of their checkpoints, and of images mounted in them."""
     query = (
-        "SELECT config_digest FROM prepared "
+        "SELECT config_digest FROM prepared UNION SELECT config_digest FROM checkpoints "
         "UNION SELECT config_digest FROM root_mounts WHERE config_digest IS NOT NULL"
     )
     return {row[0] for row in tx.execute(query)}
@@ -117,6 +117,7 @@ def is_unused_since(
     row = tx.execute(
         f"SELECT NOT EXISTS (SELECT 1 FROM prepared WHERE config_digest IN {configs}) "
         f"AND NOT EXISTS (SELECT 1 FROM root_mounts WHERE config_digest IN {configs}) "
+        f"AND NOT EXISTS (SELECT 1 FROM checkpoints WHERE config_digest IN {configs}) "
         f"AND NOT EXISTS (SELECT 1 FROM pins WHERE kind = 'config' AND ref IN {configs} "
         "  AND (expires_at IS NULL OR expires_at > :now)) "
         "FROM images WHERE namespace = :namespace AND name = :name AND config_digest = :config "
