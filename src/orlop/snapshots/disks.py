@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 
 from orlop.errors import FailedPrecondition
@@ -130,6 +129,8 @@ class Disks:
 
 
 def _make_filesystem(image: Path, what: str) -> None:
+    import subprocess
+
     try:
         done = subprocess.run(
             [*_MKFS, os.fspath(image)],

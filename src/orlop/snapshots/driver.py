@@ -16,6 +16,7 @@ from typing import Protocol
 from orlop.config import Driver as DriverName
 from orlop.errors import InvalidArgument
 from orlop.linux.mountinfo import MountEntry
+from orlop.linux.sync import Sync
 
 __all__ = ["ChainImage", "Driver", "Fill", "Ground", "MountSpec", "Root", "Table", "check_self_contained"]
 
@@ -88,9 +89,10 @@ class Driver(Protocol):
 
     name: DriverName
 
-    def create(self, root: Root, fill: Fill) -> None:
+    def create(self, root: Root, fill: Fill, *, sync: Sync | None = None) -> None:
         """Make the writable part of a root that is no view, in ``root.folder``; durable on return.
 
+        ``sync`` is used in place of the store's own: who makes many roots has them durable together.
         On failure the caller discards the folder.
         """
         ...

@@ -122,9 +122,9 @@ class ErofsDriver:
 
     # -- prepared roots -------------------------------------------------------------------------
 
-    def create(self, root: Root, fill: Fill) -> None:
+    def create(self, root: Root, fill: Fill, *, sync: Sync | None = None) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
-        stacks.create_upper(root.folder, fill, self._sync)
+        stacks.create_upper(root.folder, fill, sync or self._sync)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""

@@ -27,7 +27,7 @@ class NativeDriver:
     def __init__(self, *, sync: Sync = DURABLE) -> None:
         self._sync = sync
 
-    def create(self, root: Root, fill: Fill) -> None:
+    def create(self, root: Root, fill: Fill, *, sync: Sync | None = None) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
         with system_errors(f"prepare {root.folder}"):
             root.folder.mkdir(mode=0o700)
@@ -37,7 +37,7 @@ class NativeDriver:
             fill(tree, whole=True)
             reached("root.filled")
             for place in (root.folder, root.folder.parent):
-                self._sync.folder(place)
+                (sync or self._sync).folder(place)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""

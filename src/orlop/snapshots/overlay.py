@@ -41,9 +41,9 @@ class OverlayDriver:
         room -= 2 * (len(str(prepared)) + _ID_LENGTH + len("//upper"))
         return max(2, min(MAX_STACK, room // (len(str(folder)) + 1)))
 
-    def create(self, root: Root, fill: Fill) -> None:
+    def create(self, root: Root, fill: Fill, *, sync: Sync | None = None) -> None:
         """See `orlop.snapshots.driver.Driver.create`."""
-        stacks.create_upper(root.folder, fill, self._sync)
+        stacks.create_upper(root.folder, fill, sync or self._sync)
 
     def upper(self, root: Root) -> Path:
         """See `orlop.snapshots.driver.Driver.upper`."""

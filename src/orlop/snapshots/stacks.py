@@ -82,7 +82,7 @@ def check_room(spec: MountSpec, attempted: str) -> MountSpec:
 
 
 def create_upper(folder: Path, fill: Fill, sync: Sync) -> None:
-    """Make upper and work folder in a new folder; durable on return.
+    """Make upper and work folder in a new folder; durable on return, as ``sync`` has it.
 
     The overlay's root folder shows the upper's own mode, owner and xattrs, so they are the image's from
     the start.

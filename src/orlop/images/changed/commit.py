@@ -1,134 +1,144 @@
 """Commit: what changed below a prepared root becomes a layer, and the layer an image.
 
-Only the upper is read; nothing is compressed.  The tar is hashed and indexed while it is written, so the
-diff ID is known with its last byte.  The image has a config and no manifest: that comes with its blobs,
-when it is pushed.
+The layer is `orlop.images.changed.capture`'s.  The image has a config and no manifest: that comes with its
+blobs, when it is pushed, and has the annotations that are remembered here.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
+from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.images import names
 from orlop.images.api import CommitOptions, ImageInfo
 from orlop.images.chains import Chains
-from orlop.images.changed.changes import apply_change, is_text
-from orlop.images.core import Core, Lease
+from orlop.images.changed.annotations import check_annotations, of_image, of_root
+from orlop.images.changed.capture import Capture, Shape
+from orlop.images.changed.changes import Editor, is_text
+from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.names import new_name
 from orlop.images.naming import name_image
+from orlop.images.platforms import best, held, not_held
 from orlop.images.prepared.roots import RootService
-from orlop.images.space import needing
-from orlop.images.transfer.ingest import LayerIngest
-from orlop.layers.diff import changes
-from orlop.layers.layerwrite import least_size, write_layer
-from orlop.layers.worker.client import Unpacked
-from orlop.metadata import layers
-from orlop.metadata.db import Transaction
-from orlop.metadata.layers import LayerRow
-from orlop.metadata.roots import RootRow
-from orlop.observe import Call, Progress, reached
+from orlop.layers.excludes import Excludes
+from orlop.metadata.roots import ChainRow, RootRow
+from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, Digest
-from orlop.spec.documents import encode, parse_config, parse_json
+from orlop.spec.documents import ImageConfig, encode, parse_config, parse_json
 
-__all__ = ["Committer"]
+__all__ = ["Committer", "edit_config"]
+
+_LINE = "orlop commit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Base:
+    """The image that a commit is put on: its documents, and where that is not the root's own, its chain."""
+
+    data: bytes
+    config: ImageConfig
+    diff_ids: tuple[DiffID, ...]
+    annotations: Mapping[str, str]
+    stack: tuple[ChainRow, ...] | None = None
 
 
 class Committer:
     """Commits roots of one store.  Thread-safe."""
 
-    def __init__(self, core: Core, chains: Chains, roots: RootService, ingest: LayerIngest) -> None:
+    def __init__(self, core: Core, chains: Chains, roots: RootService, capture: Capture) -> None:
         self._core = core
         self._chains = chains
         self._roots = roots
-        self._ingest = ingest
+        self._capture = capture
 
     def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> ImageInfo:
         """See `orlop.images.api.Roots.commit`."""
         what = f"commit {path}"
         full = new_name(name, what) if name else f"localhost/commit:{secrets.token_hex(8)}"
-        core = self._core
+        core, excludes = self._core, Excludes.parse(options.exclude)
+        check_annotations(options.annotations, what)
         self._roots.require(path, what)
         with core.lease(what) as lease, core.locked("path", path, call=call, attempted=what):
             root = self._roots.require(path, what)
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
             self._roots.grounds.check_privilege(root, what)
-            data = core.blobs.read(root.config)
-            old = parse_config(data, what)
-            document = parse_json(data, what)
+            base = self._own_base(root, what, call)
+            if options.base is not None:
+                base = self._other_base(options.base, base.config, lease, what, call)
+            document = parse_json(base.data, what)
             edit_config(document, None, options)  # refuses what it will refuse before the work is done
-            call.observer.progress(Progress(item=path, phase="reading"))
-            diff_id = self._capture(root, lease, call)
+            shape = Shape(excludes=excludes, newest=options.newest, base=base.stack, squash=options.squash)
+            with self._standing_still(options.freeze, what, call):
+                call.observer.progress(Progress(item=path, phase="reading"))
+                diff_id = self._capture.layer(root, lease, call, shape=shape)
             config = edit_config(document, diff_id, options)
             digest = Digest.of(config)
             core.write_document(digest, config, lease=lease, call=call)
-            diff_ids = old.diff_ids() + ((diff_id,) if diff_id is not None else ())
             info = name_image(
                 core,
                 full,
                 config=digest,
-                diff_ids=diff_ids,
+                diff_ids=parse_config(config, what).diff_ids(),
                 manifest=None,
+                annotations={**base.annotations, **options.annotations},
                 call=call,
             )
         call.observer.progress(Progress(item=path, phase="done"))
         return info
 
-    def _capture(self, root: RootRow, lease: Lease, call: Call) -> DiffID | None:
-        """The upper as a layer that is durable; None if nothing changed."""
+    # -- what it is put on ----------------------------------------------------------------------
+
+    def _own_base(self, root: RootRow, what: str, call: Call) -> _Base:
         core = self._core
-        if root.quota is not None:
-            self._roots.grounds.mount_disk(root, call)
-        upper_path, kind = self._roots.grounds.upper(root)
-        stack = self._roots.grounds.stack(root, call)
-        try:
-            upper = os.open(upper_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as exc:
-            raise from_oserror("commit", exc) from exc
-        try:
-            devices = [self._chains.devices(row) for row in stack]
-            with self._chains.view(stack) as view:
-                found = changes(upper, view, devices, kind=kind, call=call)
-                if not found:
-                    return None
-                least = least_size(found)
-                with needing(core.layout.root, least, f"commit {root.path}"), core.layers.new() as new:
-                    written = write_layer(found, upper, new.tar, view, devices, call=call)
-                    reached("commit.written")
-                    unpacked = Unpacked(
-                        diff_id=written.diff_id,
-                        index=written.index,
-                        encoded=written.index.encode(),
-                        tar_size=written.size,
-                    )
-                    diff_id = written.diff_id
-                    with core.locked("layer", diff_id.hex, call=call, attempted="commit"):
-                        if not self._keep(diff_id, lease, call):
-                            row = self._ingest.publish(new, unpacked)
-                            self._keep(diff_id, lease, call, row)
-                            reached("commit.named")
-                    return diff_id
-        except OSError as exc:
-            raise from_oserror("commit", exc) from exc
-        finally:
-            os.close(upper)
+        data = core.blobs.read(root.config)
+        config = parse_config(data, what)
+        return _Base(
+            data=data,
+            config=config,
+            diff_ids=config.diff_ids(),
+            annotations=of_root(core, root, what, call),
+        )
 
-    def _keep(self, diff_id: DiffID, lease: Lease, call: Call, row: LayerRow | None = None) -> bool:
-        """Put a lease on a layer, after naming it if ``row`` is given; whether it is there."""
+    def _other_base(self, name: str, own: ImageConfig, lease: Lease, what: str, call: Call) -> _Base:
+        """An image to rebase onto: that for the platform of the root's own."""
+        core = self._core
+        row = core.db.read(lambda tx: names.require(tx, NAMESPACE, name, what))
+        rows = core.db.read(lambda tx: held(tx, row))
+        found = best(core, rows, own.platform())
+        if found is None:
+            raise not_held(core, row, rows, own.platform(), what)
+        lease.keep(("config", found.config))
+        diff_ids = core.layers_of(found.config, what)
+        lease.keep(*(("layer", diff_id) for diff_id in diff_ids))
+        data = core.blobs.read(found.config)
+        return _Base(
+            data=data,
+            config=parse_config(data, what),
+            diff_ids=diff_ids,
+            annotations=of_image(core, found.config, found.manifest, what, call),
+            stack=tuple(self._chains.ensure(diff_ids, call=call)),
+        )
 
-        def body(tx: Transaction) -> bool:
-            if row is not None:
-                layers.add_layer(tx, row)
-            if layers.get_layer(tx, diff_id) is None:
-                return False
-            lease.add(tx, "layer", diff_id)
-            return True
+    @contextlib.contextmanager
+    def _standing_still(self, cgroup: str, what: str, call: Call) -> Iterator[None]:
+        """Have a cgroup frozen for the length of a ``with`` block, if one is named."""
+        if not cgroup:
+            yield
+            return
+        from orlop.linux.cgroups import find_cgroup, frozen
 
-        lease.mark_used()
-        return self._core.db.write(body, call=call)
+        found = find_cgroup(cgroup, what)
+        # Two that freeze it at once would thaw it for one another.
+        with self._core.locked("cgroup", found.key, call=call, attempted=what):
+            call.observer.progress(Progress(item=cgroup, phase="freezing"))
+            with frozen(found, attempted=what, call=call):
+                yield
 
 
 def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: CommitOptions) -> bytes:
@@ -147,25 +157,29 @@ def edit_config(document: dict[str, Any], diff_id: DiffID | None, options: Commi
         raise InvalidArgument("edit config", f"no date has the time {options.created}") from exc
     stamp = created.isoformat().replace("+00:00", "Z")
     rootfs = dict(document["rootfs"])
-    old_ids = list(rootfs.get("diff_ids") or [])
+    old_ids: list[str] = list(rootfs.get("diff_ids") or [])
     history = list(document.get("history") or [])
     known = sum(not line.get("empty_layer") for line in history)
     history += [{"created_by": "unknown"}] * max(0, len(old_ids) - known)  # one line for each layer
-    line: dict[str, Any] = {"created": stamp, "created_by": "orlop commit"}
+    line: dict[str, Any] = {"created": stamp, "created_by": _LINE}
     if options.author:
         line["author"] = options.author
     if options.message:
         line["comment"] = options.message
+    if options.squash:  # what was done before is told still, and that it has no layer of its own any more
+        history = [{**before, "empty_layer": True} for before in history]
+        line["created_by"] += " --squash"
+        old_ids = []
     if diff_id is None:
         line["empty_layer"] = True
-    else:
-        rootfs["diff_ids"] = [*old_ids, str(diff_id)]
+    rootfs["diff_ids"] = [*old_ids, *([str(diff_id)] if diff_id is not None else [])]
     config = dict(document.get("config") or {})
-    for change in options.changes:
-        apply_change(config, change)
     edited = {**document, "created": stamp, "rootfs": rootfs, "history": [*history, line], "config": config}
     if options.author:
         edited["author"] = options.author
+    editor = Editor(edited)
+    for change in options.changes:
+        editor.apply(change)
     for stale in ("container", "container_config", "id", "parent"):  # docker's own, about another container
         edited.pop(stale, None)
     return encode(edited)

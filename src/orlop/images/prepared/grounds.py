@@ -11,21 +11,20 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orlop.errors import FailedPrecondition, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.folders import Folders
 from orlop.images.prepared.idmaps import SPARE_ID, parse_maps
 from orlop.layers.diff import Upper
-from orlop.layers.folder import FolderWriter, Item
 from orlop.layers.forms import FORMS, Form, FormName
-from orlop.layers.index import LayerIndex
-from orlop.layers.sources import DeviceFiles, tree_items
 from orlop.layers.stamps import Stamps, stamp_tree
 from orlop.linux import userns
 from orlop.linux.files import can_reflink
+from orlop.linux.sync import Sync
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import images, roots
 from orlop.metadata.roots import ChainRow, RootRow
@@ -33,6 +32,11 @@ from orlop.observe import Call, reached
 from orlop.snapshots.driver import ChainImage, Driver, Ground, Root
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
+
+if TYPE_CHECKING:
+    from orlop.images.folders import Folders
+    from orlop.layers.folder import Item
+    from orlop.layers.index import LayerIndex
 
 __all__ = ["STAMPS", "Grounds"]
 
@@ -55,8 +59,14 @@ class Grounds:
     def __init__(self, core: Core, chains: Chains) -> None:
         self._core = core
         self._chains = chains
-        self.folders = Folders(core, chains)
         self._roots: dict[str, Item] = {}  # root folders of chains, so that not every Prepare reads them
+
+    @cached_property
+    def folders(self) -> Folders:
+        """Layers and chains as folders, for the drivers that need them."""
+        from orlop.images.folders import Folders
+
+        return Folders(self._core, self._chains)
 
     # -- in the driver's terms ------------------------------------------------------------------
 
@@ -286,8 +296,11 @@ class Grounds:
 
     # -- the writable part ----------------------------------------------------------------------
 
-    def fill(self, row: RootRow, folder: Path, *, whole: bool, call: Call) -> None:
-        """See `orlop.snapshots.driver.Fill`.  Beside a whole tree its stamps are written."""
+    def fill(self, row: RootRow, folder: Path, *, whole: bool, call: Call, sync: Sync | None = None) -> None:
+        """See `orlop.snapshots.driver.Fill`.  Beside a whole tree its stamps are written.
+
+        ``sync`` is as for `orlop.snapshots.driver.Driver.create`; a whole tree is synced by itself.
+        """
         try:
             with contextlib.ExitStack() as stack:
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -297,8 +310,10 @@ class Grounds:
                     reached("root.copied")
                     stamp_tree(fd, folder.parent / STAMPS, sync=self._core.sync)
                 else:
+                    from orlop.layers.folder import FolderWriter
+
                     FolderWriter(fd, form=_form(row), durable=False, call=call).write([self._root_item(row)])
-                    self._core.sync.file(fd)
+                    (sync or self._core.sync).file(fd)
         except OSError as exc:
             raise from_oserror(f"prepare {row.path}", exc) from exc
 
@@ -318,6 +333,8 @@ class Grounds:
         """The root folder of a chain, which never changes."""
         found = self._roots.get(row.chain)
         if found is None:
+            from orlop.layers.sources import DeviceFiles, tree_items
+
             stack = self._core.db.read(lambda tx: roots.chain_stack(tx, row.chain))
             with self._chains.view(stack) as view, DeviceFiles([]) as files:
                 found = next(tree_items(view, files, only=frozenset()))

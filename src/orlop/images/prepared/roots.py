@@ -9,32 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
-from orlop.config import DRIVERS
 from orlop.errors import Aborted, DataLoss, Error, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images import names
 from orlop.images.api import Mount, PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
-from orlop.images.changed.changes import is_text
-from orlop.images.core import NAMESPACE, Core
-from orlop.images.platforms import choose
+from orlop.images.core import NAMESPACE, Core, root_lock
+from orlop.images.prepared.asked import check_driver, check_path
+from orlop.images.prepared.batch import Batch
 from orlop.images.prepared.extras import Extras, check_extras
 from orlop.images.prepared.grounds import Grounds
 from orlop.images.prepared.idmaps import check_maps, maps_of, text_of
 from orlop.images.prepared.ownmounts import OwnMounts
 from orlop.images.prepared.usage import Usage
-from orlop.images.transfer.pull import Puller
-from orlop.layers.index import LayerIndex
 from orlop.linux.mountinfo import mounts_by_id
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import garbage, images, layers, platforms, roots
 from orlop.metadata.db import Transaction
+from orlop.metadata.garbage import Suspects
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call, reached
@@ -44,7 +42,11 @@ from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
 from orlop.spec.reference import is_short
 
-__all__ = ["RootService", "check_path"]
+if TYPE_CHECKING:
+    from orlop.images.transfer.pull import Puller
+    from orlop.layers.index import LayerIndex
+
+__all__ = ["RootService", "check_path", "info_of_root"]
 
 _TRIES = 3  # how often a Prepare begins when a collection takes its chain or its image away
 
@@ -52,14 +54,15 @@ _TRIES = 3  # how often a Prepare begins when a collection takes its chain or it
 class RootService:
     """The verbs about prepared roots, for one store.  Thread-safe."""
 
-    def __init__(self, core: Core, chains: Chains, puller: Puller) -> None:
+    def __init__(self, core: Core, chains: Chains, puller: Callable[[], Puller]) -> None:
         self._core = core
         self._chains = chains
-        self._puller = puller
+        self._puller = puller  # asked for where something is pulled: it brings much with it
         self.grounds = Grounds(core, chains)
         self._extras = Extras(core, chains, self.grounds, self._image)
         self._usage = Usage(self.grounds)
         self._own = OwnMounts(core, self.grounds, self._extras, self._usage)
+        self.batch = Batch(core, self.grounds, self._extras)
 
     # -- Prepare --------------------------------------------------------------------------------
 
@@ -100,6 +103,8 @@ class RootService:
         self, name: str, options: PrepareOptions, call: Call
     ) -> tuple[ImageRow, Mapping[DiffID, LayerIndex]]:
         """The image to prepare, pulled if the policy says so."""
+        from orlop.images.platforms import choose
+
         core = self._core
         policy = options.pull or core.settings.pull
         what = f"prepare {name}"
@@ -112,7 +117,7 @@ class RootService:
             except NotFound:
                 if policy == "never":
                     raise
-        pulled = self._puller.pull_name(
+        pulled = self._puller().pull_name(
             name,
             platform=options.platform,
             keep_default=options.platform is not None,
@@ -181,12 +186,12 @@ class RootService:
             info = self._create(root, stack, options.labels, extras, missing, indexes, call)
         except BaseException:
             with contextlib.suppress(Error):  # the first failure is the one to report
-                self._release(root, [row.id for row in stack] + self._chain_ids(root, extras))
+                self.release(root, [row.id for row in stack] + self._chain_ids(root, extras))
             raise
         if not options.mount:
             return info
         try:
-            return self._mount(root, call)
+            return self.mount_root(root, call)
         except BaseException:
             with contextlib.suppress(Error):
                 self._forget(self._own.detach(self._require(path, f"prepare {path}"), Call()), Call())
@@ -225,7 +230,7 @@ class RootService:
             specs = driver.mounts(grounds.root(root), ground) + self._extras.specs(root, extras, below)
             folders = [folder.name for folder in ground.folders]
             # The root's lock keeps collectors from taking its folder for one that was left behind.
-            with core.locked("root", root.id, call=call, attempted=what):
+            with core.locked("root", root_lock(root.id), call=call, attempted=what):
                 try:
                     if missing:  # a folder that holds something is taken for somebody's, but for this
                         core.db.write(lambda tx: garbage.trash_add(tx, f"prepared/{root.id}"), call=call)
@@ -235,7 +240,7 @@ class RootService:
                     if missing:
                         self._extras.make_places(root, stack, missing, call)
                     reached("root.made")
-                    core.db.write(lambda tx: self._name(tx, root, labels, folders, extras), call=call)
+                    core.db.write(lambda tx: self.name_root(tx, root, labels, folders, extras), call=call)
                 except BaseException:
                     with contextlib.suppress(Error):  # a collection takes what stays
                         # An interrupt may come when the row is there already.
@@ -245,16 +250,17 @@ class RootService:
                             core.discard(core.layout.prepared / root.id)
                     raise
                 reached("root.named")
-        return _info(root, specs, labels)
+        return info_of_root(root, specs, labels)
 
     @staticmethod
-    def _name(
+    def name_root(
         tx: Transaction,
         root: RootRow,
         labels: Mapping[str, str],
         folders: Sequence[str],
         extras: Sequence[MountRow],
     ) -> None:
+        """The rows of a root whose folder is there.  Raises `Aborted` where a collection was faster."""
         there = roots.chain_stack(tx, root.chain) and layers.has_blob(tx, root.config)
         if not there or any(folder_rows.get_folder(tx, folder) is None for folder in folders):
             raise Aborted(f"prepare {root.path}", "the image was removed meanwhile", hint="try again")
@@ -278,7 +284,7 @@ class RootService:
         found, labels = self._core.db.read(body)
         table = mounts_by_id() if any(root.mounted for root in found) else {}
         return [
-            _info(root, (), labels.get(root.id, {}), mounted=self._own.is_mounted(root, table))
+            info_of_root(root, (), labels.get(root.id, {}), mounted=self._own.is_mounted(root, table))
             for root in found
         ]
 
@@ -287,7 +293,7 @@ class RootService:
         root = self._require(path, f"list mounts of {path}")
         specs = self._activate(root, call)
         labels = self._core.db.read(lambda tx: roots.labels_of(tx, root.id))
-        return _info(root, specs, labels, mounted=self._own.is_mounted(root))
+        return info_of_root(root, specs, labels, mounted=self._own.is_mounted(root))
 
     def _activate(self, root: RootRow, call: Call) -> list[MountSpec]:
         """The mounts of a root, after making ready what they name."""
@@ -327,13 +333,20 @@ class RootService:
         """Perform a root's mounts in this mount namespace.  Idempotent."""
         what = f"mount {path}"
         with self._core.locked("path", path, call=call, attempted=what):
-            return self._mount(self._require(path, what), call)
+            return self.mount_root(self._require(path, what), call)
 
-    def _mount(self, root: RootRow, call: Call) -> PreparedInfo:
+    def mount_root(self, root: RootRow, call: Call) -> PreparedInfo:
+        """The same for a row, under the lock of its path."""
         specs = self._activate(root, call)
         root = self._own.attach(root, specs, call)
         labels = self._core.db.read(lambda tx: roots.labels_of(tx, root.id))
-        return _info(root, specs, labels, mounted=True)
+        return info_of_root(root, specs, labels, mounted=True)
+
+    def mount_again(self, path: str) -> None:
+        """Mount what is at a path, if anything, after what it was unmounted for has failed."""
+        root = self._core.db.read(lambda tx: roots.get_root(tx, path))
+        if root is not None:
+            self.mount_root(root, Call())
 
     def unmount(self, path: str, *, call: Call) -> PreparedInfo:
         """Undo `mount`.  Idempotent."""
@@ -354,28 +367,46 @@ class RootService:
             if root.kind == "view" and root.driver != "erofs" and not root.mounted and self._own.shows(root):
                 # What it shows may be collected next, and folders do not outlive that as activations do.
                 raise FailedPrecondition(what, f"the view is mounted at {root.path}", hint="unmount it first")
-            root = self._own.detach(root, call)
-            if self._usage.in_use(root, what, call):
-                users = self._usage.by(root)
-                raise FailedPrecondition(what, f"the root is in use{users}", hint="unmount it first")
-            self._forget(root, call)
+            self._forget(self.idle(root, what, call), call)
+
+    def idle(self, root: RootRow, what: str, call: Call) -> RootRow:
+        """The root after taking away what orlop itself has mounted there, used by nobody.
+
+        Raises `FailedPrecondition` where it is in use.  Needs the lock of its path.
+        """
+        root = self._own.detach(root, call)
+        if self._usage.in_use(root, what, call):
+            users = self._usage.by(root)
+            raise FailedPrecondition(what, f"the root is in use{users}", hint="unmount it first")
+        return root
 
     def _forget(self, root: RootRow, call: Call) -> None:
         """Delete a root that nobody uses: the row first, then the files, then the activation."""
-        core = self._core
-        folder = f"prepared/{root.id}"
-        extras = core.db.read(lambda tx: roots.mounts_of(tx, root.id))
-        chains = self._chain_ids(root, extras)
+        chains = self.chains_of(root)
 
         def body(tx: Transaction) -> bool:
-            suspects = garbage.suspects_of_root(tx, root.id)
-            roots.delete_root(tx, root.id)
-            if root.kind == "active":
-                garbage.trash_add(tx, folder)
+            suspects = self.forget_root(tx, root)
             return bool(garbage.forget(tx, suspects))  # an image that was removed while it was prepared
 
-        forgotten = core.db.write(body, call=call)
+        forgotten = self._core.db.write(body, call=call)
         reached("root.forgotten")
+        self.bury(root, chains)
+        if forgotten:
+            self._core.sweeper.wake()
+
+    @staticmethod
+    def forget_root(tx: Transaction, root: RootRow) -> Suspects:
+        """Delete a root's rows, and have its folder deleted; returns what they kept."""
+        suspects = garbage.suspects_of_root(tx, root.id)
+        roots.delete_root(tx, root.id)
+        if root.kind == "active":
+            garbage.trash_add(tx, f"prepared/{root.id}")
+        return suspects
+
+    def bury(self, root: RootRow, chains: Sequence[str]) -> None:
+        """Delete what a forgotten root leaves: its files, then the activation of its chains."""
+        core = self._core
+        folder = f"prepared/{root.id}"
         if root.quota is not None:
             core.disks.deactivate(root.id)
         if root.kind == "active":
@@ -384,11 +415,13 @@ class RootService:
             core.sync.folder(core.layout.prepared)
             core.db.write(lambda tx: garbage.trash_done(tx, folder))
         reached("root.deleted")
-        self._release(root, chains)
-        if forgotten:
-            core.sweeper.wake()
+        self.release(root, chains)
 
-    def _release(self, root: RootRow, chains: Sequence[str]) -> None:
+    def chains_of(self, root: RootRow) -> list[str]:
+        """The chain images that a root has mounted, with those of images mounted in it."""
+        return self._chain_ids(root, self._core.db.read(lambda tx: roots.mounts_of(tx, root.id)))
+
+    def release(self, root: RootRow, chains: Sequence[str]) -> None:
         """Unmount what a root needed and no other prepared root stands on any more.
 
         The chain images are told, as their rows may be gone.
@@ -421,33 +454,10 @@ class RootService:
         )
 
 
-def check_driver(driver: str | None, what: str) -> None:
-    """Refuse a driver that there is not.  Raises `InvalidArgument`."""
-    if driver not in {None, "auto", *DRIVERS}:
-        raise InvalidArgument(what, f"no such driver: {driver!r}", hint=f"auto, {', '.join(DRIVERS)}")
-
-
-def check_path(path: str, what: str) -> None:
-    """A path must be absolute and clean, as its text is what makes it unique."""
-    if not path.startswith("/"):
-        raise InvalidArgument(
-            what,
-            "the path is relative",
-            hint=f"give an absolute path, such as {os.path.abspath(path or '.')}",
-        )
-    if not is_text(path):
-        raise InvalidArgument(
-            what, "the path is not UTF-8", hint="choose another: mounts are passed on as text"
-        )
-    if path == "/" or path != posixpath.normpath(path) or path.startswith("//") or "\0" in path:
-        raise InvalidArgument(
-            what, "the path is not clean", hint=f"write it as {posixpath.normpath('/' + path)}"
-        )
-
-
-def _info(
+def info_of_root(
     root: RootRow, specs: Sequence[MountSpec], labels: Mapping[str, str], *, mounted: bool = False
 ) -> PreparedInfo:
+    """What the API says of a root."""
     return PreparedInfo(
         path=root.path,
         image=root.image,
