@@ -1,0 +1,1 @@
+"""Looking into images, layers and prepared roots without mounting them."""
