@@ -2,7 +2,7 @@
 
 A folder is read through a directory descriptor, never through a symlink.  A tar is indexed by the confined
 worker, like a layer, and its members are then read where they lie; a compressed one is decompressed into
-the store's own ingest folder first.
+a file of the store first, and so is spooled what comes as a stream (`orlop.images.archives.spool`).
 """
 
 from __future__ import annotations
@@ -11,23 +11,26 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orlop.config import over_limit
-from orlop.errors import InvalidArgument, NotFound, from_oserror
+from orlop.errors import InvalidArgument, NotFound, ResourceExhausted, Unavailable, from_oserror
+from orlop.images.archives.spool import Spooled, spooled
 from orlop.images.core import Core
+from orlop.images.imports import ImportSource
 from orlop.layers.builder import MAX_FOLLOW, clean
 from orlop.layers.compression import detect
 from orlop.layers.index import COPIED, LINK, LayerIndex
+from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
 from orlop.linux.files import open_beneath
 from orlop.observe import Call
 
-__all__ = ["Member", "Source", "open_source", "read_member"]
+__all__ = ["Member", "Opened", "Source", "open_source", "read_member"]
 
+_NOT_ONE = "--format rootfs takes the folder as a root file system"
 _SHOWN = 300  # characters of a name in an archive that an error repeats
 
 
@@ -52,6 +55,20 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What is imported: its files by their paths, and what it is where it turns out to be a root file system.
+
+    That is a ``folder``'s descriptor; or a tar that is a layer but for its name already (``ready``); or one
+    that lies in a ``file``: its descriptor and its size.
+    """
+
+    files: Source
+    folder: int | None = None
+    ready: tuple[NewLayer, Unpacked] | None = None
+    file: tuple[int, int] | None = None
+
+
 def read_member(source: Source, name: str, *, limit: str, most: int, attempted: str) -> bytes:
     """A small file's bytes.  Raises `NotFound`, or `ResourceExhausted` past ``most``, the limit ``limit``."""
     shown = name[:_SHOWN]
@@ -69,23 +86,34 @@ def read_member(source: Source, name: str, *, limit: str, most: int, attempted: 
 
 
 @contextmanager
-def open_source(core: Core, path: Path, *, call: Call) -> Iterator[Source]:
-    """Open a folder or a tar.  Raises `NotFound`, `InvalidArgument`."""
-    what = f"import {path}"
+def open_source(
+    core: Core, source: ImportSource, what: str, *, rootfs: bool = False, call: Call
+) -> Iterator[Opened]:
+    """Open a folder, a tar, or a stream that is one.  ``rootfs``: it is known to be no archive of images.
+
+    Raises `NotFound`, `PermissionDenied` (both with ``unreadable`` in their details, where it is the source
+    itself), `InvalidArgument`.
+    """
+    if not isinstance(source, str):
+        with spooled(core, source, what, call=call) as spool, _spool(core, spool, what, call) as opened:
+            yield opened
+        return
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as exc:
-        raise from_oserror(what, exc) from exc
+        error = from_oserror(what, exc)
+        error.details["unreadable"] = "source"
+        raise error from exc
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             with _Folder(fd) as folder:
-                yield folder
+                yield Opened(files=folder, folder=fd)
         elif stat.S_ISREG(mode):
-            with _archive(core, fd, what, call) as archive:
+            with _archive(core, fd, what, call, rootfs=rootfs) as archive:
                 yield archive
         else:
-            raise InvalidArgument(what, "it is neither a folder nor a file")
+            raise InvalidArgument(what, "it is neither a folder nor a file", hint="'-' reads a pipe")
     finally:
         os.close(fd)
 
@@ -111,9 +139,11 @@ class _Folder:
                 if exc.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
                     return None
                 if exc.errno in (errno.ELOOP, errno.EXDEV):
-                    raise InvalidArgument(what, "symlinks in a layout are not followed") from exc
+                    raise InvalidArgument(
+                        what, "symlinks in a layout are not followed", hint=_NOT_ONE
+                    ) from exc
                 if exc.errno == errno.EINVAL:
-                    raise InvalidArgument(what, "it is not a regular file") from exc
+                    raise InvalidArgument(what, "it is not a regular file", hint=_NOT_ONE) from exc
                 raise from_oserror(what, exc) from exc
             self._open[name] = fd
         return Member(fd, 0, os.fstat(fd).st_size)
@@ -131,31 +161,47 @@ class _Folder:
 
 
 @contextmanager
-def _archive(core: Core, fd: int, what: str, call: Call) -> Iterator[Source]:
-    """A tar, plain or compressed."""
+def _archive(core: Core, fd: int, what: str, call: Call, *, rootfs: bool) -> Iterator[Opened]:
+    """A tar in a file, plain or compressed."""
     size = os.fstat(fd).st_size
-    plain = detect(os.pread(fd, 6, 0)) == "plain"
-    core.template.start()
-    feed = Feed.whole(size)
-    try:
-        if plain:
-            found = _indexed(core, fd, feed, None, what, call)
-            if found.index.tar_size != size:
-                raise InvalidArgument("read archive", "its index does not fit it")
-            yield _Tar(fd, found.index)
-            return
-        with core.layers.new() as scratch:
-            found = _indexed(core, fd, feed, scratch.tar, what, call)
-            yield _Tar(scratch.tar, found.index)
-    finally:
-        feed.close()
+    if not size:
+        raise InvalidArgument(what, "it is empty")
+    if not rootfs and detect(os.pread(fd, 6, 0)) == "plain":
+        yield Opened(files=_Tar(fd, _plain_index(core, fd, size, what, call).index), file=(fd, size))
+        return
+    with core.layers.new() as scratch, closing(Feed.whole(size)) as feed:
+        found = _indexed(core, fd, feed, scratch.tar, what, call)
+        yield Opened(files=_Tar(scratch.tar, found.index), ready=(scratch, found))
+
+
+@contextmanager
+def _spool(core: Core, spool: Spooled, what: str, call: Call) -> Iterator[Opened]:
+    """A tar that came as a stream."""
+    if spool.diff_id is None:
+        with _archive(core, spool.new.tar, what, call, rootfs=True) as opened:
+            yield opened
+        return
+    found = replace(
+        _plain_index(core, spool.new.tar, spool.size, what, call), diff_id=spool.diff_id, tar_size=spool.size
+    )
+    yield Opened(files=_Tar(spool.new.tar, found.index), ready=(spool.new, found))
+
+
+def _plain_index(core: Core, fd: int, size: int, what: str, call: Call) -> Unpacked:
+    """The index of a tar that lies in a file; its diff ID is not computed."""
+    with closing(Feed.whole(size)) as feed:
+        found = _indexed(core, fd, feed, None, what, call)
+    if found.index.tar_size != size:
+        raise InvalidArgument("read archive", "its index does not fit it")
+    return found
 
 
 def _indexed(core: Core, fd: int, feed: Feed, tar: int | None, what: str, call: Call) -> Unpacked:
+    core.template.start()
     try:
         return unpack(core.template, fd, feed, tar=tar, limits=core.settings.limits, call=call)
-    except InvalidArgument as exc:
-        raise InvalidArgument(what, exc.reason, hint=exc.hint) from exc
+    except (InvalidArgument, ResourceExhausted, Unavailable) as exc:
+        raise type(exc)(what, exc.reason, hint=exc.hint, details=exc.details) from exc
 
 
 class _Tar:
@@ -180,14 +226,12 @@ class _Tar:
 
     def _walk(self, parts: list[bytes]) -> int | None:
         index, followed = self._index, 0
-        at: list[bytes] = []
         todo = parts[::-1]
         node = 0
         while todo:
             part = todo.pop()
             if part == b"..":
-                at = at[:-1]
-                node = self._walk(at) or 0
+                node = index.parent[node]
                 continue
             child = self._nodes.get((node, part))
             if child is not None and index.flags[child] & LINK:
@@ -200,9 +244,8 @@ class _Tar:
                     return None
                 target = index.targets[child]
                 if target.startswith(b"/"):
-                    node, at = 0, []
+                    node = 0
                 todo.extend(p for p in reversed(target.split(b"/")) if p not in (b"", b"."))
                 continue
-            at.append(part)
             node = child
         return node
