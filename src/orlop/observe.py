@@ -15,9 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from orlop.errors import Cancelled, DeadlineExceeded, InvalidArgument
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = [
     "NULL_OBSERVER",
@@ -30,8 +33,12 @@ __all__ = [
     "Rate",
     "Tally",
     "reached",
+    "result_of",
     "watch_points",
 ]
+
+_T = TypeVar("_T")
+_LOOK = 0.1  # seconds after which a wait for a result looks up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +47,7 @@ class Progress:
 
     ``item`` is a digest or a name; ``phase`` one of ``resolving``, ``waiting``, ``fetching``,
     ``following`` (another call fetches it, here or in another process),
-    ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``pushing``,
+    ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``packing``, ``pushing``,
     ``exists``, ``done``.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
     ``rate`` is bytes per second over the last moments.
     """
@@ -246,6 +253,18 @@ class Rate:
             return False
         self._last = now
         return True
+
+
+def result_of(future: Future[_T]) -> _T:
+    """A future's result, waited for so that a Ctrl-C counts.
+
+    Python runs signal handlers in the main thread alone, between two of its own steps.  A signal that another
+    thread takes, or that falls between the last such step and the wait, wakes nobody: so the wait is a loop.
+    """
+    while not future.done():
+        with contextlib.suppress(TimeoutError):
+            future.exception(_LOOK)
+    return future.result()
 
 
 _watcher: Callable[[str], None] | None = None  # set by `watch_points` alone

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from orlop.errors import DataLoss, InvalidArgument
 from orlop.images.transfer.push import targets
-from orlop.images.transfer.sources import Hashed, derived, from_file, packed
+from orlop.images.transfer.sources import Hashed, derived, file_chunks, from_file
+from orlop.layers.packing.recipes import RECIPES
+from orlop.layers.packing.streams import compress
 from orlop.spec.digest import Digest
 
 calm = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -77,7 +79,7 @@ def test_a_file_and_what_is_packed_of_it_come_again_from_an_offset(tmp_path):
     path = tmp_path / "tar"
     path.write_bytes(bytes(range(256)) * 9000)
     assert b"".join(from_file(path)(1_500_000)) == path.read_bytes()[1_500_000:]
-    source = packed(path, "isal-2")
+    source = derived(lambda: compress(file_chunks(path), RECIPES["isal-2"]))
     whole = b"".join(source(0))
     assert b"".join(source(5)) == whole[5:]
     made = Hashed(source, attempted="push")

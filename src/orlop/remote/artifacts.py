@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from orlop.config import Settings, over_limit
 from orlop.errors import DataLoss, InvalidArgument, NotFound, Unavailable, from_oserror
-from orlop.observe import Call, Progress, Rate
+from orlop.observe import Call, Progress, Rate, result_of
 from orlop.registry.client import Registry
 from orlop.remote.api import Artifact, ArtifactFile, PulledFile
 from orlop.remote.blobs import MIN_PROGRESS, Blob, send
@@ -302,7 +302,7 @@ class Artifacts:
             futures = [pool.submit(do, thing, call) for thing in things]
             try:
                 for future in futures:
-                    future.result()
+                    result_of(future)
             except BaseException:
                 call.cancel.cancel()
                 for future in futures:

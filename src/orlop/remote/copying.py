@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from orlop.config import Settings, over_limit
 from orlop.errors import FailedPrecondition, InvalidArgument
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, result_of
 from orlop.registry.blobs.foreign import is_foreign
 from orlop.registry.client import Registry
 from orlop.remote.api import Copied
@@ -211,7 +211,7 @@ class Copier:
             futures = {digest: pool.submit(self._blob, one, work) for digest, one in wanted.items()}
             try:
                 for digest, future in futures.items():
-                    way = future.result()
+                    way = result_of(future)
                     work.blobs[digest] = way
                     work.size += wanted[digest].size if way == "sent" else 0
             except BaseException:

@@ -19,11 +19,11 @@ from orlop.images.platforms import held
 from orlop.images.space import needing
 from orlop.images.transfer.plainblobs import complete
 from orlop.images.transfer.sources import SourceGone, from_file, from_registry, home_of, packed
-from orlop.layers.compression import RECIPES
+from orlop.layers.packing.recipes import RECIPES
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, result_of
 from orlop.registry.blobs.foreign import is_foreign
 from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
@@ -71,7 +71,7 @@ class BlobFetcher:
             ):
                 futures = {one.digest: pool.submit(self._fetch, one, lease, call) for one in missing}
                 try:
-                    reasons = {digest: future.result() for digest, future in futures.items()}
+                    reasons = {digest: result_of(future) for digest, future in futures.items()}
                 except BaseException:
                     call.cancel.cancel()
                     for future in futures.values():
@@ -162,7 +162,7 @@ class BlobFetcher:
             yield from_file(core.layers.tar(wanted.diff_id)), "the layer"
         for blob in core.db.read(lambda tx: layers.blobs_of_layer(tx, wanted.diff_id)):
             if blob.digest == wanted.digest and blob.recipe is not None and blob.recipe in RECIPES:
-                yield packed(core.layers.tar(wanted.diff_id), blob.recipe), "the layer"
+                yield packed(core.layers, wanted.diff_id, blob.recipe), "the layer"
         for host, repository in dict.fromkeys((*places, *home_of(wanted.name))):
             ref = Reference(registry=host, repository=repository, digest=wanted.digest)
             retries = core.settings.retries

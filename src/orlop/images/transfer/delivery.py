@@ -9,15 +9,14 @@ however many images of a push have it.  Which images, and under which names, is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from orlop.errors import (
-    Cancelled,
     DataLoss,
     FailedPrecondition,
     InvalidArgument,
@@ -25,8 +24,21 @@ from orlop.errors import (
     Unauthenticated,
 )
 from orlop.images.core import Core, Lease
-from orlop.images.transfer.sources import Hashed, SourceGone, from_file, from_registry, home_of, packed
-from orlop.layers.compression import RECIPES
+from orlop.images.transfer.forms import Wish, plain_of, threads_of, wish_of, with_diff_ids
+from orlop.images.transfer.jobs import Jobs
+from orlop.images.transfer.sources import (
+    Hashed,
+    SourceGone,
+    from_bytes,
+    from_file,
+    from_registry,
+    home_of,
+    packed,
+)
+from orlop.layers.packing.contents import Unlisted
+from orlop.layers.packing.packer import check, spooled
+from orlop.layers.packing.parallel import Pool
+from orlop.layers.packing.recipes import RECIPES, Recipe
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob
 from orlop.observe import Call, Progress, Rate
@@ -46,22 +58,24 @@ from orlop.spec.reference import Reference
 
 __all__ = ["Delivered", "Delivery"]
 
-_T = TypeVar("_T")
-
-RECIPE = RECIPES[0]
 MOUNTS = 3  # repositories that are asked for a blob; each costs a request
 _KINDS = {"gzip": "+gzip", "zstd": "+zstd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """An image whose blobs are at the registry: its manifest, which is not put there yet."""
+    """An image whose blobs are at the registry: its manifest, which is not put there yet.
+
+    ``config`` is the store's own image unless ``changed``: layers in a form that adds entries to them have
+    other diff IDs, and make another image.
+    """
 
     config: Digest
     digest: Digest
     media_type: str
     document: bytes = field(repr=False)
     manifest: Manifest = field(repr=False)
+    changed: bool = False
 
     @property
     def size(self) -> int:
@@ -78,7 +92,15 @@ class Delivery:
     """
 
     def __init__(
-        self, core: Core, target: Reference, *, name: str, lease: Lease, call: Call, what: str
+        self,
+        core: Core,
+        target: Reference,
+        *,
+        name: str,
+        lease: Lease,
+        call: Call,
+        what: str,
+        wish: Wish | None = None,
     ) -> None:
         self._core = core
         self._target = target
@@ -86,8 +108,13 @@ class Delivery:
         self._lease = lease
         self._call = call.child()
         self._what = what
-        self._pool = ThreadPoolExecutor(max_workers=core.settings.uploads, thread_name_prefix="push")
+        self._wish = wish or wish_of(core.settings, what=what)
+        self._jobs = Jobs(core.settings.uploads, self._call, name="push")
+        threads = threads_of(core.settings)
+        self._packers = Pool(threads) if threads > 1 else None
         self._running: dict[str, Future[Descriptor]] = {}
+        # Of layers in a form that adds entries: what is in their blobs
+        self._inside: dict[DiffID, DiffID] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -96,21 +123,25 @@ class Delivery:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if value is not None:
-            self._stop()
-        self._pool.shutdown(cancel_futures=True)
+            self._jobs.stop()
+        self._jobs.close()
+        if self._packers is not None:
+            self._packers.shutdown(cancel_futures=True)
 
     def image(self, config: Digest, manifest: Digest | None, *, recompress: bool = False) -> Delivered:
         """Send an image's layers and config.
 
         With a ``manifest`` the blobs are those that it lists, and `FailedPrecondition` names one that cannot
-        be had.  Without one, or with ``recompress``, a manifest is made, for layers in whatever form is near.
+        be had.  Without one, or with ``recompress``, a manifest is made, for layers in whatever form is near
+        and will do.
         """
         core = self._core
         diff_ids = core.layers_of(config, self._what)
         self._lease.keep(("config", config), *(("layer", diff_id) for diff_id in diff_ids))
-        self._start_document(config)
         if manifest is not None and not recompress:
             known, document, media_type = self._known(manifest)
+            self._check_form(known, diff_ids)
+            self._start_document(config)
             wanted = [pair for pair in zip(known.layers, diff_ids, strict=True) if self._may_go(pair[0])]
             for descriptor, diff_id in wanted:
                 self._start_known(descriptor, diff_id)
@@ -118,11 +149,26 @@ class Delivery:
             return Delivered(
                 config=config, digest=manifest, media_type=media_type, document=document, manifest=known
             )
+        annotations = self._annotations(config, manifest)
+        if self._wish.recipe.keeps_tar:
+            self._start_document(config)
         for diff_id in diff_ids:
             self._start_any(diff_id)
-        config_descriptor, *descriptors = self._wait(str(config), *diff_ids)
+        descriptors = self._wait(*diff_ids)
+        inside = [self._inside.get(diff_id, diff_id) for diff_id in diff_ids]
+        if inside == list(diff_ids):
+            self._start_document(config)
+        else:
+            data = with_diff_ids(core.blobs.read(config), inside, self._what)
+            config = Digest.of(data)
+            self._start(config, lambda: self._send_bytes(config, data))
+        (config_descriptor,) = self._wait(str(config))
         made = Manifest(
-            schema_version=2, media_type=OCI_MANIFEST, config=config_descriptor, layers=descriptors
+            schema_version=2,
+            media_type=OCI_MANIFEST,
+            config=config_descriptor,
+            layers=descriptors,
+            annotations=annotations or None,
         )
         document = encode(made)
         return Delivered(
@@ -131,7 +177,14 @@ class Delivery:
             media_type=OCI_MANIFEST,
             document=document,
             manifest=made,
+            changed=inside != list(diff_ids),
         )
+
+    def _annotations(self, config: Digest, manifest: Digest | None) -> dict[str, str]:
+        """What a manifest to be made is annotated with: as the old one was, or as its commit has said."""
+        if manifest is not None:
+            return self._known(manifest)[0].annotations or {}
+        return self._core.db.read(lambda tx: images.annotations_of(tx, config))
 
     def kept(self, *digests: Digest) -> None:
         """Send blobs that are kept here, such as an artifact's."""
@@ -144,13 +197,15 @@ class Delivery:
 
         Nothing is sent for a name that means it already.
         """
-        self._settle([self._submit(partial(self._put, ref, digest, document, media_type)) for ref in refs])
+        self._jobs.settle(
+            [self._jobs.submit(partial(self._put, ref, digest, document, media_type)) for ref in refs]
+        )
 
     # -- side by side ---------------------------------------------------------------------------
 
     def _start(self, key: str, send: Callable[[], Descriptor]) -> None:
         if key not in self._running:
-            self._running[key] = self._submit(send)
+            self._running[key] = self._jobs.submit(send)
 
     def _start_document(self, digest: Digest) -> None:
         self._start(digest, lambda: self._send_document(digest))
@@ -162,39 +217,38 @@ class Delivery:
         self._start(diff_id, lambda: self._send_any(diff_id))
 
     def _wait(self, *keys: str) -> list[Descriptor]:
-        return self._settle([self._running[key] for key in keys])
+        return self._jobs.settle([self._running[key] for key in keys])
 
-    def _submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """Have work done; where it fails, nothing that waits behind it begins."""
+    def _check_form(self, known: Manifest, diff_ids: Sequence[DiffID]) -> None:
+        """A manifest that is known is never changed, so what is asked for must be what it is."""
+        blobs: list[LayerBlob] = []
+        for descriptor, diff_id in zip(known.layers, diff_ids, strict=True):
+            digest = descriptor.checked_digest()
+            rows = self._core.db.read(lambda tx, diff_id=diff_id: layers.blobs_of_layer(tx, diff_id))  # type: ignore[misc]  # bound now
+            fresh = LayerBlob(
+                diff_id=diff_id, digest=digest, size=descriptor.size, media_type=descriptor.media_type
+            )
+            blobs.append(next((blob for blob in rows if blob.digest == digest), fresh))
+        if any(plain := [self._goes_plain(blob) for blob in blobs]):  # ours, so ours alone decide
+            pairs = zip(blobs, plain, strict=True)
+            blobs = [blob for blob, is_plain in pairs if blob.recipe is not None and not is_plain]
+        if not self._wish.fits(blobs):
+            raise FailedPrecondition(
+                self._what,
+                "the image's manifest is known, and its layers are in another form",
+                hint="push with --recompress to make them anew, with a new digest",
+            )
 
-        def guarded() -> _T:
-            try:
-                return work()
-            except BaseException:
-                self._call.cancel.cancel()
-                raise
-
-        return self._pool.submit(guarded)
-
-    def _settle(self, futures: Sequence[Future[_T]]) -> list[_T]:
-        """The results, in order.  The first failure stops the others, which have ended when it is raised."""
+    def _goes_plain(self, blob: LayerBlob) -> bool:
+        """Whether a blob of ours is plain because its layer cannot have the form that is wished for."""
+        recipe = self._wish.recipe
+        if recipe.format == "plain" or blob.recipe != plain_of(recipe).name:
+            return False
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:  # of a signal handler
-            self._stop()
-            raise
-        if any(not future.done() or future.exception() is not None for future in futures):
-            self._stop()
-        ended = [future.exception() for future in futures if not future.cancelled()]
-        failures = [failure for failure in ended if failure is not None]
-        if failures:
-            # The others were cancelled for the sake of the one that failed.
-            raise next((one for one in failures if not isinstance(one, Cancelled)), failures[0])
-        return [future.result() for future in futures]
-
-    def _stop(self) -> None:
-        self._call.cancel.cancel()
-        self._pool.shutdown(cancel_futures=True)
+            check(self._core.layers, blob.diff_id, recipe)
+        except Unlisted:
+            return True
+        return False
 
     # -- one layer ------------------------------------------------------------------------------
 
@@ -229,12 +283,19 @@ class Delivery:
 
     def _send_any(self, diff_id: DiffID) -> Descriptor:
         """A layer in whatever form is nearest: a blob it is known to come as, else compressed now."""
+        wish = self._wish
         for blob in self._core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
+            if not wish.takes(blob):
+                continue
+            if blob.recipe is not None and RECIPES[blob.recipe].format != "plain":
+                return self._pack(diff_id, RECIPES[blob.recipe])  # what its annotations are, is not kept
             if self._bring(blob.digest, blob.size, diff_id):
                 return Descriptor(
                     media_type=_oci_type(blob.media_type), digest=str(blob.digest), size=blob.size
                 )
-        return self._compress(diff_id)
+        if wish.recipe.format != "plain":
+            return self._pack(diff_id, wish.recipe)
+        return self._compress(diff_id, wish.recipe)
 
     def _bring(
         self, digest: Digest, size: int, diff_id: DiffID, home: tuple[tuple[str, str], ...] = ()
@@ -275,7 +336,8 @@ class Delivery:
             yield self._honest(from_file(core.layers.tar(diff_id)), digest), "the layer"
         for blob in core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
             if blob.digest == digest and blob.recipe is not None and blob.recipe in RECIPES:
-                yield self._honest(packed(core.layers.tar(diff_id), blob.recipe), digest), "the layer"
+                source = packed(core.layers, diff_id, blob.recipe, self._packers)
+                yield self._honest(source, digest), "the layer"
         for host, repository in places:
             if host != self._target.registry or repository != self._target.repository:
                 place = Reference(registry=host, repository=repository, digest=digest)
@@ -301,18 +363,71 @@ class Delivery:
 
         return open_at
 
-    def _compress(self, diff_id: DiffID) -> Descriptor:
+    def _compress(self, diff_id: DiffID, recipe: Recipe) -> Descriptor:
         """Compress a layer's tar while it is sent; its digest is known with the last byte."""
         core = self._core
-        media_type = OCI_LAYER + "+gzip"
-        made = Hashed(packed(core.layers.tar(diff_id), RECIPE), attempted=self._what)
+        if recipe.compression == "none":
+            size = core.layers.tar(diff_id).stat().st_size
+            if not self._bring(Digest(diff_id), size, diff_id):
+                raise DataLoss(self._what, f"layer {diff_id} is lost")
+            return self._made(diff_id, Digest(diff_id), size, recipe)
+        made = Hashed(packed(core.layers, diff_id, recipe.name, self._packers), attempted=self._what)
         source = self._watched(made, diff_id, 0)
         core.registry.upload_blob(self._target, source, digest=made.digest, size=None, call=self._call)
-        digest, size = made.digest(), made.size
-        blob = LayerBlob(diff_id=diff_id, digest=digest, size=size, media_type=media_type, recipe=RECIPE)
-        core.db.write(lambda tx: layers.add_layer_blob(tx, blob))
-        self._report(diff_id, "done", size)
-        return Descriptor(media_type=media_type, digest=str(digest), size=size)
+        self._report(diff_id, "done", made.size)
+        return self._made(diff_id, made.digest(), made.size, recipe)
+
+    def _pack(self, diff_id: DiffID, recipe: Recipe) -> Descriptor:
+        """Send a layer in a seekable form: made whole first, since its digest is asked for first."""
+        core = self._core
+        try:
+            with spooled(
+                core.layers, diff_id, recipe, pool=self._packers, watched=partial(self._packing, diff_id)
+            ) as blob:
+                if core.registry.has_blob(self._target, blob.digest, push=True, call=self._call) is not None:
+                    self._report(diff_id, "exists", blob.size)
+                else:
+                    self._upload(blob.digest, blob.size, blob.open_at, ())
+        except Unlisted as exc:
+            plain = plain_of(recipe)
+            self._call.observer.warning(f"layer {diff_id} goes as plain {plain.compression}: {exc}")
+            for known in core.db.read(lambda tx: layers.blobs_of_layer(tx, diff_id)):
+                if known.recipe == plain.name and self._bring(known.digest, known.size, diff_id):
+                    return Descriptor(
+                        media_type=OCI_LAYER + plain.suffix, digest=str(known.digest), size=known.size
+                    )
+            return self._compress(diff_id, plain)
+        self._inside[diff_id] = blob.diff_id
+        return self._made(diff_id, blob.digest, blob.size, recipe, annotations=blob.annotations)
+
+    def _packing(self, diff_id: DiffID, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        rate, done = Rate(), 0
+        for chunk in chunks:
+            self._call.check(self._what)
+            done += len(chunk)
+            if rate.add(len(chunk)):
+                self._call.observer.progress(
+                    Progress(item=diff_id, phase="packing", done=done, total=0, rate=rate.rate)
+                )
+            yield chunk
+
+    def _made(
+        self,
+        diff_id: DiffID,
+        digest: Digest,
+        size: int,
+        recipe: Recipe,
+        *,
+        annotations: dict[str, str] | None = None,
+    ) -> Descriptor:
+        """What a blob is that was made here; by its recipe it is made again."""
+        media_type = OCI_LAYER + recipe.suffix
+        if recipe.keeps_tar:
+            blob = LayerBlob(
+                diff_id=diff_id, digest=digest, size=size, media_type=media_type, recipe=recipe.name
+            )
+            self._core.db.write(lambda tx: layers.add_layer_blob(tx, blob))
+        return Descriptor(media_type=media_type, digest=str(digest), size=size, annotations=annotations)
 
     def _upload(self, digest: Digest, size: int, source: Opener, mounts: Sequence[str | None]) -> None:
         mounted = self._core.registry.upload_blob(
@@ -358,6 +473,14 @@ class Delivery:
             hashed = Hashed(from_file(core.blobs.path(digest)), attempted=self._what, digest=digest)
             self._upload(digest, size, hashed, ())
         return Descriptor(media_type=OCI_CONFIG, digest=str(digest), size=size)
+
+    def _send_bytes(self, digest: Digest, data: bytes) -> Descriptor:
+        """A configuration that was made for this push."""
+        if self._core.registry.has_blob(self._target, digest, push=True, call=self._call) is not None:
+            self._report(digest, "exists", len(data))
+        else:
+            self._upload(digest, len(data), from_bytes(data), ())
+        return Descriptor(media_type=OCI_CONFIG, digest=str(digest), size=len(data))
 
     def _put(self, ref: Reference, digest: Digest, document: bytes, media_type: str) -> None:
         registry, call = self._core.registry, self._call

@@ -28,6 +28,7 @@ from orlop.images.core import Core, Lease
 from orlop.images.fetching.download import Download, Wanted
 from orlop.images.fetching.following import following
 from orlop.images.space import is_full, needing
+from orlop.images.transfer.publish import publish
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
@@ -35,7 +36,7 @@ from orlop.linux.files import sync_range
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
-from orlop.observe import Call, Progress, Rate, reached
+from orlop.observe import Call, Progress, Rate, reached, result_of
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 
@@ -102,7 +103,7 @@ class LayerIngest:
             failure: BaseException | None = None
             for future, layer in futures.items():
                 try:
-                    index = future.result()
+                    index = result_of(future)
                 except BaseException as exc:  # noqa: BLE001 - raised below, once all have ended
                     if failure is None or isinstance(failure, Cancelled):
                         failure = exc
@@ -339,14 +340,13 @@ class LayerIngest:
 
     def publish(self, new: NewLayer, unpacked: Unpacked) -> LayerRow:
         """Make a complete layer durable under its diff ID.  Needs the layer's lock."""
-        data_size = new.complete(unpacked.index, unpacked.encoded)
-        self._core.layers.publish(new, unpacked.diff_id)
-        return LayerRow(
+        return publish(
+            self._core,
+            new,
             diff_id=unpacked.diff_id,
-            size=unpacked.tar_size,
-            data_size=data_size,
-            index_size=len(unpacked.encoded),
-            entries=len(unpacked.index),
+            index=unpacked.index,
+            encoded=unpacked.encoded,
+            tar_size=unpacked.tar_size,
         )
 
     # -- from a file ----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from orlop.images import names
 from orlop.images.api import PushResult
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.transfer.delivery import Delivered, Delivery
+from orlop.images.transfer.forms import wish_of
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ManifestRow
@@ -37,6 +38,9 @@ class Pusher:
         *,
         tags: Sequence[str] = (),
         recompress: bool,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         call: Call,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
@@ -46,14 +50,27 @@ class Pusher:
         what = f"push {row.name} to {refs[0]}"
         if refs[0].digest is not None and not recompress and row.manifest not in (None, refs[0].digest):
             raise InvalidArgument(what, f"the manifest's digest is {row.manifest}")
+        wish = wish_of(
+            core.settings,
+            compression=compression,
+            level=level,
+            format=format,
+            recompress=recompress,
+            what=what,
+        )
         with (
             core.lease(what) as lease,
-            Delivery(core, refs[0], name=row.name, lease=lease, call=call, what=what) as delivery,
+            Delivery(core, refs[0], name=row.name, lease=lease, call=call, what=what, wish=wish) as delivery,
         ):
             sent = delivery.image(row.config, row.manifest, recompress=recompress)
             delivery.put(sent.digest, sent.document, sent.media_type, *refs)
-            remember(core, sent, refs, lease)
-            _name(core, row, sent, refs)
+            if sent.changed:
+                call.observer.warning(
+                    f"{refs[0]} is another image than the one here: its ID is {sent.config}"
+                )
+            else:
+                remember(core, sent, refs, lease)
+                _name(core, row, sent, refs)
         call.observer.progress(Progress(item=str(refs[0]), phase="done", done=sent.size, total=sent.size))
         return PushResult(
             name=str(refs[0]), digest=sent.digest, size=sent.size, names=tuple(str(ref) for ref in refs)

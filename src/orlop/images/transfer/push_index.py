@@ -25,7 +25,7 @@ from orlop.spec.digest import Digest
 from orlop.spec.documents import Descriptor, Index, Manifest, parse_manifest
 from orlop.spec.reference import Reference
 
-__all__ = ["push_index"]
+__all__ = ["plan_of", "push_index", "rows_of"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,9 +53,9 @@ def push_index(
     if refs[0].digest not in (None, index):
         raise InvalidArgument(what, f"the index has the digest {index}")
     with core.lease(what) as lease:
-        held, parts = core.db.read(lambda tx: _rows(tx, row, index))
+        held, parts = core.db.read(lambda tx: rows_of(tx, row, index))
         lease.keep(*(("config", one.config) for one in held), *(("blob", part.digest) for part in parts))
-        plan = _plan(core, index, {one.manifest: one for one in held}, {one.digest for one in parts}, what)
+        plan = plan_of(core, index, {one.manifest: one for one in held}, {one.digest for one in parts}, what)
         if plan.missing:
             raise FailedPrecondition(
                 what,
@@ -82,11 +82,14 @@ def push_index(
     return PushResult(name=str(refs[0]), digest=index, size=size, names=tuple(str(ref) for ref in refs))
 
 
-def _rows(tx: Transaction, row: ImageRow, index: Digest) -> tuple[list[PlatformRow], list[IndexBlob]]:
+def rows_of(tx: Transaction, row: ImageRow, index: Digest) -> tuple[list[PlatformRow], list[IndexBlob]]:
+    """What is here of the index that a name means: its images, and the other blobs that it needs."""
     return platforms.platforms_of(tx, NAMESPACE, row.name), platforms.index_blobs(tx, index)
 
 
-def _plan(core: Core, index: Digest, held: dict[Digest, PlatformRow], parts: set[Digest], what: str) -> _Plan:
+def plan_of(
+    core: Core, index: Digest, held: dict[Digest, PlatformRow], parts: set[Digest], what: str
+) -> _Plan:
     """What an index needs at a registry, each once, what is needed before what needs it."""
     plan = _Plan()
     seen: set[Digest] = set()

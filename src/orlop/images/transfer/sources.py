@@ -11,15 +11,26 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from orlop.errors import DataLoss, Error, NotFound, PermissionDenied, Unauthenticated, Unavailable
-from orlop.layers.compression import compress
+from orlop.errors import (
+    DataLoss,
+    Error,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from orlop.layers.packing.contents import Unlisted
+from orlop.layers.packing.packer import pack
+from orlop.layers.packing.parallel import Pool
+from orlop.layers.store import LayerStore
 from orlop.observe import Call
 from orlop.registry.blobs.sources import Opener
 from orlop.registry.client import Registry
-from orlop.spec.digest import Digest
+from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 
-__all__ = ["CHUNK", "Hashed", "SourceGone", "derived", "from_file", "from_registry", "packed"]
+__all__ = ["CHUNK", "Hashed", "SourceGone", "derived", "from_bytes", "from_file", "from_registry", "packed"]
 
 CHUNK = 1 << 20
 LIFE = 16 << 10  # bytes that a connection must bring to count as a try that got on
@@ -58,9 +69,21 @@ def derived(make: Callable[[], Iterable[bytes]]) -> Opener:
     return open_at
 
 
-def packed(tar: Path, recipe: str) -> Opener:
-    """A tar, compressed by a recipe."""
-    return derived(lambda: compress(file_chunks(tar), recipe))
+def from_bytes(data: bytes) -> Opener:
+    """Bytes that are at hand."""
+    return lambda offset: iter((data[offset:],))
+
+
+def packed(layers: LayerStore, diff_id: DiffID, recipe: str, pool: Pool | None = None) -> Opener:
+    """A layer's tar, compressed by a recipe that keeps it."""
+
+    def make() -> Iterator[bytes]:
+        try:
+            yield from pack(layers, diff_id, recipe, pool)
+        except Unlisted as exc:  # another version of the index could say more
+            raise SourceGone(FailedPrecondition(f"compress layer {diff_id}", str(exc))) from exc
+
+    return derived(make)
 
 
 def home_of(name: str) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ DOCKER_HUB = "docker.io"
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"  # Docker's own name for Docker Hub, kept since 2013
 _HUB_NAMES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io")
 _SUFFIXES = ("", "/", "/v1", "/v1/", "/v2", "/v2/")  # of keys with a scheme, from times of other rules
+_NULL = os.makedev(1, 3)  # Documentation/admin-guide/devices.txt
 _MAX_RENEWED = 1_024  # identity tokens whose successors are remembered
 
 
@@ -304,14 +306,20 @@ class Keychain:
 
 
 def read_document(path: str, limit: int) -> dict[str, Any]:
-    """A file of credentials; empty where there is none.
+    """A file of credentials; empty where there is none, and from the null device.
 
-    Raises `InvalidArgument` for what is not one, `ResourceExhausted` for more than ``limit`` bytes.
+    Raises `InvalidArgument` for what is not one, `ResourceExhausted` for more than ``limit`` bytes.  Nothing
+    but a regular file is read, and none is waited for, as opening a FIFO would.
     """
     attempted = f"read credentials {path}"
     try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
+        about = os.stat(path)
+        if stat.S_ISCHR(about.st_mode) and about.st_rdev == _NULL:
+            return {}
+        if not stat.S_ISREG(about.st_mode):  # opening a device or a FIFO does things
+            raise InvalidArgument(attempted, "it is not a regular file")
+        with open(path, "rb", opener=_without_waiting) as file:
+            data = file.read(limit + 1) or b""  # nothing, where a FIFO took its place meanwhile
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:
@@ -319,6 +327,11 @@ def read_document(path: str, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise over_limit("auth_file_size", f"more than {limit}", limit, attempted=attempted)
     return parse_json(data, attempted, limit=limit) if data.strip() else {}
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open, even if it is a FIFO by now."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
