@@ -27,9 +27,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import orlop
 from orlop import errors
 from orlop.client import RemoteStore
-from orlop.images.api import PrepareOptions
+from orlop.images.api import CommitOptions, PrepareOptions
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, registries_pb2, store_pb2, transfer_pb2
+from orlop.proto.orlop.v1 import (
+    comparing_pb2,
+    contents_pb2,
+    images_pb2,
+    images_pb2_grpc,
+    registries_pb2,
+    store_pb2,
+    transfer_pb2,
+)
 from orlop.service import Daemon, ServiceLimits
 from orlop.service.tls import ServerTls
 from orlop.testing.fake import FakeStore
@@ -137,6 +145,9 @@ def mode_of(path) -> int:
 
 def test_a_user_that_is_named_may_do_everything(fake, place):
     with door(fake, place, users=(str(NOBODY),)) as daemon:
+        with client(daemon) as own:
+            own.prepare_root("alpine", "/srv/own")
+            own.commit("/srv/own", "localhost/own", options=CommitOptions(freeze="/x"))
         told = ask_as(daemon, NOBODY, ("prepare_root", "alpine", "/srv/a"), ("cleanup", "/srv/a"))
     assert [error for error, _ in told] == ["", ""]
 
@@ -460,7 +471,7 @@ def test_a_bug_is_told_under_a_number_that_the_log_has(fake, place, caplog):
 
 # ------------------------------------------------------------------ what they send
 
-MODULES = (images_pb2, transfer_pb2, store_pb2, registries_pb2, image_pb2)
+MODULES = (images_pb2, transfer_pb2, store_pb2, registries_pb2, contents_pb2, comparing_pb2, image_pb2)
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
     for module in MODULES
@@ -515,7 +526,8 @@ def fill(message, dice, depth=0):
                         depth + 1,
                     )
         elif repeated:
-            getattr(message, field.name).extend(dice.choice(TEXTS) for _ in range(dice.choice([1, 3, 1_100])))
+            many = dice.choice([1, 3, 1_100])
+            getattr(message, field.name).extend(value_for(field, dice) for _ in range(many))
         else:
             setattr(message, field.name, value_for(field, dice))
     return message
@@ -524,6 +536,10 @@ def fill(message, dice, depth=0):
 def value_for(field, dice):
     if field.type == field.TYPE_STRING:
         return dice.choice(TEXTS)
+    if field.type == field.TYPE_BYTES:
+        return dice.choice([*(text.encode() for text in TEXTS), b"\xff/\x80", b"*[!"])
+    if field.type == field.TYPE_UINT32:
+        return dice.choice([0, 1, 2**32 - 1])
     if field.type == field.TYPE_BOOL:
         return dice.random() < 0.5
     if field.type == field.TYPE_DOUBLE:
@@ -560,9 +576,11 @@ def bombard(address, dice, rounds, methods=METHODS):
             if dice.random() < 0.02:
                 data = dice.randbytes(dice.choice([1, 100, 3 << 20]))
             kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+            if method.client_streaming:
+                kind = channel.stream_stream
             call = kind(path, request_serializer=lambda raw: raw, response_deserializer=lambda raw: raw)
             try:
-                answer = call(data, timeout=SOON)
+                answer = call(iter([data]) if method.client_streaming else data, timeout=SOON)
                 if method.server_streaming:
                     list(answer)
                 codes.append(grpc.StatusCode.OK)
@@ -750,6 +768,9 @@ def test_over_tcp_a_certificates_name_says_what_its_holder_may_do(over_tcp, fake
     with client(over_tcp, **shown(pki, "builder")) as builder:
         assert builder.prepare_root("alpine", "/srv/a").path == "/srv/a"
         assert builder.info().root == fake.root
+        # What is done to other processes of the machine is its owner's affair
+        with pytest.raises(errors.PermissionDenied, match="may not freeze a cgroup"):
+            builder.commit("/srv/a", options=CommitOptions(freeze="/system.slice"))
     with client(over_tcp, **shown(pki, "viewer")) as viewer:
         assert [root.path for root in viewer.prepared()] == ["/srv/a"]
         assert viewer.info().root == "ROOT"
@@ -760,6 +781,20 @@ def test_over_tcp_a_certificates_name_says_what_its_holder_may_do(over_tcp, fake
         guest.images()
     assert "by certificate viewer (host 127.0.0.1" in caplog.text
     assert len(fake.prepared()) == 1
+
+
+def test_over_tcp_what_is_here_is_sent_and_else_a_path_is_the_daemons(over_tcp, fake, pki, tmp_path):
+    (tmp_path / "here").write_text("the bytes of an archive")
+    fake.archives |= {
+        "the bytes of an archive": ["alpine"],
+        "/srv/there": ["alpine"],
+        str(tmp_path / "here"): [],
+    }
+    with client(over_tcp, **shown(pki, "builder")) as builder:
+        assert len(builder.load(str(tmp_path / "here"))) == 1
+        assert len(builder.load("/srv/there")) == 1
+        with pytest.raises(errors.NotFound):
+            builder.load("/srv/nowhere")
 
 
 @pytest.mark.parametrize("who", ["stranger", "expired"])

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from orlop.errors import InvalidArgument
 from orlop.images.api import CommitOptions
-from orlop.images.changed.changes import apply_change
+from orlop.images.changed.changes import INSTRUCTIONS, apply_change
 from orlop.images.changed.commit import edit_config
 from orlop.spec.digest import DiffID
 from orlop.spec.documents import parse_config
 
+TIMES = "--interval=1m30s --timeout=.5s --start-period=0s  --start-interval=2ms"
 ID, NEW = DiffID.of(b"old"), DiffID.of(b"new")
 
 
@@ -41,8 +42,51 @@ ID, NEW = DiffID.of(b"old"), DiffID.of(b"new")
         ("WORKDIR /w", {}, {"WorkingDir": "/w"}),
         ("STOPSIGNAL SIGINT", {}, {"StopSignal": "SIGINT"}),
         ("  user   me  ", {}, {"User": "me"}),
+        ("USER\tme", {}, {"User": "me"}),
+        # words are a builder's: quotes, escapes, variables of before the line
+        (r"ENV A=\"x\" B=a\ b C='it\'", {}, {"Env": ['A="x"', "B=a b", "C=it\\"]}),
+        (r'ENV A="a \"b\" \c $$"' + " B=\"x\"y'z'", {}, {"Env": [r'A=a "b" \c $$', "B=xyz"]}),
+        ("ENV PATH=$PATH:/x", {"Env": ["PATH=/bin"]}, {"Env": ["PATH=/bin:/x"]}),
+        ("ENV A=1 B=$A", {"Env": ["A=0"]}, {"Env": ["A=1", "B=0"]}),
+        ("ENV A=${A:-d}${A:+e}${N:-n$A}${N:+x}", {"Env": ["A=1"]}, {"Env": ["A=1en1"]}),
+        ("ENV A=${E-d}${E:-d}${E+s}", {"Env": ["E="]}, {"Env": ["E=", "A=ds"]}),
+        (r"ENV A='$A' B=\$A", {"Env": ["A=1"]}, {"Env": ["A=$A", "B=$A"]}),
+        ('ENV A say "hello $W" now', {"Env": ["W=w"]}, {"Env": ["W=w", "A=say hello w now"]}),
+        ('LABEL a="1" b=2\tc=\'3 4\'', {}, {"Labels": {"a": "1", "b": "2", "c": "3 4"}}),
+        ("LABEL $K=$V", {"Env": ["K=k", "V=v w"]}, {"Env": ["K=k", "V=v w"], "Labels": {"k": "v w"}}),
+        ("EXPOSE 8000-8002 $P/UDP", {"Env": ["P=53"]}, {
+            "Env": ["P=53"],
+            "ExposedPorts": {"8000/tcp": {}, "8001/tcp": {}, "8002/tcp": {}, "53/udp": {}},
+        }),
+        ("VOLUME $V '/a b'", {"Env": ["V=/v"]}, {"Env": ["V=/v"], "Volumes": {"/v": {}, "/a": {}, "b": {}}}),
+        ("WORKDIR x", {"WorkingDir": "/w"}, {"WorkingDir": "/w/x"}),
+        ("WORKDIR x/../y/", {}, {"WorkingDir": "/y"}),
+        ("WORKDIR /x", {"WorkingDir": "/w"}, {"WorkingDir": "/x"}),
+        ("STOPSIGNAL SIGRTMIN+3", {}, {"StopSignal": "SIGRTMIN+3"}),
+        ("STOPSIGNAL 9", {}, {"StopSignal": "9"}),
+        # Docker's own
+        ('SHELL ["/bin/bash", "-c"]', {}, {"Shell": ["/bin/bash", "-c"]}),
+        ("CMD a b", {"Shell": ["bash", "-ec"]}, {"Shell": ["bash", "-ec"], "Cmd": ["bash", "-ec", "a b"]}),
+        ("ENTRYPOINT a", {"Shell": ["x"], "Cmd": ["y"]}, {"Shell": ["x"], "Entrypoint": ["x", "a"]}),
+        ("ONBUILD RUN make", {"OnBuild": ["ENV A=$A"]}, {"OnBuild": ["ENV A=$A", "RUN make"]}),
+        ("HEALTHCHECK none", {}, {"Healthcheck": {"Test": ["NONE"]}}),
+        ("HEALTHCHECK CMD curl x", {}, {"Healthcheck": {"Test": ["CMD-SHELL", "curl x"]}}),
+        (
+            f'HEALTHCHECK {TIMES} --retries=3 cmd ["a", "b c"]',
+            {},
+            {
+                "Healthcheck": {
+                    "Test": ["CMD", "a", "b c"],
+                    "Interval": 90_000_000_000,
+                    "Timeout": 500_000_000,
+                    "StartPeriod": 0,
+                    "StartInterval": 2_000_000,
+                    "Retries": 3,
+                }
+            },
+        ),
     ],
-)
+)  # fmt: skip
 def test_an_instruction_edits_its_field(
     instruction: str, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
@@ -64,6 +108,35 @@ def test_an_instruction_edits_its_field(
         ("ENV =1", "not KEY=VALUE"),
         ("ENV 'open", "quotation"),
         ("ENV ''", "not KEY=VALUE"),
+        ("ENV A=${B", "none of"),
+        ("ENV A=${B:-c", "no '}'"),
+        ("ENV A=${}", "without a variable's name"),
+        ("ENV A=${B:?no}", "none of"),
+        ("ENV A=" + "${A:-" * 60 + "}" * 60, "deep"),
+        ("LABEL $A=b", "the key is ''"),
+        ("USER $NOBODY", "says nothing"),
+        ("EXPOSE x", "no port"),
+        ("EXPOSE 0", "no port"),
+        ("EXPOSE 70000", "no port"),
+        ("EXPOSE 2-1", "no port"),
+        ("EXPOSE 1/icmp", "no port"),
+        ("STOPSIGNAL a b", "no signal"),
+        ("SHELL /bin/sh", "JSON list"),
+        ("SHELL []", "empty"),
+        ("ONBUILD ONBUILD RUN x", "takes no ONBUILD"),
+        ("ONBUILD from x", "takes no FROM"),
+        ("HEALTHCHECK", "says nothing"),
+        ("HEALTHCHECK x", "neither NONE nor CMD"),
+        ("HEALTHCHECK CMD", "neither NONE nor CMD"),
+        ("HEALTHCHECK --interval=1 CMD x", "no duration"),
+        ("HEALTHCHECK --interval=1us CMD x", "out of range"),
+        ("HEALTHCHECK --interval=9999999h CMD x", "out of range"),
+        ("HEALTHCHECK --retries=0 CMD x", "from 1 on"),
+        ("HEALTHCHECK --other=1s CMD x", "unknown flag"),
+        ("VOLUME [' ']", "not a JSON list"),
+        ('VOLUME [" "]', "without a path"),
+        ('CMD ["\\ud800"]', "surrogate"),
+        ("USER a\0b", "NUL"),
         ("LABEL ''  x", "not KEY=VALUE"),
         ('VOLUME ["a"', "not a JSON list"),
         ("VOLUME [1]", "list of strings"),
@@ -75,10 +148,8 @@ def test_what_is_no_instruction_is_refused(instruction: str, words: str) -> None
 
 
 @given(
-    st.sampled_from(
-        ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"]
-    ),
-    st.text() | st.text(alphabet="ab=\"' []{},:/\\#"),
+    st.sampled_from(INSTRUCTIONS),
+    st.text() | st.text(alphabet="abA=\"' []{},:/\\#$-+1"),
 )
 def test_any_instruction_leaves_a_config_that_can_be_read_or_is_refused(word: str, rest: str) -> None:
     config: dict[str, Any] = {"Env": ["A=1"], "Labels": {"a": "b"}}
@@ -166,3 +237,26 @@ def test_the_same_commit_gives_the_same_bytes() -> None:
 @pytest.mark.parametrize("config", [None, {}], ids=repr)
 def test_changes_also_fit_a_config_that_has_none(config: dict[str, Any] | None) -> None:
     assert edited(document(config=config), changes=("USER me",))["config"] == {"User": "me"}
+
+
+def test_an_entrypoint_keeps_the_command_that_was_said_with_it() -> None:
+    before = document(config={"Cmd": ["old"]})
+    assert "Cmd" not in edited(before, changes=("ENTRYPOINT e",))["config"]
+    made = edited(before, changes=('CMD ["c"]', 'ENTRYPOINT ["e"]'))
+    assert made["config"] == {"Cmd": ["c"], "Entrypoint": ["e"]}
+
+
+def test_a_maintainer_is_the_author() -> None:
+    assert (
+        edited(document(), author="me", changes=("MAINTAINER 'some body' <x>",))["author"] == "some body <x>"
+    )
+
+
+def test_a_squashed_commit_has_one_layer_and_tells_what_was_done_before() -> None:
+    made = edited(document(), squash=True)
+    assert made["rootfs"]["diff_ids"] == [NEW]
+    assert made["history"] == [
+        {"created_by": "base", "empty_layer": True},
+        {"created_by": "ENV", "empty_layer": True},
+        {"created": "2023-11-14T22:13:20Z", "created_by": "orlop commit --squash"},
+    ]

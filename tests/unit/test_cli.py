@@ -46,6 +46,7 @@ from orlop.images.api import (
     Removed,
     StoreInfo,
 )
+from orlop.images.imports import ImportOptions
 from orlop.images.upkeep import Keep, Pin
 from orlop.observe import Call, Progress
 from orlop.remote.api import Referrer
@@ -114,8 +115,8 @@ class FakeVerbs:
         self.known[self._full(name)] = self._image(self._full(name))
         return self.known[self._full(name)]
 
-    def push(self, name, destination=None, *, tags=(), recompress=False, all_platforms=False, call):
-        self.options = {"recompress": recompress, "all_platforms": all_platforms}
+    def push(self, name, destination=None, *, tags=(), recompress=False, all_platforms=False, call, **form):
+        self.options = {"recompress": recompress, "all_platforms": all_platforms, **form}
         first = destination or self._get(name, "push").name
         names = (first, *(f"{first.rpartition(':')[0]}:{tag}" for tag in tags))
         return PushResult(name=first, digest=DIGEST, size=1, names=names)
@@ -141,8 +142,9 @@ class FakeVerbs:
         del self.known[image.name]
         return Removed(names=(image.name,), freed=2_000)
 
-    def load(self, source, *, name=None, platform=None, all_platforms=False, call):
+    def load(self, source, *, name=None, platform=None, all_platforms=False, options, call):
         self.options = {"platform": platform, "all_platforms": all_platforms}
+        self.imported = options
         return [self._image(name or source)]
 
     def prepare_root(self, name, path, *, options, call):
@@ -306,6 +308,7 @@ def test_progress_can_be_json(orlop_run):
         (("push", "alpine", f"r.io/a@{DIGEST}"), f"r.io/a@{DIGEST}\n"),
         (("fetch-blobs", "alpine"), f"{DIGEST}\n"),
         (("import", "--name", "localhost/i", "x.tar"), "localhost/i\n"),
+        (("import", "-q", "x.tar", "localhost/i"), "localhost/i\n"),
         (("images", "-q"), "docker.io/library/alpine:latest\n"),
         (("images", "--format", "{{.Name}}={{ .size }}"), "docker.io/library/alpine:latest=12345678\n"),
         (("tag", "alpine", "localhost/x"), ""),
@@ -332,6 +335,22 @@ def test_platforms_are_handed_down_as_they_were_given(orlop_run, verbs, verb):
         assert verbs.options == {"platform": platform, "all_platforms": every}
     assert orlop_run("push", "--all-platforms", "alpine")[0] == 0
     assert verbs.options["all_platforms"] is True
+
+
+def test_the_form_of_a_push_is_handed_down_as_it_was_given(orlop_run, verbs):
+    verbs.options = {}
+    names = ("compression", "level", "format")
+    for given, form in (
+        ((), (None, None, None)),
+        (("--compression", "zstd", "--level", "12"), ("zstd", 12, None)),
+        (("--format", "zstd:chunked", "--recompress"), (None, None, "zstd:chunked")),
+    ):
+        assert orlop_run("push", "alpine", *given)[0] == 0
+        assert tuple(verbs.options[name] for name in names) == form
+    for wrong in (("--compression", "lz4"), ("--level", "0"), ("--format", "oci"), ("--threads", "0")):
+        assert orlop_run("push", "alpine", *wrong)[0] == 2
+    code, _, err = orlop_run("--host", "unix:///run/x.sock", "push", "alpine", "--threads", "2")
+    assert (code, "compression_threads" in err) == (2, True)
 
 
 def test_the_life_of_a_root(orlop_run, verbs):
@@ -393,11 +412,57 @@ def test_quota_and_id_maps_of_a_root_are_shown(orlop_run):
         assert (root["quota"], root["uid_map"], root["gid_map"]) == (1024, [entry], [entry])
 
 
-def test_commit_hands_every_option_down(orlop_run, verbs):
+def test_import_hands_every_option_down(orlop_run, verbs, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    assert orlop_run("import", "x.tar")[0] == 0
+    assert verbs.imported == ImportOptions(created=1_700_000_000, newest=1_700_000_000)
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    orlop_run(
+        *("import", "--format", "rootfs", "--force", "-c", "ENV A=b", "--change", "CMD x", "-a", "me"),
+        *("-m", "why", "--created", "2026-01-31T12:00:00Z", "--owner", "0:5", "x.tar", "n"),
+    )
+    assert verbs.imported == ImportOptions(
+        format="rootfs",
+        replace=True,
+        changes=("ENV A=b", "CMD x"),
+        author="me",
+        message="why",
+        created=1_769_860_800,
+        owner=(0, 5),
+    )
+    (shown,) = json.loads(orlop_run("import", "--json", "--created", "-5", "x.tar", "n")[1])
+    assert (shown["name"], verbs.imported.created) == ("n", -5)
+    for wrong in (("--created", "soon"), ("--owner", "root"), ("--format", "odd"), ("--name", "m")):
+        assert orlop_run("import", *wrong, "x.tar", "n")[0] == 2
+
+
+def test_commit_hands_every_option_down(orlop_run, verbs, tmp_path, monkeypatch):
     orlop_run("prepare", "alpine", "/x")
     orlop_run("commit", "-a", "me", "-m", "why", "-c", "ENV A=b", "--change", 'CMD ["x"]', "/x")
     assert (verbs.options.author, verbs.options.message) == ("me", "why")
     assert verbs.options.changes == ("ENV A=b", 'CMD ["x"]')
+    assert verbs.options.newest is verbs.options.created is verbs.options.base is None
+    ignore = tmp_path / "ignore"
+    ignore.write_text("# caches\ntmp/*\n")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    orlop_run(
+        *("commit", "-x", "!tmp/a", "--exclude-from", str(ignore), "--squash", "--base", "debian"),
+        *("--annotation", "a=b=c", "--freeze", "/a.scope", "/x"),
+    )
+    assert (verbs.options.exclude, verbs.options.squash) == (("tmp/*", "!tmp/a"), True)
+    assert (verbs.options.base, verbs.options.freeze) == ("debian", "/a.scope")
+    assert verbs.options.annotations == {"a": "b=c"}
+    assert (verbs.options.created, verbs.options.newest) == (1_700_000_000, 1_700_000_000)
+
+
+@pytest.mark.parametrize(
+    "options", [("--annotation", "a"), ("--annotation", "=b"), ("--exclude-from", "/none")]
+)
+def test_commit_refuses_what_is_no_option_before_anything_is_done(orlop_run, options):
+    orlop_run("prepare", "alpine", "/x")
+    code, out, error = orlop_run("commit", *options, "/x")
+    assert code != 0
+    assert (out, "commit /x: " in error) == ("", True), error
 
 
 def test_mounts_as_json_have_exactly_the_documented_fields(orlop_run):

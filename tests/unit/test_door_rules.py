@@ -1,5 +1,6 @@
 """Who may do what and how much of it: the rules of the daemon's door, without a daemon."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,11 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from orlop.client.address import TcpAddress, parse_address
-from orlop.errors import InvalidArgument, NotFound, ResourceExhausted
+from orlop.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.proto.orlop.v1 import (
+    comparing_pb2,
+    contents_pb2,
+    forks_pb2,
+    images_pb2,
+    registries_pb2,
+    store_pb2,
+    transfer_pb2,
+    types_pb2,
+)
 from orlop.service import requests
-from orlop.service.access import LOOKS, Access, Peer
+from orlop.service.access import LOOKS, Access, Peer, check_owner
 from orlop.service.clients import NOBODY, Client, Connection, Ledger, ServiceCounts
 from orlop.service.deadlines import Deadlines, Limited
 from orlop.service.gate import pools_by_method
@@ -19,7 +29,16 @@ from orlop.service.pools import DEFAULT_LIMITS, CallPool, Pools, ServiceLimits, 
 from orlop.service.shown import Veil, one_line
 
 SOON = 60.0
-MODULES = (images_pb2, transfer_pb2, store_pb2, registries_pb2, image_pb2)
+MODULES = (
+    images_pb2,
+    transfer_pb2,
+    store_pb2,
+    registries_pb2,
+    contents_pb2,
+    comparing_pb2,
+    forks_pb2,
+    image_pb2,
+)
 
 
 def peer(uid, gid=500, *groups):
@@ -27,6 +46,19 @@ def peer(uid, gid=500, *groups):
 
 
 # ------------------------------------------------------------------ who
+
+
+def test_only_root_and_the_daemons_own_user_may_freeze_others():
+    access = Access(ServiceLimits(users=("1000",)), group=None, attempted="listen")
+    freezing = images_pb2.CommitRequest(path="/a", options=images_pb2.CommitOptions(freeze="/x"))
+    plain = images_pb2.CommitRequest(path="/a")
+    for uid in (0, os.geteuid()):
+        check_owner(freezing, access.local(peer(uid)), "call")
+    for client in (access.local(peer(1000)), access.certified(["ci"], "far away"), NOBODY):
+        check_owner(plain, client, "call")
+        with pytest.raises(PermissionDenied, match="may not freeze"):
+            check_owner(freezing, client, "call")
+
 
 ROLES = [
     (peer(0), "full"),
@@ -86,7 +118,7 @@ def test_a_read_only_client_may_ask_for_nothing_that_changes():
     assert set(chosen) >= LOOKS
     assert looks == {
         *("ListPrepared", "List", "Inspect", "Info", "Usage", "Explain", "ListPins"),
-        *("Tags", "Manifest", "Referrers"),
+        *("Tags", "Manifest", "Referrers", "History", "ListCheckpoints"),
         "ServerReflectionInfo",
     }
 
@@ -394,18 +426,37 @@ def test_every_text_that_a_call_is_about_has_a_rule():
         "docker.containerkit.types.PrepareRequest.path",  # the store's own rule, as for the library
         "orlop.v1.PrepareRootRequest.path",
         "orlop.v1.WatchPrepareRootRequest.path",
+        "orlop.v1.ForkRequest.new_paths",
         "orlop.v1.PullRequest.platform",
         "orlop.v1.InspectRequest.platform",
         "orlop.v1.PullRequest.platforms",
         "orlop.v1.LoadRequest.platforms",
         "orlop.v1.PushRequest.tags",
+        "orlop.v1.PushRequest.compression",  # in orlop.images.transfer.forms
+        "orlop.v1.PushRequest.format",
+        "orlop.v1.ExportRequest.format",  # in orlop.client.wireexport
+        "orlop.v1.ExportRequest.compression",
+        "orlop.v1.ExportRequest.platform",
         "orlop.v1.LoadRequest.source",  # in orlop.service.transfer
+        "orlop.v1.LoadRequest.stem",  # only ever part of a name that is made up
         "orlop.v1.BackupRequest.destination",  # in orlop.service.store
         "orlop.v1.PinRequest.name",
         "orlop.v1.TagsRequest.last",
         "orlop.v1.ManifestRequest.platform",
         "orlop.v1.ReferrersRequest.artifact_type",
         "orlop.v1.CopyRequest.platform",
+        "orlop.v1.ListFilesRequest.platform",
+        "orlop.v1.ReadFilesRequest.platform",
+        "orlop.v1.DiffRequest.new",
+        "orlop.v1.DiffRequest.platform",
+        "orlop.v1.BlameRequest.platform",
+        "orlop.v1.HistoryRequest.platform",
+        "orlop.v1.TreeRequest.platform",
+        "orlop.v1.WasteRequest.platform",
+        "orlop.v1.FindFilesRequest.thing",
+        "orlop.v1.FindFilesRequest.kinds",
+        "orlop.v1.FindFilesRequest.platform",
+        "orlop.v1.ReadArchiveRequest.platform",
         "orlop.v1.CopyRequest.tags",  # in orlop.remote.names
     }
     for module in MODULES:

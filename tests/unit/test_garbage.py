@@ -150,6 +150,7 @@ def stores(draw: st.DrawFn) -> Callable[[Transaction], None]:
     holds = [draw(st.lists(st.sampled_from(configs), max_size=2)) if index else [] for index in meant]
     rooted = draw(st.lists(st.sampled_from(configs), max_size=2))
     mounted = [draw(st.sampled_from([None, *configs])) for _ in rooted]
+    pointed = [draw(st.sampled_from([None, *configs])) for _ in rooted]
     things = [("layer", layer) for layer in layers] + [("config", config) for config, _, _ in configs]
     things += [("blob", config) for config, _, _ in configs] + [("blob", digest(f"gz {layers[0]}"))]
     things += [("chain", chain_of(own)) for own, _ in chained]
@@ -185,6 +186,9 @@ def stores(draw: st.DrawFn) -> Callable[[Transaction], None]:
                     "INSERT INTO root_mounts VALUES (?, 0, 'image', 's', 't', '', ?, ?)",
                     (f"root{number}", extra[0], add_chain(tx, extra[1])),
                 )
+            point = pointed[number]
+            if point is not None:
+                tx.execute("INSERT INTO checkpoints VALUES (?, 'p', ?, 0)", (f"root{number}", point[0]))
         for number, refs in enumerate(leased):
             for kind, ref in refs:
                 garbage.lease_add(tx, f"lease{number}", kind, ref)
@@ -237,7 +241,7 @@ def live(tx: Transaction) -> dict[str, set[str]]:
         return found
 
     configs = kept("config")
-    for table in ("images", "image_platforms", "prepared", "root_mounts"):
+    for table in ("images", "image_platforms", "prepared", "root_mounts", "checkpoints"):
         configs |= column(tx, f"SELECT config_digest FROM {table}")
     held = kept("chain")
     for table in ("prepared", "root_mounts"):

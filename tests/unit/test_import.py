@@ -23,6 +23,14 @@ def test_the_library_needs_neither_rpc_nor_terminal() -> None:
     assert loaded.isdisjoint(("grpc", "click", "rich", "google"))
 
 
+def test_a_commit_brings_along_nothing_that_it_has_no_use_for() -> None:
+    """Most of what `orlop commit` takes for a small change is imports."""
+    loaded = loaded_after("import orlop, orlop.images.store, orlop.images.changed.commit")
+    others = ("urllib3", "ssl", "logging", "subprocess", "concurrent.futures", "tempfile", "shutil")
+    ours = ("registry", "images.transfer.pull", "images.browsing.trees", "images.folders", "layers.merge")
+    assert loaded.isdisjoint((*others, *(f"orlop.{name}" for name in ours)))
+
+
 def test_every_public_name_is_there() -> None:
     import orlop
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
 from orlop.errors import Cancelled, DeadlineExceeded, Error
-from orlop.observe import NULL_OBSERVER, Call, CancelToken, Progress, Rate
+from orlop.observe import NULL_OBSERVER, Call, CancelToken, Progress, Rate, result_of
 
 SOON = 5.0  # seconds: what takes milliseconds, on a busy machine
 
@@ -117,3 +119,34 @@ def test_a_rate_is_bytes_over_time_and_reports_ten_times_a_second_at_most() -> N
     spent = time.monotonic() - start
     assert 1 <= due <= 10 * spent + 2
     assert 0 < rate.rate <= added / 0.5
+
+
+def test_a_result_is_waited_for_so_that_a_signal_counts_whichever_thread_it_wakes() -> None:
+    future: Future[int] = Future()
+    before = signal.signal(signal.SIGUSR1, lambda *_: future.set_result(7))
+
+    def take() -> None:  # the kernel gives the process's signals to any thread
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=take)
+    timer = threading.Timer(
+        0.2, thread.start
+    )  # that the wait has begun makes it harder, nothing depends on it
+    try:
+        timer.start()
+        assert result_of(future) == 7
+    finally:
+        timer.join()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_result_is_the_futures_own() -> None:
+    failed: Future[int] = Future()
+    failed.set_exception(KeyError("x"))
+    with pytest.raises(KeyError):
+        result_of(failed)
+    given_up: Future[int] = Future()
+    given_up.cancel()
+    with pytest.raises(CancelledError):
+        result_of(given_up)

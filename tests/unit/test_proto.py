@@ -15,21 +15,40 @@ from hypothesis import strategies as st
 
 import orlop.proto
 from orlop import errors
-from orlop.client import wire, wireregistries, wirestore
+from orlop.client import wire, wirecomparing, wirecontents, wireforks, wireregistries, wirestore
 from orlop.client.address import SUN_PATH_MAX, Address
 from orlop.client.status import DETAIL_KEY, error_of, status_of
 from orlop.config import DRIVERS
-from orlop.images import api, upkeep
+from orlop.images import api, comparing, contents, forks, upkeep
 from orlop.observe import Progress
 from orlop.proto.docker.containerkit.types import image_pb2
-from orlop.proto.orlop.v1 import images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2
+from orlop.proto.orlop.v1 import (
+    comparing_pb2,
+    contents_pb2,
+    forks_pb2,
+    images_pb2,
+    registries_pb2,
+    store_pb2,
+    transfer_pb2,
+    types_pb2,
+)
 from orlop.remote import api as remote
 from orlop.service.gate import pools_by_method
 from orlop.service.pools import DEFAULT_LIMITS, Pools
 
 HERE = Address("/run/orlop/socket/orlop.sock")
 FILES = [image_pb2.DESCRIPTOR] + [
-    module.DESCRIPTOR for module in (images_pb2, registries_pb2, store_pb2, transfer_pb2, types_pb2)
+    module.DESCRIPTOR
+    for module in (
+        comparing_pb2,
+        contents_pb2,
+        forks_pb2,
+        images_pb2,
+        registries_pb2,
+        store_pb2,
+        transfer_pb2,
+        types_pb2,
+    )
 ]
 
 # ------------------------------------------------------------------ shape
@@ -104,7 +123,7 @@ def test_each_call_has_messages_of_its_own():
 
 def test_an_enums_zero_is_unspecified():
     enums = [enum for file in FILES for enum in file.enum_types_by_name.values()]
-    assert len(enums) == 2
+    assert len(enums) == 4
     for enum in enums:
         assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
 
@@ -252,7 +271,17 @@ VALUES = [
     ),
     (
         st.builds(
-            api.CommitOptions, author=TEXT, message=TEXT, changes=st.lists(TEXT, max_size=3).map(tuple)
+            api.CommitOptions,
+            author=TEXT,
+            message=TEXT,
+            changes=st.lists(TEXT, max_size=3).map(tuple),
+            created=st.none() | NUMBER,
+            newest=st.none() | NUMBER,
+            exclude=st.lists(TEXT, max_size=3).map(tuple),
+            squash=st.booleans(),
+            base=st.none() | TEXT,
+            annotations=LABELS,
+            freeze=TEXT,
         ),
         wire.commit_options_to,
         wire.commit_options_from,
@@ -415,7 +444,134 @@ REGISTRY_VALUES = [
         wireregistries.copied_from,
     ),
 ]
-VALUES += REGISTRY_VALUES
+
+
+def find_to(options):
+    return wirecontents.options_to("a", b"*", options)
+
+
+CONTENT_VALUES = [
+    (
+        st.builds(
+            contents.FileInfo,
+            path=st.binary(max_size=9),
+            mode=st.integers(0, 0o177777),
+            uid=st.integers(0, 2**32 - 1),
+            gid=st.integers(0, 2**32 - 1),
+            size=SIZE,
+            mtime=st.integers(-(2**62), 2**62),
+            nsec=st.integers(0, 999_999_999),
+            links=st.integers(1, 2**32 - 1),
+            target=st.binary(max_size=9),
+            device=st.tuples(st.integers(0, 4095), st.integers(0, 2**20 - 1)),
+            xattrs=st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=2).map(tuple),
+        ),
+        wirecontents.file_to,
+        wirecontents.file_from,
+    ),
+    (
+        st.builds(
+            contents.Found,
+            names=TEXTS,
+            image_id=TEXT,
+            file=st.builds(contents.FileInfo, path=st.binary(max_size=9), mode=st.just(0o100644)),
+        ),
+        wirecontents.found_to,
+        wirecontents.found_from,
+    ),
+    (
+        st.builds(
+            contents.FindOptions,
+            kinds=st.sampled_from([(), ("file",), ("file", "symlink")]),
+            least=st.none() | SIZE,
+            most=st.none() | SIZE,
+            platform=st.none() | TEXT,
+        ),
+        find_to,
+        wirecontents.options_from,
+    ),
+]
+FORK_VALUES = [
+    (
+        st.builds(forks.CheckpointInfo, name=TEXT, created=TEXT, image_id=TEXT, size=SIZE),
+        wireforks.checkpoint_to,
+        wireforks.checkpoint_from,
+    ),
+    (
+        st.builds(forks.ForkOptions, move=st.booleans(), mount=st.booleans(), labels=LABELS),
+        wireforks.fork_options_to,
+        wireforks.fork_options_from,
+    ),
+]
+FILES_OF_THINGS = CONTENT_VALUES[0][0]
+PATH = st.binary(max_size=9)
+COUNT = st.integers(0, 2**31 - 1)
+CHANGE = st.sampled_from(["added", "changed", "deleted"])
+LINES = st.builds(
+    comparing.HistoryLine,
+    layer=COUNT,
+    diff_id=TEXT,
+    created=TEXT,
+    created_by=TEXT,
+    author=TEXT,
+    comment=TEXT,
+    size=SIZE,
+    entries=SIZE,
+)
+STEPS = st.builds(
+    comparing.BlameStep,
+    what=CHANGE,
+    how=st.sampled_from(["entry", "link", "implied", "whiteout", "opaque", "replaced", "written"]),
+    line=LINES,
+    at=PATH,
+    file=st.none() | FILES_OF_THINGS,
+    source=PATH,
+    source_layer=COUNT,
+)
+WASTED_LAYERS = st.builds(comparing.LayerWaste, line=LINES, size=SIZE, wasted=SIZE, entries=SIZE, files=SIZE)
+WASTED_FILES = st.builds(
+    comparing.WastedFile, path=PATH, size=SIZE, layer=COUNT, hidden_by=COUNT, what=CHANGE
+)
+COMPARING_VALUES = [
+    (
+        st.builds(
+            comparing.Difference,
+            path=PATH,
+            what=CHANGE,
+            fields=TEXTS,
+            old=st.none() | FILES_OF_THINGS,
+            new=st.none() | FILES_OF_THINGS,
+        ),
+        wirecomparing.difference_to,
+        wirecomparing.difference_from,
+    ),
+    (LINES, wirecomparing.history_line_to, wirecomparing.history_line_from),
+    (STEPS, wirecomparing.step_to, wirecomparing.step_from),
+    (
+        st.builds(comparing.Blame, path=PATH, steps=st.lists(STEPS, max_size=2).map(tuple)),
+        wirecomparing.blame_to,
+        wirecomparing.blame_from,
+    ),
+    (
+        st.builds(
+            comparing.TreeLine, file=FILES_OF_THINGS, total=SIZE, entries=SIZE, layer=COUNT, depth=COUNT
+        ),
+        wirecomparing.tree_line_to,
+        wirecomparing.tree_line_from,
+    ),
+    (WASTED_LAYERS, wirecomparing.wasted_layer_to, wirecomparing.wasted_layer_from),
+    (WASTED_FILES, wirecomparing.wasted_file_to, wirecomparing.wasted_file_from),
+    (
+        st.builds(
+            comparing.Waste,
+            layers=st.lists(WASTED_LAYERS, max_size=2).map(tuple),
+            files=st.lists(WASTED_FILES, max_size=2).map(tuple),
+        ),
+        wirecomparing.waste_to,
+        wirecomparing.waste_from,
+    ),
+]
+VALUES += REGISTRY_VALUES + CONTENT_VALUES + COMPARING_VALUES + FORK_VALUES
 NAMES = [to.__name__.removesuffix("_to") for _, to, _ in VALUES]
 
 
@@ -454,6 +610,29 @@ def test_every_value_of_the_verbs_on_registries_is_tried():
     kinds = {name for name, kind in vars(remote).items() if dataclasses.is_dataclass(kind)}
     assert kinds - {"Call"} == tried | of_files
     assert len(REGISTRY_VALUES) == len(tried)
+
+
+def test_every_value_of_the_verbs_that_compare_is_tried():
+    kinds = {name for name, kind in vars(comparing).items() if dataclasses.is_dataclass(kind)}
+    assert len(kinds - {"Call", "FileInfo"}) == len(COMPARING_VALUES)
+
+
+def test_what_a_newer_daemon_says_of_a_change_is_an_error():
+    with pytest.raises(errors.Internal, match="unknown change of a path: 9"):
+        wirecomparing.difference_from(comparing_pb2.Difference(what=9))
+    with pytest.raises(errors.Internal, match="unknown way to change a path: 9"):
+        wirecomparing.step_from(comparing_pb2.BlameStep(what=1, how=9))
+
+
+def test_every_value_of_the_verbs_about_contents_is_tried():
+    kinds = {name for name, kind in vars(contents).items() if dataclasses.is_dataclass(kind)} - {"Call"}
+    assert kinds == {"FileInfo", "Found", "FindOptions"}
+
+
+def test_every_value_of_the_verbs_about_forks_is_tried():
+    kinds = {name for name, kind in vars(forks).items() if dataclasses.is_dataclass(kind)} - {"Call"}
+    assert kinds == {"CheckpointInfo", "ForkOptions"}
+    assert len(FORK_VALUES) == len(kinds)
 
 
 def test_a_finding_of_a_kind_unknown_here_is_an_error():

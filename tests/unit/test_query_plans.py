@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orlop.metadata import folders, garbage, images, layers, pins, platforms, roots, uses
+from orlop.metadata import captures, folders, garbage, images, layers, pins, platforms, roots, uses
+from orlop.metadata.captures import CaptureRow, CheckpointRow
 from orlop.metadata.db import Database, Transaction
 from orlop.metadata.folders import FolderRow
 from orlop.metadata.garbage import Suspects
@@ -27,6 +28,8 @@ _COMMON = r"(?:namespace|kind|form)=\?"
 _WHOLE = re.compile(rf"(?:SCAN|SEARCH(?=.*\({_COMMON}(?: AND {_COMMON})*\))) (\w+)")
 BLOB = Digest.of(b"a blob")
 LAYER = DiffID(Digest.of(b"a layer"))
+CAPTURE = CaptureRow(fingerprint=b"f", diff_id=LAYER)
+POINT = CheckpointRow(name="p", config=BLOB, created=0.0)
 CHAIN = ChainRow(id="c1", parent=None, depth=1, entries=1, size=1, uuid=b"u" * 16, devices=())
 FOLDER = FolderRow(id="f1", kind="layer", of=LAYER, form="real", size=1, entries=1, boot="b")
 MOUNT = MountRow(type="image", source="a", target="/x", options=(), config=BLOB, chain="c1")
@@ -96,6 +99,12 @@ LOOKUPS: dict[str, Body] = {
     "list a root's mounts": lambda tx: roots.mounts_of(tx, "r1"),
     "count a mapping's users": lambda tx: roots.mapping_users(tx, "0:1:1", "0:1:1"),
     "mark a root as mounted": lambda tx: roots.set_mounted(tx, "r1", mounted=True, made_target=True),
+    "move a root": lambda tx: roots.move_root(tx, "r1", "/srv/moved", {"k": "v"}),
+    "remember a capture": lambda tx: captures.set_capture(tx, "r1", CAPTURE),
+    "get a capture": lambda tx: captures.get_capture(tx, "r1"),
+    "add a checkpoint": lambda tx: captures.add_checkpoint(tx, "r1", [POINT]),
+    "list checkpoints": lambda tx: captures.checkpoints_of(tx, "r1"),
+    "drop a checkpoint": lambda tx: captures.delete_checkpoint(tx, "r1", "p"),
     "add a folder": lambda tx: folders.add_folder(tx, FOLDER, [LAYER]),
     "get a folder": lambda tx: folders.get_folder(tx, "f1"),
     "find a folder": lambda tx: folders.find_folder(tx, "layer", LAYER, "real"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
+import threading
 from functools import partial
 
 import pytest
@@ -27,6 +29,7 @@ from orlop.registry.access.credentials import (
     Keychain,
     find,
     own,
+    read_document,
     usual_sources,
 )
 from orlop.registry.access.helpers import MAX_OUTPUT, ask_helper, erase_helper, list_helper, store_helper
@@ -453,3 +456,32 @@ def test_a_helper_that_reads_nothing_holds_nobody_up(tmp_path):
 )
 def test_a_call_names_a_registry_as_images_names_do(named, registry, meant):
     assert bool(own(Auth(username="user", password="pw", registry=named), registry)) is meant
+
+
+def test_a_file_of_credentials_that_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # opening it would wait for somebody who writes, for ever
+    (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "socket"))
+    answers = {}
+
+    def read(name):
+        try:
+            answers[name] = read_document(os.fspath(tmp_path / name), 1 << 20)
+        except Exception as exc:  # noqa: BLE001 - looked at below
+            answers[name] = exc
+
+    names = ["fifo", "link", "folder", "socket"]
+    readers = [threading.Thread(target=read, args=(name,), daemon=True) for name in names]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert set(answers) == set(names)
+    for answer in answers.values():
+        assert isinstance(answer, InvalidArgument)
+        assert "not a regular file" in str(answer)
+    keychain = Keychain(CredentialSources(files=(os.fspath(tmp_path / "fifo"),)), ask_helper)
+    assert keychain("r.example", "a/b", scheme="https", call=Call()) is None
+    assert read_document(os.devnull, 1 << 20) == {}  # says that there are none

@@ -28,6 +28,12 @@ def main(
 
     ``open_store`` replaces what opens the store or connects to the daemon, ``runner`` the OCI runtime.
     """
+    if argv is None:  # the process is ours: it is mostly start and end, and what it imports is no garbage
+        import atexit
+        import gc
+
+        gc.set_threshold(20_000, 50, 100)
+        atexit.register(gc.freeze)
     from orlop.cli.app import app, run_command
 
     return run_command(app, "orlop", argv, opener=open_store, runner=runner)

@@ -36,12 +36,24 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "pull": ("transfer", "Fetch images from a registry."),
         "push": ("transfer", "Send an image to a registry."),
         "fetch-blobs": ("transfer", "Fetch the blobs of an image's layers that are not kept."),
-        "import": ("transfer", "Import an OCI layout or a docker archive."),
+        "export": ("export", "Write images to an archive or a layout, or one file system to a file."),
+        "import": ("imports", "Import images, or a root file system as one."),
         "images": ("images", "List images."),
         "inspect": ("images", "Show all there is to know of an image or a prepared root."),
         "tag": ("images", "Give an image a further name."),
         "label": ("pins", "Set labels of an image's name, or take them away (KEY-)."),
         "rmi": ("images", "Remove images, and the disk that nothing else needs."),
+    },
+    "Files in images and roots": {
+        "ls": ("contents", "List files of an image, a layer or a prepared root; nothing is mounted."),
+        "cat": ("contents", "Print files of an image, a layer or a prepared root; nothing is mounted."),
+        "find": ("contents", "Find files by a pattern, in an image, a layer or a root, or in all images."),
+        "cp": ("cp", "Copy files out of an image, a layer or a prepared root, or into a prepared root."),
+        "diff": ("compare", "Show what differs between two images, layers or prepared roots."),
+        "blame": ("lineage", "Show which layers brought, changed and deleted a path."),
+        "history": ("lineage", "Show how an image was made: its history, each line with its layer."),
+        "tree": ("lineage", "Show files as a tree, with sizes and the layers they came from."),
+        "waste": ("lineage", "Show what an image's layers hold that layers above hide or delete."),
     },
     "Root file systems": {
         "run": ("run", "Run a command in a container made from an image."),
@@ -50,7 +62,9 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "mount": ("roots", "Mount prepared roots."),
         "unmount": ("roots", "Unmount prepared roots; what was written stays."),
         "ps": ("roots", "List prepared roots."),
-        "commit": ("roots", "Make an image of what changed in a prepared root."),
+        "commit": ("commit", "Make an image of what changed in a prepared root."),
+        "fork": ("forks", "Make new roots with the content of a prepared one."),
+        "checkpoint": ("forks", "Remember what a prepared root is, and go back to it."),
         "cleanup": ("roots", "Unmount prepared roots and delete what was written."),
         "unshare": ("unshare", "Open a shell where prepared roots can be mounted without root."),
     },
@@ -81,15 +95,16 @@ VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 # Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
 _IN_NAMESPACE = {
-    *("run", "prepare", "mounts", "mount", "unmount", "commit", "cleanup"),
-    *("rmi", "gc", "info", "daemon", "df", "explain", "check"),
+    *("run", "prepare", "mounts", "mount", "unmount", "commit", "fork", "checkpoint", "cleanup"),
+    *("rmi", "gc", "info", "daemon", "df", "explain", "check", "import", "export"),
+    *("diff", "blame", "tree"),
+    *("ls", "cat", "find", "cp"),
 }
 _MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
 
 # What people know from elsewhere, and what does it here.
 _ELSEWHERE = {
     "attach": "artifact",
-    "cp": "copy",
     "create": "prepare",
     "delete": "rmi",
     "down": "cleanup",
@@ -98,10 +113,10 @@ _ELSEWHERE = {
     "list": "images",
     "list-tags": "tags",
     "load": "import",
-    "ls": "images",
     "prune": "gc",
     "remove": "cleanup",
     "rm": "cleanup",
+    "save": "export",
     "serve": "daemon",
     "umount": "unmount",
     "unpack": "prepare",

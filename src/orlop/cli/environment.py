@@ -165,6 +165,6 @@ def source_date_epoch(environ: Mapping[str, str]) -> int | None:
     text = environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return None
-    if not text.isdigit() or len(text) > 12:
+    if not (text.isascii() and text.isdigit()) or len(text) > 12:
         raise InvalidArgument("read SOURCE_DATE_EPOCH", f"not a number of seconds: {text[:40]!r}")
     return int(text)

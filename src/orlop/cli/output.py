@@ -10,14 +10,16 @@ import dataclasses
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orlop.cli.exits import OutputClosed, one_line
-from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
+from orlop.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
 
 __all__ = [
+    "Binary",
     "Column",
     "ago",
     "fill_streams",
@@ -86,6 +88,33 @@ def flush() -> None:
 
 def _failed(exc: OSError) -> Exception:
     return OutputClosed() if exc.errno == errno.EPIPE else from_oserror("write the result", exc)
+
+
+class Binary:
+    """Standard output for bytes: what `write` is for text.  Raises as that does."""
+
+    def write(self, data: bytes, /) -> int:
+        """Hand some bytes to the kernel; how many it took."""
+        if sys.stdout is None:
+            raise FailedPrecondition("write the result", "standard output is closed")
+        fd = sys.stdout.fileno()
+        while True:
+            try:
+                return os.write(fd, data)
+            except BlockingIOError:  # whoever has the other end of the pipe wants it so
+                select.select([], [fd], [])
+            except OSError as exc:
+                if exc.errno == errno.ENOSPC:
+                    raise _full(fd) from exc
+                raise _failed(exc) from exc
+
+
+def _full(fd: int) -> Exception:
+    """No room where standard output goes to, which need not be the store's disk."""
+    about = os.fstatvfs(fd)
+    details = {"errno": "ENOSPC", "free": str(about.f_bavail * about.f_frsize), "where": "standard output"}
+    reason = "no room is left on the disk that standard output goes to"
+    return ResourceExhausted("write the result", reason, hint="choose another disk", details=details)
 
 
 def note(text: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -105,6 +104,12 @@ class Lines(Silent):
                 self._put(f"orlop: {_words(event)}\n")
 
 
+def _terminal_size() -> os.terminal_size:
+    import shutil  # late: it brings much with it, and most commands show no progress
+
+    return shutil.get_terminal_size()
+
+
 class Live(Silent):
     """For a terminal: one line per item in flight, redrawn in place; what is done scrolls up and stays."""
 
@@ -113,10 +118,10 @@ class Live(Silent):
         stream: TextIO,
         *,
         clock: Callable[[], float] = time.monotonic,
-        size: Callable[[], os.terminal_size] = shutil.get_terminal_size,
+        size: Callable[[], os.terminal_size] | None = None,
     ) -> None:
         super().__init__(stream)
-        self._clock, self._size = clock, size
+        self._clock, self._size = clock, size or _terminal_size
         self._active: dict[str, Progress] = {}
         self._finished: list[str] = []  # lines that scroll up with the next drawing
         self._drawn = 0  # lines of the last drawing, above the cursor

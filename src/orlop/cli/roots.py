@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 from orlop.cli import output
-from orlop.cli.environment import source_date_epoch
 from orlop.cli.quantities import size_of
 from orlop.cli.rootargs import extra_of, id_maps_of
 from orlop.cli.session import (
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "cleanup_verb",
-    "commit_verb",
     "labels_of",
     "mount_verb",
     "mounts_verb",
@@ -225,50 +223,6 @@ def ps_verb(session: Session, form: str = "table") -> None:
     with session.store() as store:
         found: list[PreparedInfo] = store.prepared()
     output.show_list(found, columns, form=form, names=lambda root: root.path)
-
-
-@verb(
-    "commit",
-    "orlop commit /srv/a localhost/mine",
-    """orlop commit -m 'with git' -c 'CMD ["git", "--version"]' /srv/a""",
-)
-@click.argument("path", metavar="PATH")
-@click.argument("name", metavar="[NAME]", required=False)
-@click.option("-a", "--author", default="", help="Who made the change.")
-@click.option("-m", "--message", default="", help="What the change is.")
-@click.option(
-    "-c",
-    "--change",
-    "changes",
-    metavar="INSTRUCTION",
-    multiple=True,
-    help="Edit the image's config as a Dockerfile would: 'ENV A=b', 'CMD [\"sh\"]'.  May be repeated.",
-)
-@progress_options
-@pass_session
-def commit_verb(
-    session: Session,
-    path: str,
-    name: str | None,
-    author: str,
-    message: str,
-    changes: tuple[str, ...],
-    quiet: bool,
-    progress: ProgressMode,
-) -> None:
-    """Make an image of what changed in a prepared root.
-
-    Prints the new image's name.  The root stays prepared and usable.  Without NAME a new one under
-    localhost/ is made; with one, that name moves to the new image.
-    """
-    from orlop.images.api import CommitOptions
-
-    options = CommitOptions(
-        author=author, message=message, changes=changes, created=source_date_epoch(os.environ)
-    )
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
-        info = store.verbs.commit(path, name, options=options, call=call)
-        output.write(f"{info.name}\n")
 
 
 @verb(

@@ -71,6 +71,7 @@ class Target:
     tls_ca: str | None = None
     debug: bool = False
     nondistributable: bool = False
+    compression_threads: int = 0
     configuration: Configuration = field(default_factory=Configuration)
 
     @property
@@ -103,6 +104,7 @@ class Target:
             auth_files=(not elsewhere and said.auth_files) or auth_files(os.environ, os.geteuid()),
             auth_config=os.environ.get("DOCKER_AUTH_CONFIG") or said.auth_config,
             nondistributable=self.nondistributable or said.nondistributable,
+            compression_threads=self.compression_threads or said.compression_threads,
             # PATH is always set, and by nobody for orlop: a file that says it knows better.
             helper_path=self.configuration.get("helper_path") or os.environ.get("PATH", os.defpath),
         )

@@ -1,4 +1,4 @@
-"""Verbs that move images: ``pull``, ``push``, ``fetch-blobs``, ``import``."""
+"""Verbs that move images: ``pull``, ``push``, ``fetch-blobs``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import click
 from orlop.cli import output
 from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, progress_options, verb
+from orlop.layers.packing.recipes import COMPRESSIONS, FORMATS
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
 
-__all__ = ["fetch_blobs_verb", "import_verb", "pull_verb", "push_verb"]
+__all__ = ["fetch_blobs_verb", "platform_options", "pull_verb", "push_verb"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -70,11 +71,19 @@ def pull_verb(
     "orlop push localhost/mine registry.example.com/team/mine:new",
     "orlop push localhost/mine registry.example.com/team/mine:1.2 --tag 1 --tag latest",
     "orlop push --all-platforms alpine registry.example.com/team/alpine:3",
+    "orlop push localhost/mine registry.example.com/team/mine:1.2 --compression zstd --level 12",
+    "orlop push localhost/mine registry.example.com/team/mine:1.2 --format zstd:chunked",
 )
 @click.argument("image", metavar="IMAGE")
 @click.argument("destination", metavar="[DESTINATION]", required=False)
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A further tag there.  May be repeated.")
 @click.option("--recompress", is_flag=True, help="Compress anew where blobs are gone; new digest.")
+@click.option(
+    "--compression", type=click.Choice(COMPRESSIONS), help="Of layers compressed for it; else as set."
+)
+@click.option("--level", type=click.IntRange(1, 19), metavar="N", help="gzip 1 to 9, zstd 1 to 19.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="A form that is fetched file by file.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="That compress; else one a processor.")
 @click.option("--all-platforms", is_flag=True, help="The index, with all that is in it.")
 @click.option(
     "--allow-nondistributable", "nondistributable", is_flag=True, help="Also layers not to be distributed."
@@ -87,6 +96,10 @@ def push_verb(
     destination: str | None,
     tags: tuple[str, ...],
     recompress: bool,
+    compression: str | None,
+    level: int | None,
+    form: str | None,
+    threads: int | None,
     all_platforms: bool,
     nondistributable: bool,
     quiet: bool,
@@ -102,13 +115,22 @@ def push_verb(
             "--allow-nondistributable is the daemon's business",
             "set nondistributable = true in its configuration file",
         )
-    session.target = replace(session.target, nondistributable=nondistributable)
+    if threads is not None and session.target.host is not None:
+        raise Misuse(
+            "--threads is the daemon's business", "set compression_threads in its configuration file"
+        )
+    session.target = replace(
+        session.target, nondistributable=nondistributable, compression_threads=threads or 0
+    )
     with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
         result = store.push(
             image,
             destination,
             tags=tags,
             recompress=recompress,
+            compression=compression,
+            level=level,
+            format=form,
             all_platforms=all_platforms,
             call=call,
         )
@@ -137,33 +159,3 @@ def fetch_blobs_verb(
             return
         for digest in result.fetched:
             output.write(f"{digest}\n")
-
-
-@verb(
-    "import",
-    "orlop import ./image.tar",
-    "orlop import --name localhost/app ./oci-layout",
-)
-@click.argument("source", metavar="SOURCE", type=click.Path())
-@click.option("--name", metavar="NAME", help="Name the image so, whatever the archive says.")
-@platform_options
-@progress_options
-@pass_session
-def import_verb(
-    session: Session,
-    source: str,
-    name: str | None,
-    platform: tuple[str, ...],
-    all_platforms: bool,
-    quiet: bool,
-    progress: ProgressMode,
-) -> None:
-    """Import an OCI layout or a docker archive.
-
-    SOURCE is a layout as a folder or a tar, or what `docker save` wrote.  Prints the names of the
-    images it brought: all that are in it, or none where one of the names means another image here.
-    """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
-        found = store.load(source, name=name, platform=platform, all_platforms=all_platforms, call=call)
-        for info in found:
-            output.write(f"{info.name}\n")

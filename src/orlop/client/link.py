@@ -33,6 +33,9 @@ from orlop.errors import (
 )
 from orlop.observe import Call, CancelToken
 from orlop.proto.orlop.v1 import (
+    comparing_pb2_grpc,
+    contents_pb2_grpc,
+    forks_pb2_grpc,
     images_pb2_grpc,
     registries_pb2_grpc,
     store_pb2_grpc,
@@ -71,6 +74,9 @@ class Stubs:
     transfer: transfer_pb2_grpc.TransferStub
     store: store_pb2_grpc.StoreStub
     registries: registries_pb2_grpc.RegistriesStub
+    contents: contents_pb2_grpc.ContentsStub
+    forks: forks_pb2_grpc.ForksStub
+    comparing: comparing_pb2_grpc.ComparingStub
 
 
 class Link:
@@ -156,9 +162,26 @@ class Link:
     ) -> Generator[_A]:
         """Ask, and yield events as they come.  The caller's ``close`` ends the RPC."""
         method = choose(self._open(attempted))
+        return self._events(lambda timeout: method(request, timeout=timeout), attempted, call)
+
+    def duplex(
+        self,
+        choose: Callable[[Stubs], grpc.StreamStreamMultiCallable[_Q, _A]],
+        requests: Iterator[_Q],
+        attempted: str,
+        *,
+        call: Call,
+    ) -> Generator[_A]:
+        """As `stream`, of many requests: gRPC takes them in a thread of its own, as the daemon reads them."""
+        method = choose(self._open(attempted))
+        return self._events(lambda timeout: method(requests, timeout=timeout), attempted, call)
+
+    def _events(
+        self, begin: Callable[[float | None], grpc.CallIterator[_A]], attempted: str, call: Call
+    ) -> Generator[_A]:
         timeout = _timeout(call, attempted)
         with self._errors(attempted, call):
-            events = method(request, timeout=timeout)
+            events = begin(timeout)
             ended = threading.Event()
             watcher = threading.Thread(
                 target=_watch, args=(call.cancel, ended, events), daemon=True, name="orlop-watch"
@@ -196,6 +219,9 @@ class Link:
                     transfer_pb2_grpc.TransferStub(channel),
                     store_pb2_grpc.StoreStub(channel),
                     registries_pb2_grpc.RegistriesStub(channel),
+                    contents_pb2_grpc.ContentsStub(channel),
+                    forks_pb2_grpc.ForksStub(channel),
+                    comparing_pb2_grpc.ComparingStub(channel),
                 )
             return self._stubs
 

@@ -6,14 +6,25 @@ the daemon reports of a long call reaches the call's observer in the calling thr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Self
 
 from orlop.client import wire, wirestore
+from orlop.client.address import TcpAddress
+from orlop.client.comparing import RemoteComparing
+from orlop.client.contents import RemoteContents
 from orlop.client.events import follow as _follow
+from orlop.client.exports import RemoteExports
+from orlop.client.forks import RemoteForks
 from orlop.client.link import Link, unicode_only
-from orlop.errors import InvalidArgument
+from orlop.client.uploads import Upload, can_be_sent, upload
+from orlop.client.wireimport import load_request
+from orlop.errors import Error as OrlopError
+from orlop.errors import InvalidArgument, NotFound, PermissionDenied, from_oserror
 from orlop.images.api import (
     CommitOptions,
     FetchedBlobs,
@@ -24,6 +35,7 @@ from orlop.images.api import (
     PushResult,
     Removed,
 )
+from orlop.images.imports import ImportOptions, ImportSource, said_of
 from orlop.images.upkeep import (
     BackedUp,
     Checked,
@@ -34,6 +46,7 @@ from orlop.images.upkeep import (
     StoreInfo,
     Usage,
 )
+from orlop.layers.packing.recipes import check_wish
 from orlop.observe import NULL_OBSERVER, Call
 from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2
 
@@ -41,9 +54,10 @@ __all__ = ["RemoteStore"]
 
 _DEFAULT_PREPARE = PrepareOptions()
 _DEFAULT_COMMIT = CommitOptions()
+_DEFAULT_IMPORT = ImportOptions()
 
 
-class RemoteStore:
+class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports):
     """A store behind a daemon; satisfies `orlop.images.api.Store`.  Thread-safe."""
 
     def __init__(self, link: Link) -> None:
@@ -102,17 +116,24 @@ class RemoteStore:
         *,
         tags: Sequence[str] = (),
         recompress: bool = False,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         all_platforms: bool = False,
         call: Call | None = None,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
         attempted, call = f"push {name}", call or Call()
+        check_wish(attempted, compression=compression, level=level, format=format)
         with unicode_only(attempted):
             request = transfer_pb2.PushRequest(
                 name=name,
                 destination=destination,
                 tags=tags,
                 recompress=recompress,
+                compression=compression,
+                level=level,
+                format=format,
                 all_platforms=all_platforms,
                 auth=wire.auth_to(call.auth),
             )
@@ -130,24 +151,60 @@ class RemoteStore:
 
     def load(
         self,
-        source: str,
+        source: ImportSource,
         *,
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        options: ImportOptions = _DEFAULT_IMPORT,
         call: Call | None = None,
     ) -> list[ImageInfo]:
-        """See `orlop.images.api.Images.load`; ``source`` is a path that the daemon sees."""
-        attempted, call = f"load {source}", call or Call()
+        """See `orlop.images.api.Images.load`.
+
+        A path is the daemon's, which reads it there.  What it cannot see or may not read is read here and
+        sent, and so is, to a daemon that is reached by TCP, what is here at that path.
+        """
+        call = call or Call()
+        ask = partial(load_request, name=name, platform=platform, all_platforms=all_platforms)
+        if not isinstance(source, str):
+            return self._send(source, ask(source="", options=options), options, call)
+        attempted = f"load {source}"
+        send = partial(self._send, source, options=options, call=call)
         with unicode_only(attempted):
-            request = transfer_pb2.LoadRequest(
-                source=source,
-                name=name,
-                platforms=wire.platforms_to(platform),
-                all_platforms=all_platforms,
+            here = ask(source="", options=replace(options, owner=None, newest=None))
+        if isinstance(self._link.address, TcpAddress) and can_be_sent(source):
+            return send(here)
+        with unicode_only(attempted):
+            request = ask(source=source, options=options)
+        try:
+            events = self._link.stream(lambda s: s.transfer.Load, request, attempted, call=call)
+            with closing(events):
+                loaded = _follow(events, "loaded", call.observer, attempted).loaded
+        except (NotFound, PermissionDenied) as exc:
+            if exc.details.get("unreadable") == "source" and can_be_sent(source):
+                return send(here)
+            raise
+        return [wire.image_from(image) for image in loaded.images]
+
+    def _send(
+        self, source: ImportSource, start: transfer_pb2.LoadRequest, options: ImportOptions, call: Call
+    ) -> list[ImageInfo]:
+        """Import what is read here."""
+        attempted = said_of(source)
+        with upload(source, options, attempted=attempted, call=call) as chunks:
+            start.stem = os.path.basename(source) if isinstance(source, str) else ""
+            events = self._link.duplex(
+                lambda s: s.transfer.LoadStream, _parts(start, chunks), attempted, call=call
             )
-        with closing(self._link.stream(lambda s: s.transfer.Load, request, attempted, call=call)) as events:
-            loaded = _follow(events, "loaded", call.observer, attempted).loaded
+            try:
+                with closing(events):
+                    loaded = _follow(events, "loaded", call.observer, attempted).loaded
+            except OrlopError as exc:
+                if chunks.failure is not None:  # then gRPC has ended the call for that
+                    if isinstance(chunks.failure, OSError):
+                        raise from_oserror(attempted, chunks.failure) from exc
+                    raise chunks.failure from exc
+                raise
         return [wire.image_from(image) for image in loaded.images]
 
     def images(self) -> list[ImageInfo]:
@@ -340,6 +397,14 @@ class RemoteStore:
     def close(self) -> None:
         """Close the connection; the daemon goes on.  Idempotent."""
         self._link.close()
+
+
+def _parts(start: transfer_pb2.LoadRequest, chunks: Upload) -> Iterator[transfer_pb2.LoadStreamRequest]:
+    """The messages of an import that is sent."""
+    yield transfer_pb2.LoadStreamRequest(start=start)
+    for chunk in chunks:
+        yield transfer_pb2.LoadStreamRequest(chunk=chunk)
+    yield transfer_pb2.LoadStreamRequest(end=True)
 
 
 @contextmanager

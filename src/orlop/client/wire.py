@@ -296,7 +296,16 @@ def _extra_from(message: images_pb2.ExtraMount, attempted: str) -> ExtraMount:
 def commit_options_to(value: CommitOptions) -> images_pb2.CommitOptions:
     """What to record with a commit."""
     return images_pb2.CommitOptions(
-        author=value.author, message=value.message, changes=value.changes, created=value.created
+        author=value.author,
+        message=value.message,
+        changes=value.changes,
+        created=value.created,
+        newest=value.newest,
+        exclude=value.exclude,
+        squash=value.squash,
+        base=value.base,
+        annotations=value.annotations,
+        freeze=value.freeze,
     )
 
 
@@ -307,6 +316,12 @@ def commit_options_from(message: images_pb2.CommitOptions) -> CommitOptions:
         message=message.message,
         changes=tuple(message.changes),
         created=message.created if message.HasField("created") else None,
+        newest=message.newest if message.HasField("newest") else None,
+        exclude=tuple(message.exclude),
+        squash=message.squash,
+        base=message.base if message.HasField("base") else None,
+        annotations=dict(message.annotations),
+        freeze=message.freeze,
     )
 
 

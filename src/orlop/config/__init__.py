@@ -13,11 +13,21 @@ from __future__ import annotations
 
 from orlop.config.files import Configuration, load
 from orlop.config.limits import DEFAULT_LIMITS, Limits, over_limit, too_long
-from orlop.config.settings import DRIVERS, Driver, ProxySettings, PullPolicy, Settings
+from orlop.config.settings import (
+    DRIVERS,
+    BlobFormat,
+    Compression,
+    Driver,
+    ProxySettings,
+    PullPolicy,
+    Settings,
+)
 
 __all__ = [
     "DEFAULT_LIMITS",
     "DRIVERS",
+    "BlobFormat",
+    "Compression",
     "Configuration",
     "Driver",
     "Limits",

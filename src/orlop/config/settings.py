@@ -9,10 +9,12 @@ from typing import Literal
 from orlop.config.limits import Limits
 from orlop.errors import InvalidArgument
 
-__all__ = ["DRIVERS", "Driver", "ProxySettings", "PullPolicy", "Settings"]
+__all__ = ["DRIVERS", "BlobFormat", "Compression", "Driver", "ProxySettings", "PullPolicy", "Settings"]
 
 PullPolicy = Literal["missing", "never", "always"]
 Driver = Literal["auto", "erofs", "overlay", "native"]
+Compression = Literal["gzip", "zstd", "none"]
+BlobFormat = Literal["plain", "estargz", "zstd:chunked"]
 DRIVERS: tuple[Driver, ...] = ("erofs", "overlay", "native")
 """The drivers, the better ones first; ``auto`` is the first that works here."""
 
@@ -38,6 +40,10 @@ class Settings:
     streams: int = 4  # most connections for one large blob, if further ones make it come faster
     uploads: int = 3  # blobs sent at a time, per call
     upload_chunk: int = 0  # most bytes to a request of an upload; 0: each blob in one, while that goes well
+    compression: Compression = "gzip"  # of layers that are compressed here, when they are pushed
+    compression_level: int = 0  # gzip 1 to 9, zstd 1 to 19; 0: 2 of gzip, 3 of zstd
+    compression_format: BlobFormat = "plain"  # or one that can be fetched file by file: docs/formats.md
+    compression_threads: int = 0  # that compress, per push; 0: one for each processor that may be used
     timeout: float = 30.0  # seconds without a byte after which a connection counts as dead
     stall_rate: int = 512  # bytes a second; a body that is slower over a whole timeout counts as dead
     retries: int = 4  # further tries after a network fault, 408, 429 and 5xx
@@ -60,6 +66,8 @@ class Settings:
             ("streams", 1),
             ("uploads", 1),
             ("upload_chunk", 0),
+            ("compression_level", 0),
+            ("compression_threads", 0),
             ("retries", 0),
             ("timeout", 0.001),
             ("stall_rate", 0),

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from orlop.images.api import CommitOptions, ImageInfo, Mount, PreparedInfo
+from orlop.facade.comparing import PreparedComparing
+from orlop.facade.contents import PreparedContents
+from orlop.facade.forks import PreparedForks
+from orlop.images.api import CommitOptions, ImageInfo, Mount
 from orlop.observe import Call
 
 if TYPE_CHECKING:
-    from orlop.images.api import Store as StoreVerbs
+    import os
 
+    from orlop.images.exports import Exported, ExportFormat, Sink
 
 __all__ = ["Prepared"]
 
 
-class Prepared:
+class Prepared(PreparedForks, PreparedComparing, PreparedContents):
     """A prepared root: where it is, how to mount it, what to do with what changed.
 
     Leaving a ``with`` block cleans up: the root is unmounted and what was written is deleted, also
     when the block raised.
     """
-
-    def __init__(self, verbs: StoreVerbs, info: PreparedInfo) -> None:
-        self._verbs = verbs
-        self.info = info
 
     @property
     def path(self) -> str:
@@ -63,13 +64,60 @@ class Prepared:
         *,
         author: str = "",
         message: str = "",
-        changes: tuple[str, ...] = (),
+        changes: Sequence[str] = (),
         created: int | None = None,
+        newest: int | None = None,
+        exclude: Sequence[str] = (),
+        squash: bool = False,
+        base: str | None = None,
+        annotations: Mapping[str, str] | None = None,
+        freeze: str = "",
         call: Call | None = None,
     ) -> ImageInfo:
-        """Capture what changed as a new image; the root stays usable."""
-        options = CommitOptions(author=author, message=message, changes=changes, created=created)
+        """Capture what changed as a new image; the root stays usable.
+
+        `CommitOptions` says what each option does.
+        """
+        options = CommitOptions(
+            author=author,
+            message=message,
+            changes=tuple(changes),
+            created=created,
+            newest=newest,
+            exclude=tuple(exclude),
+            squash=squash,
+            base=base,
+            annotations=dict(annotations or {}),
+            freeze=freeze,
+        )
         return self._verbs.commit(self.path, name, options=options, call=call or Call())
+
+    def export(
+        self,
+        destination: str | os.PathLike[str] | Sink,
+        *,
+        format: ExportFormat | None = None,  # noqa: A002 - the option's name
+        created: int | None = None,
+        size: int | None = None,
+        force: bool = False,
+        call: Call | None = None,
+    ) -> Exported:
+        """Write the root as it is now to a file, or to what has ``write``: a tar or a file system image.
+
+        See `orlop.Store.export`.
+        """
+        from orlop.facade.exports import export_things
+
+        return export_things(
+            self._verbs,
+            [self.path],
+            destination,
+            format=format,
+            created=created,
+            size=size,
+            force=force,
+            call=call,
+        )
 
     def cleanup(self, *, call: Call | None = None) -> None:
         """Unmount what `mount` mounted and delete what was written."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
+from orlop.facade.comparing import StoreComparing
+from orlop.facade.contents import StoreContents
+from orlop.facade.exports import StoreExports
+from orlop.facade.forks import StoreForks
 from orlop.facade.prepared import Prepared
 from orlop.images.api import ImageDetails, ImageInfo, PreparedInfo, PrepareOptions
+from orlop.images.imports import ImportOptions, chunks_of
 from orlop.observe import Auth, Call
 from orlop.spec.reference import Reference
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy
     from orlop.images.api import ExtraMount, FetchedBlobs, IdMap, PushResult, Removed
     from orlop.images.api import Store as StoreVerbs
+    from orlop.images.imports import ImportFormat, ImportSource
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
 
 __all__ = ["Store"]
@@ -33,7 +39,7 @@ def _with(auth: Auth | None, name: str, call: Call | None) -> Call:
     return replace(call, auth=replace(auth, registry=parsed.registry))
 
 
-class Store:
+class Store(StoreComparing, StoreContents, StoreExports, StoreForks):
     """Images and prepared roots, here or behind a daemon.  Thread-safe; a context manager.
 
     Every method raises the classes of `orlop.errors`; `orlop.images.api` has each verb's contract.
@@ -66,14 +72,19 @@ class Store:
         *,
         tags: Sequence[str] = (),
         recompress: bool = False,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         all_platforms: bool = False,
         auth: Auth | None = None,
         call: Call | None = None,
     ) -> PushResult:
         """Send an image to a registry, under ``destination`` or its own name, and under further ``tags``.
 
-        With ``all_platforms`` the index that the name means, with all that is in it.
-        ``auth`` are credentials for this call and the registry that it goes to.
+        What is compressed for it is so by ``compression`` (gzip, zstd, none), ``level`` and ``format``
+        (plain, estargz, zstd:chunked): docs/formats.md.  With ``all_platforms`` the index that the name
+        means, with all that is in it.  ``auth`` are credentials for this call and the registry that it
+        goes to.
         """
         call = _with(auth, destination or name, call)
         return self.verbs.push(
@@ -81,6 +92,9 @@ class Store:
             destination,
             tags=tags,
             recompress=recompress,
+            compression=compression,
+            level=level,
+            format=format,
             all_platforms=all_platforms,
             call=call,
         )
@@ -91,17 +105,49 @@ class Store:
 
     def load(
         self,
-        source: StrPath,
+        source: StrPath | IO[bytes] | Iterable[bytes],
         *,
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        format: ImportFormat | None = None,  # noqa: A002 - as the command line has it
+        replace: bool = False,
+        changes: Sequence[str] = (),
+        author: str = "",
+        message: str = "",
+        created: int | None = None,
+        owner: tuple[int, int] | None = None,
+        newest: int | None = None,
         call: Call | None = None,
     ) -> list[ImageInfo]:
-        """Import an OCI layout (folder or tar) or a ``docker save`` archive."""
-        path = os.path.abspath(source)
+        """Import an OCI layout (folder or tar), a ``docker save`` archive, or a root file system.
+
+        ``source`` is a path, a file open for reading in binary mode, or an iterable of bytes.  A name that
+        means another image is moved only with ``replace``.  The options from ``changes`` on are for root file
+        systems; `orlop.images.imports.ImportOptions` says more.
+        """
+        options = ImportOptions(
+            format=format,
+            replace=replace,
+            changes=tuple(changes),
+            author=author,
+            message=message,
+            created=created,
+            owner=owner,
+            newest=newest,
+        )
+        if source == "":  # which would be the folder that one is in
+            raise InvalidArgument("import", "the path is empty")
+        given: ImportSource = (
+            os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else chunks_of(source)
+        )
         return self.verbs.load(
-            path, name=name, platform=platform, all_platforms=all_platforms, call=call or Call()
+            given,
+            name=name,
+            platform=platform,
+            all_platforms=all_platforms,
+            options=options,
+            call=call or Call(),
         )
 
     def images(self) -> list[ImageInfo]:

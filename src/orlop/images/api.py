@@ -14,11 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from orlop.config import Driver, PullPolicy
-from orlop.images.upkeep import Collected, DriverInfo, Keeping, StoreInfo, Upkeep
 from orlop.observe import Call
+
+if TYPE_CHECKING:
+    from orlop.images.imports import ImportOptions, ImportSource
+    from orlop.images.protocol import Store
+    from orlop.images.upkeep import Collected, DriverInfo, Keeping, StoreInfo, Upkeep
 
 __all__ = [
     "Blob",
@@ -44,6 +48,10 @@ __all__ = [
     "Upkeep",
 ]
 
+_ELSEWHERE = {
+    "Store": "orlop.images.protocol",
+    **dict.fromkeys(("Collected", "DriverInfo", "Keeping", "StoreInfo", "Upkeep"), "orlop.images.upkeep"),
+}
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -200,16 +208,29 @@ class PreparedInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitOptions:
-    """What to record with a commit.
+    """What to capture with a commit, and what to record.
 
     ``changes`` are Dockerfile instructions that edit the config (``ENV A=b``, ``CMD ["sh"]``).
-    ``created`` is the time to record, in seconds since 1970 (SOURCE_DATE_EPOCH); None means now.
+    ``created`` is the time to record, in seconds since 1970; None means now.  ``newest`` is the time that
+    later ones of files become.  SOURCE_DATE_EPOCH is both.
+    ``exclude`` are patterns as in a .dockerignore: what fits stays as the image has it.
+    ``squash`` makes one layer of the whole tree.  ``base`` names another image, on whose layers the change is
+    put, and whose config and history it gets.
+    ``annotations`` are added to those of the base's manifest, for the manifest that the image will have.
+    ``freeze`` is a cgroup (version 2) that stands still while the root is read; without one each file is
+    captured as it was at some moment, or the error names it.
     """
 
     author: str = ""
     message: str = ""
     changes: tuple[str, ...] = ()
     created: int | None = None
+    newest: int | None = None
+    exclude: tuple[str, ...] = ()
+    squash: bool = False
+    base: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    freeze: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,14 +294,23 @@ class Images(Protocol):
         *,
         tags: Sequence[str] = (),
         recompress: bool = False,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         all_platforms: bool = False,
         call: Call = ...,
     ) -> PushResult:
         """Send an image to a registry, under ``destination`` or its own name, and under further ``tags``.
 
         Its blobs go once, and only those that the repository has not.  The digest of an image whose manifest
-        is known never changes, unless ``recompress``.  With
-        ``all_platforms`` the index that the name means goes there, with all that is in it:
+        is known never changes, unless ``recompress``.
+
+        Layers that orlop compresses get the ``compression`` (gzip, zstd, none), ``level`` and ``format``
+        (plain, estargz, zstd:chunked) that is said here, or in the settings; with ``recompress`` and one of
+        them all layers do.  `FailedPrecondition` where a known manifest is in another form.  An estargz image
+        has another ID than the one here, since the form adds files.
+
+        With ``all_platforms`` the index that the name means goes there, with all that is in it:
         `FailedPrecondition` names the platforms that are not held.
         """
         ...
@@ -322,17 +352,20 @@ class Images(Protocol):
 
     def load(
         self,
-        source: str,
+        source: ImportSource,
         *,
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        options: ImportOptions = ...,
         call: Call = ...,
     ) -> list[ImageInfo]:
-        """Import an OCI layout (folder or tar) or a ``docker save`` archive.
+        """Import an OCI layout (folder or tar), a ``docker save`` archive, or a root file system.
 
-        A name in the archive never moves a name that means another image (`AlreadyExists`).  Platforms are
-        chosen from a layout's indexes as `pull` chooses them.
+        ``source`` is an absolute path, or the bytes of a tar as they come; its content says what it is.  All
+        images get their names or none does: a name that means another image is not moved (`AlreadyExists`
+        names all such) unless ``options.replace``.  Platforms are chosen from a layout's indexes as `pull`
+        chooses them; a root file system becomes an image of the one that is given, or this machine's.
         """
         ...
 
@@ -373,7 +406,8 @@ class Roots(Protocol):
         """Capture what changed below ``path`` as a new image; the root stays prepared and usable.
 
         Without ``name`` a new one under ``localhost/`` is made.  With one, that name moves to the new
-        image.  Raises `NotFound` if nothing is prepared there, `FailedPrecondition` for a view.
+        image.  Raises `NotFound` if nothing is prepared there, `FailedPrecondition` for a view, for a file
+        that changes each time it is read, and for a cgroup that cannot be frozen.
         """
         ...
 
@@ -386,5 +420,11 @@ class Roots(Protocol):
         ...
 
 
-class Store(Images, Roots, Keeping, Upkeep, Protocol):
-    """All of it."""
+def __getattr__(name: str) -> object:
+    """Protocols and values of modules that are imported when somebody asks for them here."""
+    from importlib import import_module
+
+    module = _ELSEWHERE.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)

@@ -17,14 +17,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orlop.erofs.writer import build
 from orlop.errors import Aborted, DataLoss, NotFound, from_oserror
 from orlop.images.core import Core
 from orlop.images.space import check_room
 from orlop.layers.chainview import ChainView
 from orlop.layers.index import LayerIndex
-from orlop.layers.merge import DataLayout, LowerLinkError, Merger
 from orlop.linux.files import write_durably
 from orlop.metadata import layers as layer_rows
 from orlop.metadata import roots
@@ -34,6 +33,9 @@ from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress, reached
 from orlop.snapshots.driver import ChainImage
 from orlop.spec.digest import DiffID, chain_id
+
+if TYPE_CHECKING:
+    from orlop.layers.merge import Merger
 
 __all__ = ["Chains"]
 
@@ -98,6 +100,8 @@ class Chains:
         else:
             below = 0 if whole else self._plan(diff_ids)
         parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes) if below else []
+        from orlop.layers.merge import LowerLinkError  # late: a commit builds none
+
         try:
             self._build(name, diff_ids, below, parent_stack, indexes, call)
         except LowerLinkError:
@@ -188,6 +192,9 @@ class Chains:
         call: Call,
     ) -> tuple[ChainRow, bytearray, list[str]]:
         """An image of a chain, the row that describes it, and warnings: the same for the same layers."""
+        from orlop.erofs.writer import build
+        from orlop.layers.merge import Merger
+
         rows = self._rows(diff_ids)
         if parent:
             with self.view(parent) as view:
@@ -222,6 +229,8 @@ class Chains:
         indexes: Mapping[DiffID, LayerIndex],
         call: Call,
     ) -> tuple[Merger, list[tuple[DiffID, str]]]:
+        from orlop.layers.merge import DataLayout
+
         devices: list[tuple[DiffID, str]] = []
         for diff_id in diff_ids:
             call.check("build chain")

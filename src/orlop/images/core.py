@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import secrets
 import threading
@@ -49,7 +48,6 @@ from orlop.linux.userns import Privilege
 from orlop.metadata import boots, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
-from orlop.registry.blobs.ranges import PACE, Traffic
 from orlop.snapshots.disks import Disks
 from orlop.snapshots.driver import Driver
 from orlop.snapshots.erofs import ErofsDriver
@@ -61,12 +59,11 @@ from orlop.spec.digest import DiffID, Digest
 if TYPE_CHECKING:
     from orlop.layers.store import LayerStore
     from orlop.layers.worker.client import Template
+    from orlop.registry.blobs.ranges import Pace, Traffic
     from orlop.registry.client import Registry
     from orlop.snapshots.probe import Verdict
 
-__all__ = ["NAMESPACE", "Core", "Lease"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["NAMESPACE", "Core", "Lease", "root_lock"]
 
 NAMESPACE = "default"
 FORM_OF: dict[Privilege, Form] = {
@@ -76,6 +73,14 @@ FORM_OF: dict[Privilege, Form] = {
     "container": CONTAINER,
     "none": PLAIN,
 }
+
+
+def root_lock(root_id: str) -> str:
+    """The key of the lock that guards a root's folder; those of roots that are made at once share one.
+
+    So a call that makes a thousand roots holds one descriptor for that, not a thousand.
+    """
+    return root_id[:12]
 
 
 class Core:
@@ -98,7 +103,6 @@ class Core:
         self._registry: Registry | None = None
         self._template: Template | None = None
         self._traffic: dict[str, Traffic] = {}
-        self.pace = PACE
         self._closed = False
         self._guard = threading.Lock()  # guards the lazy parts above, and _closed
         self.db = self._open_database()
@@ -125,7 +129,9 @@ class Core:
         try:
             lost = database.read(lambda tx: boots.others(tx, self.boot))
             if lost:
-                _log.warning(
+                import logging
+
+                logging.getLogger(__name__).warning(
                     "%s: what was written there was not synced, and the machine has been started anew since;"
                     " 'orlop check --full --repair' finds and mends what was lost",
                     self.layout.root,
@@ -227,8 +233,17 @@ class Core:
                 self._registry = Registry(self.settings, sources)
             return self._registry
 
+    @cached_property
+    def pace(self) -> Pace:
+        """When downloads try a further connection."""
+        from orlop.registry.blobs.ranges import PACE
+
+        return PACE
+
     def traffic(self, registry: str) -> Traffic:
         """What all downloads from a registry share."""
+        from orlop.registry.blobs.ranges import Traffic
+
         with self._guard:
             found = self._traffic.get(registry)
             if found is None:
@@ -431,7 +446,11 @@ class Lease:
                 except DeadlineExceeded:
                     pass
                 except (ResourceExhausted, DataLoss) as exc:
-                    _log.warning("lease %s ends with the next collection: %s", self.id, exc)
+                    import logging
+
+                    logging.getLogger(__name__).warning(
+                        "lease %s ends with the next collection: %s", self.id, exc
+                    )
         finally:
             self.abandon()
 

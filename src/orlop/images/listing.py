@@ -6,7 +6,6 @@ is read, once.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +25,6 @@ from orlop.spec.documents import parse_config
 
 __all__ = ["describe", "held_of", "info_of", "list_images", "noted"]
 
-_log = logging.getLogger(__name__)
 _KEEP_SECONDS = 1.0  # how long a list may wait to write down what it has learnt
 
 
@@ -111,7 +109,9 @@ def _keep(core: Core, learnt: dict[Digest, ImageInfo]) -> None:
     try:
         core.db.write(body, call=Call(deadline=time.monotonic() + _KEEP_SECONDS))
     except Error as exc:  # a full disk, say: a list does not fail for that
-        _log.debug("what configs say is not kept: %s", exc)
+        import logging
+
+        logging.getLogger(__name__).debug("what configs say is not kept: %s", exc)
 
 
 def _info(row: ImageRow, size: int, layers: int, *, platform: str = "", created: str = "") -> ImageInfo:

@@ -35,6 +35,7 @@ __all__ = [
     "part_of",
 ]
 
+_TOLD = 2_000  # characters of names that an error repeats
 _SAID = 128  # characters of a platform or a time that a list of images repeats
 
 
@@ -68,6 +69,7 @@ class Naming:
     """A name for an image whose layers, config and manifest are durable already.
 
     With an ``index`` the name means that, and the image is what it means without a platform.
+    ``annotations`` are for the manifest that it will get, where it has none; None says nothing of them.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Naming:
     diff_ids: tuple[DiffID, ...]
     manifest: ManifestRow | None
     index: NamedIndex | None = None
+    annotations: Mapping[str, str] | None = None
 
 
 def default_of(found: Sequence[PlatformImage], *, first: bool) -> tuple[PlatformImage, bool]:
@@ -125,20 +128,27 @@ def name_image(
     config: Digest,
     diff_ids: tuple[DiffID, ...],
     manifest: ManifestRow | None,
+    annotations: Mapping[str, str] | None = None,
     call: Call,
 ) -> ImageInfo:
     """The transaction that makes a name mean an image."""
-    naming = Naming(name=name, config=config, diff_ids=diff_ids, manifest=manifest)
+    naming = Naming(name=name, config=config, diff_ids=diff_ids, manifest=manifest, annotations=annotations)
     return name_images(core, [naming], call=call)[0]
 
 
 def name_images(
-    core: Core, namings: Sequence[Naming], *, keep_others: bool = False, call: Call
+    core: Core,
+    namings: Sequence[Naming],
+    *,
+    keep_others: bool = False,
+    keep_indexes: bool = False,
+    call: Call,
 ) -> list[ImageInfo]:
     """Give all of some names, or none, in one transaction.
 
-    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.  One that means
-    an index in which this image is what it means without a platform means that index still.
+    With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.  With
+    ``keep_indexes`` one that means an index in which this image is what it means without a platform goes on
+    meaning that index.
     """
     says: dict[Digest, tuple[str, str]] = {}
     for naming in namings:
@@ -148,9 +158,15 @@ def name_images(
                 says[digest] = (str(config.platform())[:_SAID], (config.created or "")[:_SAID])
 
     def body(tx: Transaction) -> list[ImageInfo]:
+        taken: list[str] = []
         for naming in namings:
-            if not (keep_others and _is_named(tx, naming)):
+            another = _means_another(tx, naming)
+            if another and keep_others:
+                taken.append(naming.name)
+            elif another or not (keep_indexes and _is_named(tx, naming)):
                 _put(tx, naming, says)
+        if taken:
+            raise _others(taken)
         return [info_of(tx, naming.name) for naming in namings]
 
     infos = core.db.write(body, call=call)
@@ -158,24 +174,44 @@ def name_images(
     return infos
 
 
-def _is_named(tx: Transaction, naming: Naming) -> bool:
-    """Whether a name means an index, and this image of it; raises where it means another image."""
+def _means_another(tx: Transaction, naming: Naming) -> bool:
+    """Whether a name means an image, and another one."""
     known = images.get_image(tx, NAMESPACE, naming.name)
     if known is None:
         return False
     index = naming.index.digest if naming.index is not None else None
     indexes = known.index is not None and index is not None
-    if known.index != index if indexes else known.config != naming.config:
-        raise AlreadyExists(
-            f"name image {naming.name}", "the name means another image", hint="give another name"
-        )
-    return known.index is not None and index is None
+    return known.index != index if indexes else known.config != naming.config
+
+
+def _is_named(tx: Transaction, naming: Naming) -> bool:
+    """Whether a name that means no other image means an index, and this image of it."""
+    known = images.get_image(tx, NAMESPACE, naming.name)
+    return known is not None and known.index is not None and naming.index is None
+
+
+def _others(taken: Sequence[str]) -> AlreadyExists:
+    """The error of names that mean other images; it says all of them, as far as there is room."""
+    names = list(dict.fromkeys(taken))
+    said, left = names[0], len(names) - 1
+    while left and len(said) < _TOLD:
+        said += f", {names[len(names) - left]}"
+        left -= 1
+    said += f" and {left} more" if left else ""
+    reason = "the name means another image" if len(names) == 1 else f"names mean another image: {said}"
+    return AlreadyExists(
+        f"name image {names[0]}",
+        reason,
+        hint="give another name, or move what is there with --force (replace)",
+    )
 
 
 def _put(tx: Transaction, naming: Naming, says: Mapping[Digest, tuple[str, str]]) -> None:
     """Write one name's rows; ``says`` are configs' platforms and times.  What they name must have rows."""
     index = naming.index
     _put_image(tx, naming.name, naming.config, naming.diff_ids, naming.manifest)
+    if naming.annotations is not None:
+        images.put_annotations(tx, naming.config, naming.annotations)
     config, manifest = naming.config, naming.manifest.digest if naming.manifest else None
     held: tuple[PlatformRow, ...] = ()
     if index is not None:

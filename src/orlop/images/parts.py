@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cached_property, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -19,6 +20,7 @@ from orlop.observe import Call
 
 if TYPE_CHECKING:
     from orlop.images.chains import Chains
+    from orlop.images.changed.capture import Capture
     from orlop.images.changed.commit import Committer
     from orlop.images.checking.check import Checker
     from orlop.images.collection.collect import Collector
@@ -52,7 +54,7 @@ def verb(
                 with reserve:
                     return function(self, *args, **kwargs)
             except (OSError, ResourceExhausted) as exc:
-                words = " ".join([name, *(str(arg) for arg in args[:1])])
+                words = " ".join([name, *("-" if hasattr(arg, "__next__") else str(arg) for arg in args[:1])])
                 if is_full(exc):
                     error = told(words, exc, self.root)
                     if not deletes:
@@ -105,13 +107,29 @@ class Parts:
     def _roots(self) -> RootService:
         from orlop.images.prepared.roots import RootService
 
-        return RootService(self._core, self._chains, self._puller)
+        return RootService(self._core, self._chains, lambda: self._puller)
+
+    @cached_property
+    def _preparer(self) -> RootService:
+        """The same, with what a Prepare needs besides.
+
+        Under the property's own lock: threads that prepare at once do not import at once.
+        """
+        for name in ("erofs.writer", "images.platforms", "layers.merge", "layers.sources"):
+            import_module(f"orlop.{name}")
+        return self._roots
+
+    @cached_property
+    def _capture(self) -> Capture:
+        from orlop.images.changed.capture import Capture
+
+        return Capture(self._core, self._chains, self._roots)
 
     @cached_property
     def _committer(self) -> Committer:
         from orlop.images.changed.commit import Committer
 
-        return Committer(self._core, self._chains, self._roots, self._ingest)
+        return Committer(self._core, self._chains, self._roots, self._capture)
 
     @cached_property
     def _pinner(self) -> Pinner:

@@ -18,9 +18,7 @@ from orlop.errors import (
 )
 from orlop.images import names
 from orlop.images.api import (
-    Collected,
     CommitOptions,
-    DriverInfo,
     FetchedBlobs,
     ImageDetails,
     ImageInfo,
@@ -28,33 +26,45 @@ from orlop.images.api import (
     PrepareOptions,
     PushResult,
     Removed,
-    StoreInfo,
 )
+from orlop.images.archives.verbs import ExportVerbs
+from orlop.images.browsing.comparing import ComparingVerbs
+from orlop.images.browsing.verbs import ContentVerbs
+from orlop.images.changed.verbs import ForkVerbs
 from orlop.images.core import NAMESPACE, Core
-from orlop.images.features import features
+from orlop.images.imports import ImportOptions, ImportSource
 from orlop.images.layout import FORMAT_VERSION, Layout
 from orlop.images.listing import info_of, list_images
-from orlop.images.parts import Parts, verb
-from orlop.images.upkeep import Keep, Pin
+from orlop.images.parts import verb
 from orlop.metadata import boots, images, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.version import __version__
 
 if TYPE_CHECKING:
-    from orlop.images.upkeep import BackedUp, Checked, Explanation, Usage
+    from orlop.images.upkeep import (
+        BackedUp,
+        Checked,
+        Collected,
+        Explanation,
+        Keep,
+        Pin,
+        StoreInfo,
+        Usage,
+    )
     from orlop.linux.confine import Confinement
 
 __all__ = ["LocalStore"]
 
 _PLAIN = PrepareOptions()
 _PLAIN_COMMIT = CommitOptions()
+_PLAIN_IMPORT = ImportOptions()
 _CALL = Call()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class LocalStore(Parts):
+class LocalStore(ForkVerbs, ComparingVerbs, ContentVerbs, ExportVerbs):
     """One open store; satisfies `orlop.images.api.Store`.  Thread-safe."""
 
     @classmethod
@@ -84,6 +94,9 @@ class LocalStore(Parts):
         *,
         tags: Sequence[str] = (),
         recompress: bool = False,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         all_platforms: bool = False,
         call: Call = _CALL,
     ) -> PushResult:
@@ -93,12 +106,23 @@ class LocalStore(Parts):
         if all_platforms:
             from orlop.images.transfer.push_index import push_index
 
-            if recompress:
+            if recompress or (compression, level, format) != (None, None, None):
                 raise InvalidArgument(
-                    f"push {name}", "an index is pushed as it is", hint="leave out --recompress"
+                    f"push {name}",
+                    "an index is pushed as it is",
+                    hint="leave out --recompress, --compression, --level and --format",
                 )
             return push_index(self._core, name, destination, tags=tags, call=call)
-        return Pusher(self._core).push(name, destination, tags=tags, recompress=recompress, call=call)
+        return Pusher(self._core).push(
+            name,
+            destination,
+            tags=tags,
+            recompress=recompress,
+            compression=compression,
+            level=level,
+            format=format,
+            call=call,
+        )
 
     @verb("fetch blobs of")
     def fetch_blobs(self, name: str, *, call: Call = _CALL) -> FetchedBlobs:
@@ -162,18 +186,19 @@ class LocalStore(Parts):
     @verb("import")
     def load(
         self,
-        source: str,
+        source: ImportSource,
         *,
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        options: ImportOptions = _PLAIN_IMPORT,
         call: Call = _CALL,
     ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
         from orlop.images.archives.load import Loader
 
         return Loader(self._core, self._ingest).load(
-            source, name=name, platform=platform, all_platforms=all_platforms, call=call
+            source, name=name, platform=platform, all_platforms=all_platforms, options=options, call=call
         )
 
     # -- prepared roots -------------------------------------------------------------------------
@@ -183,7 +208,7 @@ class LocalStore(Parts):
         self, name: str, path: str, *, options: PrepareOptions = _PLAIN, call: Call = _CALL
     ) -> PreparedInfo:
         """See `orlop.images.api.Roots.prepare_root`."""
-        return self._roots.prepare(name, path, options=options, call=call)
+        return self._preparer.prepare(name, path, options=options, call=call)
 
     @verb("list mounts of")
     def mounts(self, path: str) -> PreparedInfo:
@@ -295,6 +320,9 @@ class LocalStore(Parts):
     @verb("read store")
     def info(self) -> StoreInfo:
         """See `orlop.images.api.Upkeep.info`."""
+        from orlop.images.features import features
+        from orlop.images.upkeep import DriverInfo, StoreInfo
+
         core = self._core
         if not core.layout.database.exists():
             raise NotFound(f"read store {core.layout.root}", "the folder is gone")

@@ -16,12 +16,13 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from orlop.errors import InvalidArgument
+from orlop.errors import InvalidArgument, PermissionDenied
+from orlop.proto.orlop.v1.images_pb2 import CommitRequest
 from orlop.service.clients import Client, Role
 from orlop.service.pools import ServiceLimits
 from orlop.service.shown import one_line
 
-__all__ = ["LOOKS", "Access", "Peer", "peer_of"]
+__all__ = ["LOOKS", "Access", "Peer", "check_owner", "peer_of"]
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module has no name for it
 _MAX_GROUPS = 65_536  # NGROUPS_MAX, linux/limits.h
@@ -32,10 +33,12 @@ LOOKS = frozenset(
         "/orlop.v1.Images/ListPrepared",
         "/orlop.v1.Images/List",
         "/orlop.v1.Images/Inspect",
+        "/orlop.v1.Forks/ListCheckpoints",
         "/orlop.v1.Store/Info",
         "/orlop.v1.Store/Usage",
         "/orlop.v1.Store/Explain",
         "/orlop.v1.Store/ListPins",
+        "/orlop.v1.Comparing/History",
         "/orlop.v1.Registries/Tags",
         "/orlop.v1.Registries/Manifest",
         "/orlop.v1.Registries/Referrers",
@@ -54,6 +57,19 @@ class Peer:
     uid: int
     gid: int
     groups: frozenset[int]
+
+
+def check_owner(request: object, client: Client, attempted: str) -> None:
+    """Refuse what a request asks for that is not a store's affair, but by those whose machine it is.
+
+    That is to stop other processes: whoever may use the daemon could freeze any cgroup by a commit.
+    """
+    if isinstance(request, CommitRequest) and request.options.freeze and not client.owner:
+        raise PermissionDenied(
+            attempted,
+            f"{client.key} may not freeze a cgroup: that is for root and the daemon's own user",
+            hint="freeze it yourself, or commit without",
+        )
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -100,7 +116,10 @@ class Access:
     def local(self, peer: Peer) -> Client:
         """A process of this machine."""
         return Client(
-            key=f"uid {peer.uid}", role=self._role(peer), about=f"gid {peer.gid}, process {peer.pid}"
+            key=f"uid {peer.uid}",
+            role=self._role(peer),
+            about=f"gid {peer.gid}, process {peer.pid}",
+            owner=self.owns(peer),
         )
 
     def certified(self, names: Iterable[str], where: str) -> Client:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orlop.errors import Error, ResourceExhausted, limit_hint, over_limit
@@ -30,12 +30,13 @@ _MANY = 1_000  # accounts, after which those without a use are dropped
 class Client:
     """One that calls.  ``key`` is what limits are counted by: ``uid 1000``, ``certificate ci.example``.
 
-    ``role`` is None for who may do nothing.
+    ``role`` is None for who may do nothing; ``owner`` marks root and the daemon's own user.
     """
 
     key: str
     role: Role | None
     about: str = ""
+    owner: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.key} ({self.about})" if self.about else self.key

@@ -28,6 +28,9 @@ from orlop.images.api import Store
 from orlop.images.preload import preload
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
 from orlop.proto.orlop.v1 import (
+    comparing_pb2_grpc,
+    contents_pb2_grpc,
+    forks_pb2_grpc,
     images_pb2_grpc,
     registries_pb2_grpc,
     store_pb2_grpc,
@@ -35,8 +38,11 @@ from orlop.proto.orlop.v1 import (
 )
 from orlop.remote import api as remote
 from orlop.service.access import Access
+from orlop.service.comparing import Comparing
+from orlop.service.contents import Contents
 from orlop.service.deadlines import Deadlines
 from orlop.service.door import Door, Listening
+from orlop.service.forks import Forks
 from orlop.service.gate import Gate, deadlines_by_pool, pools_by_method
 from orlop.service.housekeeping import IDLE_EVERY, CollectsIdle, Housekeeping
 from orlop.service.images import ContainerkitImages, Images
@@ -58,6 +64,9 @@ SERVICES = (
     "orlop.v1.Transfer",
     "orlop.v1.Store",
     "orlop.v1.Registries",
+    "orlop.v1.Contents",
+    "orlop.v1.Forks",
+    "orlop.v1.Comparing",
 )
 GRACE = 10.0  # seconds that running calls have to finish once the daemon is to stop
 _AFTER_CANCEL = 10.0  # seconds for cancelled work to end
@@ -191,6 +200,9 @@ class Daemon:
         transfer_pb2_grpc.add_TransferServicer_to_server(Transfer(self._store), server)
         store_pb2_grpc.add_StoreServicer_to_server(StoreService(self._store), server)
         registries_pb2_grpc.add_RegistriesServicer_to_server(Registries(self._registries), server)
+        contents_pb2_grpc.add_ContentsServicer_to_server(Contents(self._store), server)
+        forks_pb2_grpc.add_ForksServicer_to_server(Forks(self._store), server)
+        comparing_pb2_grpc.add_ComparingServicer_to_server(Comparing(self._store), server)
         return server
 
     def _listen(self, server: grpc.Server, behind: Behind, undo: ExitStack) -> Iterator[Listening]:

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError, Message
 
 from orlop.client.status import status_of
 from orlop.errors import DataLoss, Error, Internal, InvalidArgument, PermissionDenied, over_limit
-from orlop.service.access import LOOKS, Access
+from orlop.service.access import LOOKS, Access, check_owner
 from orlop.service.clients import NOBODY, Client, Ledger
 from orlop.service.deadlines import Deadlines, Limited
 from orlop.service.pools import CallPool, Pools, ServiceLimits, arrived, refusal
@@ -62,15 +62,20 @@ def pools_by_method(pools: Pools) -> dict[str, CallPool]:
             "Cleanup",
             "Remove",
         ),
+        "orlop.v1.Forks": ("Fork", "Checkpoint", "Rollback", "DropCheckpoint"),
     }
     quick = {
         "orlop.v1.Images": ("Mounts", "ListPrepared", "List", "Inspect", "Tag", "Label"),
         "orlop.v1.Store": ("Info", "Pin", "Unpin", "ListPins"),
+        "orlop.v1.Forks": ("ListCheckpoints",),
+        "orlop.v1.Comparing": ("History",),
     }
     transfers = {
-        "orlop.v1.Transfer": ("Pull", "Push", "FetchBlobs", "Load"),
+        "orlop.v1.Transfer": ("Pull", "Push", "FetchBlobs", "Load", "LoadStream", "Export"),
         "orlop.v1.Store": ("Collect", "Usage", "Explain", "Check", "Backup"),
         "orlop.v1.Registries": ("Tags", "Manifest", "Referrers", "Delete", "Copy"),
+        "orlop.v1.Contents": ("ListFiles", "ReadFiles", "FindFiles", "ReadArchive", "WriteArchive"),
+        "orlop.v1.Comparing": ("Diff", "Blame", "Tree", "Waste"),
     }
     chosen = dict.fromkeys((*_REFLECTION, _WATCH), pools.idle)
     for pool, services in ((pools.roots, roots), (pools.quick, quick), (pools.transfers, transfers)):
@@ -282,7 +287,7 @@ class _Behaviour:
         self._seconds = gate.seconds.get(pool, 0.0)
         self.experimental_thread_pool = pool.streams if stream else pool
 
-    def _checked(self, request: object) -> object:
+    def _checked(self, request: object, client: Client) -> object:
         attempted = f"call {self._method}"
         if isinstance(request, _Malformed):
             raise InvalidArgument(attempted, "the request's bytes are not the message that it takes")
@@ -291,8 +296,9 @@ class _Behaviour:
             if size > most:
                 raise over_limit("request_size", size, most, attempted=attempted, table="daemon")
             check(request, attempted)
+            check_owner(request, client, attempted)
         elif isinstance(request, Iterator):
-            return map(self._checked, request)
+            return (self._checked(one, client) for one in request)
         return request
 
     def _fail(self, exc: Exception, client: Client, number: str, context: _Context) -> NoReturn:
@@ -334,7 +340,7 @@ class _Unary(_Behaviour):
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
             with self._gate.deadlines.watch(context, limited.time_remaining()):
-                answer = self._behaviour(self._checked(request), cast("_Context", limited))
+                answer = self._behaviour(self._checked(request, client), cast("_Context", limited))
             return self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - the last place to make a status of it; logged in _fail
             self._fail(exc, client, number, context)
@@ -349,7 +355,7 @@ class _Stream(_Behaviour):
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
             with self._gate.deadlines.watch(context, limited.time_remaining()):
-                for answer in self._behaviour(self._checked(request), cast("_Context", limited)):
+                for answer in self._behaviour(self._checked(request, client), cast("_Context", limited)):
                     yield self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - as above
             self._fail(exc, client, number, context)

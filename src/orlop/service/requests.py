@@ -58,8 +58,19 @@ _LOOKED_UP = frozenset(  # what must not be empty
         "orlop.v1.LabelRequest.name",
         "orlop.v1.RemoveRequest.name",
         "orlop.v1.ExplainRequest.thing",
+        "orlop.v1.ListFilesRequest.thing",
+        "orlop.v1.ReadFilesRequest.thing",
+        "orlop.v1.ReadArchiveRequest.thing",
+        "orlop.v1.DiffRequest.old",
+        "orlop.v1.BlameRequest.thing",
+        "orlop.v1.HistoryRequest.thing",
+        "orlop.v1.TreeRequest.thing",
+        "orlop.v1.WasteRequest.thing",
         "orlop.v1.PinRequest.thing",
         "orlop.v1.UnpinRequest.name",
+        "orlop.v1.CheckpointRequest.name",
+        "orlop.v1.RollbackRequest.name",
+        "orlop.v1.DropCheckpointRequest.name",
     }
 )
 _ROOTS = frozenset(  # paths of prepared roots
@@ -71,9 +82,24 @@ _ROOTS = frozenset(  # paths of prepared roots
         "orlop.v1.UnmountRequest.path",
         "orlop.v1.CommitRequest.path",
         "orlop.v1.CleanupRequest.path",
+        "orlop.v1.ForkRequest.path",
+        "orlop.v1.CheckpointRequest.path",
+        "orlop.v1.ListCheckpointsRequest.path",
+        "orlop.v1.RollbackRequest.path",
+        "orlop.v1.DropCheckpointRequest.path",
     }
 )
-_ANY_SIGN = frozenset({"orlop.v1.CommitOptions.created"})  # times before 1970
+_ANY_SIGN = frozenset(  # times before 1970
+    {
+        "orlop.v1.CommitOptions.created",
+        "orlop.v1.ImportOptions.created",
+        "orlop.v1.ImportOptions.newest",
+        "orlop.v1.ExportRequest.created",
+    }
+)
+_DATA = frozenset(  # bytes of a file, bounded by the request's size
+    {"orlop.v1.LoadStreamRequest.chunk", "orlop.v1.WriteArchiveRequest.chunk"}
+)
 _OWN_RULE = frozenset({"orlop.v1.PrepareOptions.quota"})  # in orlop.service.images
 _INTEGERS = frozenset({FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64})
 _TEXTS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
@@ -111,6 +137,8 @@ def _check_fields(message: Message, where: str, attempted: str) -> None:
 def _check_value(field: FieldDescriptor, name: str, value: Any, attempted: str) -> None:  # noqa: ANN401
     if field.message_type is not None:
         _check_fields(value, f"{name}.", attempted)
+    elif field.full_name in _DATA:
+        return
     elif field.type in _TEXTS:
         _check_text(name, value, MAX_LONG_TEXT if field.name in _LONG else MAX_TEXT, attempted)
     elif field.type == FieldDescriptor.TYPE_DOUBLE:

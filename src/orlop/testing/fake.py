@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -30,20 +30,26 @@ from orlop.images.api import (
     PushResult,
     Removed,
 )
+from orlop.images.imports import ImportOptions, ImportSource, said_of
+from orlop.layers.packing.recipes import check_wish
 from orlop.observe import Call, Progress
 from orlop.spec.digest import Digest
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
 from orlop.testing.fake_base import FakeImage, Held, make_image, make_layer
+from orlop.testing.fake_comparing import FakeComparing
+from orlop.testing.fake_exports import FakeExports
+from orlop.testing.fake_forks import FakeForks
 from orlop.testing.fake_upkeep import FakeUpkeep
 
 __all__ = ["FakeStore", "Held"]
 
 _PREPARE = PrepareOptions()
 _COMMIT = CommitOptions()
+_IMPORT = ImportOptions()
 
 
-class FakeStore(FakeUpkeep):
+class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
     """Satisfies `orlop.images.api.Store`.  Thread-safe.
 
     ``root`` and ``run`` are only told.  ``now`` is the time of everything, RFC 3339.
@@ -128,11 +134,15 @@ class FakeStore(FakeUpkeep):
         *,
         tags: Sequence[str] = (),
         recompress: bool = False,
+        compression: str | None = None,
+        level: int | None = None,
+        format: str | None = None,  # noqa: A002 - the option's name
         all_platforms: bool = False,
         call: Call | None = None,
     ) -> PushResult:
         """Copy an image to `registry`; it gets a manifest if it had none."""
         call = self._begin("push", name, call)
+        check_wish(f"push {name}", compression=compression, level=level, format=format)
         with self._lock:
             full, image = self._find(name, "push")
             if all_platforms and image.index is None:
@@ -232,32 +242,38 @@ class FakeStore(FakeUpkeep):
 
     def load(
         self,
-        source: str,
+        source: ImportSource,
         *,
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
+        options: ImportOptions = _IMPORT,
         call: Call | None = None,
     ) -> list[ImageInfo]:
-        """Take what `archives` has under a path."""
-        call = self._begin("load", source, call)
-        attempted = f"load {source}"
-        if source not in self.archives:
-            raise NotFound(attempted, "No such file or directory")
-        loaded = []
-        for published in self.archives[source]:
+        """Take what `archives` has under a path; of a stream, under the text that its bytes are."""
+        attempted = said_of(source)
+        call = self._begin("load", source if isinstance(source, str) else "-", call)
+        options.check(attempted)
+        key = source if isinstance(source, str) else b"".join(source).decode(errors="replace")
+        if key not in self.archives:
+            details = {"unreadable": "source"} if isinstance(source, str) else {}
+            raise NotFound(attempted, "No such file or directory", details=details)
+        loaded: dict[str, FakeImage] = {}
+        for published in self.archives[key]:
             offered = self.registry[str(Reference.parse(published))]
             image, *others = _chosen(offered, platform, attempted, all_platforms=all_platforms)
             image = replace(image, siblings=tuple(others))
             full = str(Reference.parse(name or published))
             call.observer.progress(Progress(item=full, phase="reading", done=1, total=1))
-            with self._lock:
+            loaded[full] = image
+        with self._lock:
+            for full, image in loaded.items():
                 known = self._images.get(full, image)
-                if known.id != image.id and (image.index is None or known.index != image.index):
+                another = known.id != image.id and (image.index is None or known.index != image.index)
+                if another and not options.replace:
                     raise AlreadyExists(attempted, f"{full} means another image")
-                self._images[full] = image
-            loaded.append(image.info(full))
-        return loaded
+            self._images.update(loaded)
+        return [image.info(full) for full, image in loaded.items()]
 
     # ------------------------------------------------------------------ prepared roots
 
@@ -330,9 +346,11 @@ class FakeStore(FakeUpkeep):
                 raise FailedPrecondition(f"commit {path}", "it is a view: nothing can be written to it")
             content = self._written.get(path, "")
             layer = replace(make_layer(content, len(content)), blob=None, blob_size=0, blob_present=False)
-            salt = json.dumps([options.author, options.message, options.changes, options.created])
-            base = self._bases[path]
-            image = make_image((*base.layers, layer), base.platform, self.now, salt=salt)
+            said = (*astuple(replace(options, annotations={})), sorted(options.annotations.items()))
+            salt = json.dumps(said)
+            base = self._bases[path] if options.base is None else self._find(options.base, "commit")[1]
+            below = () if options.squash else base.layers
+            image = make_image((*below, layer), base.platform, self.now, salt=salt)
             full = str(Reference.parse(name or f"localhost/commit-{Digest(image.id).hex[:12]}"))
             self._images[full] = image
         call.observer.progress(Progress(item=layer.diff_id, phase="reading", done=layer.size))
@@ -343,7 +361,7 @@ class FakeStore(FakeUpkeep):
         self._begin("cleanup", path, call)
         with self._lock:
             self._root(path, "clean up")
-            for table in (self._roots, self._bases, self._written):
+            for table in (self._roots, self._bases, self._written, self._points):
                 table.pop(path, None)
 
     # ------------------------------------------------------------------ inside

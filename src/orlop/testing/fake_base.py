@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from orlop.errors import NotFound
 from orlop.images.api import Blob, HeldPlatform, ImageInfo, PreparedInfo
+from orlop.images.forks import CheckpointInfo
 from orlop.images.upkeep import Finding, Pin
 from orlop.observe import Call
 from orlop.spec.digest import Digest
@@ -106,11 +107,13 @@ class FakeBase:
         self.litter: dict[str, int] = {}  # what `collect` finds
         self.findings: list[Finding] = []  # what `check` finds
         self.closed = False
+        self.files: dict[str, dict[bytes, bytes]] = {}  # what is in things: by full name, or path of a root
         self._lock = threading.RLock()  # guards all below
         self._images: dict[str, FakeImage] = {}
         self._roots: dict[str, PreparedInfo] = {}
         self._bases: dict[str, FakeImage] = {}  # path -> what a root stands on
         self._written: dict[str, str] = {}
+        self._points: dict[str, dict[str, tuple[CheckpointInfo, str]]] = {}  # path -> checkpoints, by name
         self._pins: dict[str, Pin] = {}
         self._labels: dict[str, dict[str, str]] = {}  # by an image's full name
         self._fail: dict[str, Exception] = {}

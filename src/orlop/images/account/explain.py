@@ -21,7 +21,7 @@ from orlop.images.collection.strays import ASIDE
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.leases import dead_leases
 from orlop.images.upkeep import Collected, Explanation, Part, Reason
-from orlop.metadata import costs, folders, garbage, roots
+from orlop.metadata import captures, costs, folders, garbage, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten, Suspects
 from orlop.metadata.needs import Without
@@ -296,7 +296,8 @@ class _Reader:
         goes = self._goes(suspects, Without(namespace=NAMESPACE, roots=frozenset({row.id})))
         parts = [Piece(kind="written", name=path, path=own)] if row.kind == "active" else []
         mounted = [m.config for m in roots.mounts_of(self._tx, row.id) if m.config is not None]
-        for config in dict.fromkeys([row.config, *mounted]):
+        points = [point.config for point in captures.checkpoints_of(self._tx, row.id)]
+        for config in dict.fromkeys([row.config, *mounted, *points]):
             parts += self._parts.of_config(config, me)
         note = f"{row.kind}, {row.driver}, of {row.image}, prepared {moment(row.created)}"
         return _Draft(

@@ -105,7 +105,8 @@ def _matching(tx: Transaction, what: str, prefixes: list[str]) -> list[str]:
 
 def _ids(tx: Transaction, digests: list[str]) -> list[Thing]:
     """Images by ID, also those that have lost their names, or by the digest of a manifest."""
-    found = {name for what in ("image", "prepared", "config") for name in _matching(tx, what, digests)}
+    kinds = ("image", "prepared", "checkpoint", "config")
+    found = {name for what in kinds for name in _matching(tx, what, digests)}
     for what in ("manifest", "name's manifest", "platform's manifest"):
         for manifest in _matching(tx, what, digests):
             found.update(costs.configs_with_manifest(tx, manifest))

@@ -43,7 +43,7 @@ from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.layout import Layout, check_format
 from orlop.images.space import needing
 from orlop.images.transfer.ingest import LayerIngest
-from orlop.layers.compression import RECIPES
+from orlop.layers.packing.recipes import RECIPES
 from orlop.layers.worker.client import Feed, unpack
 from orlop.metadata import copies, images, layers
 from orlop.metadata.copies import Saved
@@ -367,11 +367,16 @@ class _Restorer:
         Returns the pins, and what became of those that are not.
         """
         self._check_names(tx, complete, force=force)
+        annotations: dict[str, dict[str, str]] = {}
+        for config, key, value in saved.annotations:
+            annotations.setdefault(config, {})[key] = value
         for image in complete:
             check_whole(tx, image)
             images.add_config(tx, image.config, image.diff_ids)
             if image.manifest is not None:
                 images.add_manifest(tx, image.config, image.manifest)
+            elif image.config in annotations:
+                images.put_annotations(tx, image.config, annotations[image.config])
             if image.name is not None:
                 put_name(tx, image, image.name)
         for blob in known[0]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from orlop.images.checking.examine import Problem
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.collection.strays import strays
-from orlop.images.core import NAMESPACE, Core
+from orlop.images.core import NAMESPACE, Core, root_lock
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call, NullObserver
@@ -68,7 +68,7 @@ def _idle_mounts(core: Core) -> Iterator[tuple[str, str]]:
     for kind, name in every:
         if needed(kind, name):
             continue
-        lock = core.try_locked(kind, name)
+        lock = core.try_locked(kind, root_lock(name) if kind == "root" else name)
         if lock is None:
             continue  # somebody is at it
         try:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from orlop.errors import FailedPrecondition
 from orlop.images import names
 from orlop.images.account.measure import measure_some
-from orlop.images.api import Collected, Removed
+from orlop.images.api import Removed
 from orlop.images.collection import expiry
 from orlop.images.collection.graves import is_free, is_named
 from orlop.images.collection.idle import release_idle
@@ -25,7 +25,7 @@ from orlop.images.collection.strays import strays, take_strays
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.leases import dead_leases
 from orlop.images.space import available_bytes
-from orlop.images.upkeep import Keep
+from orlop.images.upkeep import Collected, Keep
 from orlop.metadata import garbage, images, pins
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten, Suspects

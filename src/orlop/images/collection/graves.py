@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import InvalidArgument
-from orlop.images.core import Core
+from orlop.images.core import Core, root_lock
 from orlop.linux.flock import FileLock
 from orlop.metadata import folders, layers, roots
 from orlop.metadata.db import Transaction
@@ -37,7 +37,8 @@ class Lifted:
 def lock_of(path: str) -> tuple[str, str]:
     """The kind and the key of the lock that guards a path."""
     parts = path.split("/")
-    return _LOCKS[parts[0]], parts[-1].removesuffix(".erofs")
+    kind, name = _LOCKS[parts[0]], parts[-1].removesuffix(".erofs")
+    return kind, root_lock(name) if kind == "root" else name
 
 
 def is_named(tx: Transaction, path: str) -> bool:
@@ -83,7 +84,7 @@ def lift(core: Core, path: str) -> Lifted | None:
         if kind == "chain":
             core.erofs.deactivate(key)
         elif kind == "root":
-            core.disks.deactivate(key)
+            core.disks.deactivate(path.rpartition("/")[2])
         return Lifted(lock=lock, grave=core.entomb(core.layout.root / path))
     except BaseException:
         lock.release()

@@ -6,7 +6,7 @@ looked at under its lock, without waiting: who holds it is using it.
 
 from __future__ import annotations
 
-from orlop.images.core import NAMESPACE, Core
+from orlop.images.core import NAMESPACE, Core, root_lock
 from orlop.linux.flock import FileLock
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
@@ -53,7 +53,7 @@ def _mappings(core: Core) -> None:
 
 def _disks(core: Core) -> None:
     for root_id in core.disks.activations():
-        lock = core.try_locked("root", root_id)
+        lock = core.try_locked("root", root_lock(root_id))
         if lock is not None:
             try:
                 if not core.db.read(lambda tx, root_id=root_id: roots.is_root(tx, root_id)):  # type: ignore[misc]  # bound now

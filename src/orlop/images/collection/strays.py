@@ -20,7 +20,7 @@ from typing import Literal
 from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
-from orlop.images.core import Core
+from orlop.images.core import Core, root_lock
 from orlop.images.prepared.grounds import STAMPS
 from orlop.layers.stamps import written_since
 from orlop.linux.files import remove_tree
@@ -188,7 +188,7 @@ def _take_download(core: Core, folder: Path, call: Call, delete: bool) -> StrayK
 
 def _take_root(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind | None:
     """A lost root goes if nothing was written to it; else it is set aside."""
-    lock = core.try_locked("root", folder.name)
+    lock = core.try_locked("root", root_lock(folder.name))
     if lock is None:
         return None  # a Prepare stands between making the folder and naming it
     try:

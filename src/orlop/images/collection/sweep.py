@@ -15,7 +15,6 @@ deleted holds up nothing else, and a collection tries again.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from pathlib import Path
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweeper"]
 
-_log = logging.getLogger(__name__)
 
 BATCH = 64  # things that are taken out of their places, under their locks, in one transaction
 MOST_PAUSE = 0.1  # seconds between two things, behind a call
@@ -112,7 +110,9 @@ class Sweeper:
                 with self._turn, self._core.reserve.deleting():
                     self._sweep(Call(), pause=True)
             except (Error, OSError) as exc:
-                _log.warning("what was removed is not deleted yet: %s", exc)
+                import logging
+
+                logging.getLogger(__name__).warning("what was removed is not deleted yet: %s", exc)
             except BaseException:
                 with self._guard:
                     self._thread = None  # a bug; who wakes next has a new thread

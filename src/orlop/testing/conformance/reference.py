@@ -1,8 +1,9 @@
 """A fixed change to a fixed image: one diff ID in every driver and every mode.
 
 `reference_change` is what to do to a root of `reference_image`'s; all of it can be done without any
-privilege.  Its commit's diff IDs are facts of a check's report, for whoever compares drivers and modes: the
-image must be the one that root of the machine would have got.
+privilege.  Its commit's diff IDs are facts of a check's report, for whoever compares drivers and modes, and
+so are the IDs of images that were committed at one time: the image must be the one that root of the machine
+would have got.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 FACT = "reference diff IDs"
+_EPOCH = 1_000_000_000  # seconds since 1970: before any time of the change
 _MOMENT = MTIME + 86_400 * SECOND
 
 
@@ -90,8 +92,12 @@ def the_same_change_gives_the_same_layer(bench: Bench) -> None:
         with bench.root(image) as root:
             reference_change(root.top)
             commits = [root.commit(), root.commit()]
+            flat = root.prepared.commit(created=_EPOCH, squash=True)
+            early = root.prepared.commit(created=_EPOCH, newest=_EPOCH)
             before = root.tree()
-        found += [bench.diff_ids(commit) for commit in commits]
+        found += [[*bench.diff_ids(commit), flat.id, early.id] for commit in commits]
     expect.equal(len({tuple(each) for each in found}), 1, "the number of different commits")
+    expect.equal(flat.layers, 1, "the layers of a squashed commit")
     bench.shows(commits[0], before, "the commit")
+    bench.shows(flat.name, before, "the squashed commit")
     bench.facts[FACT] = found[0]

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from orlop.proto.orlop.v1 import types_pb2 as orlop_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15orlop/v1/images.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"K\n\nExtraMount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"\x99\x03\n\x0ePrepareOptions\x12\x0c\n\x04view\x18\x01 \x01(\x08\x12\r\n\x05mount\x18\x02 \x01(\x08\x12\x16\n\x0eself_contained\x18\x03 \x01(\x08\x12\"\n\x04pull\x18\x04 \x01(\x0e\x32\x14.orlop.v1.PullPolicy\x12\x15\n\x08platform\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.orlop.v1.PrepareOptions.LabelsEntry\x12\x13\n\x06\x64river\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05quota\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12#\n\x05\x65xtra\x18\t \x03(\x0b\x32\x14.orlop.v1.ExtraMount\x12 \n\x07uid_map\x18\n \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12 \n\x07gid_map\x18\x0b \x03(\x0b\x32\x0f.orlop.v1.IdMap\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_platformB\t\n\x07_driverB\x08\n\x06_quota\"y\n\x12PrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"X\n\x13PrepareRootResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"~\n\x17WatchPrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"\x91\x01\n\x18WatchPrepareRootResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\x1e\n\x04root\x18\x03 \x01(\x0b\x32\x0e.orlop.v1.RootH\x00\x42\x07\n\x05\x65vent\"\x1d\n\rMountsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\".\n\x0eMountsResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1c\n\x0cMountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"-\n\rMountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1e\n\x0eUnmountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fUnmountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x15\n\x13ListPreparedRequest\"5\n\x14ListPreparedResponse\x12\x1d\n\x05roots\x18\x01 \x03(\x0b\x32\x0e.orlop.v1.Root\"c\n\rCommitOptions\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\x12\x14\n\x07\x63reated\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_created\"c\n\rCommitRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.orlop.v1.CommitOptionsB\x07\n\x05_name\"\x89\x01\n\x0e\x43ommitResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x0e\x43leanupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"6\n\x0f\x43leanupResponse\x12#\n\x08warnings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Warning\"\r\n\x0bListRequest\"/\n\x0cListResponse\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"B\n\x0eInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_platform\"\x90\x01\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x03\x12\x11\n\x04\x62lob\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tblob_size\x18\x05 \x01(\x03\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x14\n\x0c\x62lob_present\x18\x07 \x01(\x08\x42\x07\n\x05_blob\"\x95\x01\n\x0fInspectResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x15\n\x08manifest\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x1f\n\x06layers\x18\x05 \x03(\x0b\x32\x0f.orlop.v1.LayerB\x0b\n\t_manifest\",\n\nTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08new_name\x18\x02 \x01(\t\"-\n\x0bTagResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\"\x85\x01\n\x0cLabelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x03set\x18\x02 \x03(\x0b\x32\x1f.orlop.v1.LabelRequest.SetEntry\x12\r\n\x05unset\x18\x03 \x03(\t\x1a*\n\x08SetEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"/\n\rLabelResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\",\n\rRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\".\n\x0eRemoveResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05\x66reed\x18\x02 \x01(\x03\x32\xd8\x06\n\x06Images\x12J\n\x0bPrepareRoot\x12\x1c.orlop.v1.PrepareRootRequest\x1a\x1d.orlop.v1.PrepareRootResponse\x12[\n\x10WatchPrepareRoot\x12!.orlop.v1.WatchPrepareRootRequest\x1a\".orlop.v1.WatchPrepareRootResponse0\x01\x12;\n\x06Mounts\x12\x17.orlop.v1.MountsRequest\x1a\x18.orlop.v1.MountsResponse\x12\x38\n\x05Mount\x12\x16.orlop.v1.MountRequest\x1a\x17.orlop.v1.MountResponse\x12>\n\x07Unmount\x12\x18.orlop.v1.UnmountRequest\x1a\x19.orlop.v1.UnmountResponse\x12M\n\x0cListPrepared\x12\x1d.orlop.v1.ListPreparedRequest\x1a\x1e.orlop.v1.ListPreparedResponse\x12=\n\x06\x43ommit\x12\x17.orlop.v1.CommitRequest\x1a\x18.orlop.v1.CommitResponse0\x01\x12>\n\x07\x43leanup\x12\x18.orlop.v1.CleanupRequest\x1a\x19.orlop.v1.CleanupResponse\x12\x35\n\x04List\x12\x15.orlop.v1.ListRequest\x1a\x16.orlop.v1.ListResponse\x12>\n\x07Inspect\x12\x18.orlop.v1.InspectRequest\x1a\x19.orlop.v1.InspectResponse\x12\x32\n\x03Tag\x12\x14.orlop.v1.TagRequest\x1a\x15.orlop.v1.TagResponse\x12\x38\n\x05Label\x12\x16.orlop.v1.LabelRequest\x1a\x17.orlop.v1.LabelResponse\x12;\n\x06Remove\x12\x17.orlop.v1.RemoveRequest\x1a\x18.orlop.v1.RemoveResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15orlop/v1/images.proto\x12\x08orlop.v1\x1a\x14orlop/v1/types.proto\"K\n\nExtraMount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"\x99\x03\n\x0ePrepareOptions\x12\x0c\n\x04view\x18\x01 \x01(\x08\x12\r\n\x05mount\x18\x02 \x01(\x08\x12\x16\n\x0eself_contained\x18\x03 \x01(\x08\x12\"\n\x04pull\x18\x04 \x01(\x0e\x32\x14.orlop.v1.PullPolicy\x12\x15\n\x08platform\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x34\n\x06labels\x18\x06 \x03(\x0b\x32$.orlop.v1.PrepareOptions.LabelsEntry\x12\x13\n\x06\x64river\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05quota\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12#\n\x05\x65xtra\x18\t \x03(\x0b\x32\x14.orlop.v1.ExtraMount\x12 \n\x07uid_map\x18\n \x03(\x0b\x32\x0f.orlop.v1.IdMap\x12 \n\x07gid_map\x18\x0b \x03(\x0b\x32\x0f.orlop.v1.IdMap\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_platformB\t\n\x07_driverB\x08\n\x06_quota\"y\n\x12PrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"X\n\x13PrepareRootResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\x12#\n\x08warnings\x18\x02 \x03(\x0b\x32\x11.orlop.v1.Warning\"~\n\x17WatchPrepareRootRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12)\n\x07options\x18\x03 \x01(\x0b\x32\x18.orlop.v1.PrepareOptions\x12\x1c\n\x04\x61uth\x18\x0f \x01(\x0b\x32\x0e.orlop.v1.Auth\"\x91\x01\n\x18WatchPrepareRootResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12\x1e\n\x04root\x18\x03 \x01(\x0b\x32\x0e.orlop.v1.RootH\x00\x42\x07\n\x05\x65vent\"\x1d\n\rMountsRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\".\n\x0eMountsResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1c\n\x0cMountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"-\n\rMountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x1e\n\x0eUnmountRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"/\n\x0fUnmountResponse\x12\x1c\n\x04root\x18\x01 \x01(\x0b\x32\x0e.orlop.v1.Root\"\x15\n\x13ListPreparedRequest\"5\n\x14ListPreparedResponse\x12\x1d\n\x05roots\x18\x01 \x03(\x0b\x32\x0e.orlop.v1.Root\"\xc3\x02\n\rCommitOptions\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x03 \x03(\t\x12\x14\n\x07\x63reated\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x06newest\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0f\n\x07\x65xclude\x18\x06 \x03(\t\x12\x0e\n\x06squash\x18\x07 \x01(\x08\x12\x11\n\x04\x62\x61se\x18\x08 \x01(\tH\x02\x88\x01\x01\x12=\n\x0b\x61nnotations\x18\t \x03(\x0b\x32(.orlop.v1.CommitOptions.AnnotationsEntry\x12\x0e\n\x06\x66reeze\x18\n \x01(\t\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_createdB\t\n\x07_newestB\x07\n\x05_base\"c\n\rCommitRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.orlop.v1.CommitOptionsB\x07\n\x05_name\"\x89\x01\n\x0e\x43ommitResponse\x12&\n\x08progress\x18\x01 \x01(\x0b\x32\x12.orlop.v1.ProgressH\x00\x12$\n\x07warning\x18\x02 \x01(\x0b\x32\x11.orlop.v1.WarningH\x00\x12 \n\x05image\x18\x03 \x01(\x0b\x32\x0f.orlop.v1.ImageH\x00\x42\x07\n\x05\x65vent\"\x1e\n\x0e\x43leanupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"6\n\x0f\x43leanupResponse\x12#\n\x08warnings\x18\x01 \x03(\x0b\x32\x11.orlop.v1.Warning\"\r\n\x0bListRequest\"/\n\x0cListResponse\x12\x1f\n\x06images\x18\x01 \x03(\x0b\x32\x0f.orlop.v1.Image\"B\n\x0eInspectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08platform\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0b\n\t_platform\"\x90\x01\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x03\x12\x11\n\x04\x62lob\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x11\n\tblob_size\x18\x05 \x01(\x03\x12\x12\n\nmedia_type\x18\x06 \x01(\t\x12\x14\n\x0c\x62lob_present\x18\x07 \x01(\x08\x42\x07\n\x05_blob\"\x95\x01\n\x0fInspectResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\x12\x0e\n\x06\x63onfig\x18\x03 \x01(\x0c\x12\x15\n\x08manifest\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x1f\n\x06layers\x18\x05 \x03(\x0b\x32\x0f.orlop.v1.LayerB\x0b\n\t_manifest\",\n\nTagRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08new_name\x18\x02 \x01(\t\"-\n\x0bTagResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\"\x85\x01\n\x0cLabelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x03set\x18\x02 \x03(\x0b\x32\x1f.orlop.v1.LabelRequest.SetEntry\x12\r\n\x05unset\x18\x03 \x03(\t\x1a*\n\x08SetEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"/\n\rLabelResponse\x12\x1e\n\x05image\x18\x01 \x01(\x0b\x32\x0f.orlop.v1.Image\",\n\rRemoveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\".\n\x0eRemoveResponse\x12\r\n\x05names\x18\x01 \x03(\t\x12\r\n\x05\x66reed\x18\x02 \x01(\x03\x32\xd8\x06\n\x06Images\x12J\n\x0bPrepareRoot\x12\x1c.orlop.v1.PrepareRootRequest\x1a\x1d.orlop.v1.PrepareRootResponse\x12[\n\x10WatchPrepareRoot\x12!.orlop.v1.WatchPrepareRootRequest\x1a\".orlop.v1.WatchPrepareRootResponse0\x01\x12;\n\x06Mounts\x12\x17.orlop.v1.MountsRequest\x1a\x18.orlop.v1.MountsResponse\x12\x38\n\x05Mount\x12\x16.orlop.v1.MountRequest\x1a\x17.orlop.v1.MountResponse\x12>\n\x07Unmount\x12\x18.orlop.v1.UnmountRequest\x1a\x19.orlop.v1.UnmountResponse\x12M\n\x0cListPrepared\x12\x1d.orlop.v1.ListPreparedRequest\x1a\x1e.orlop.v1.ListPreparedResponse\x12=\n\x06\x43ommit\x12\x17.orlop.v1.CommitRequest\x1a\x18.orlop.v1.CommitResponse0\x01\x12>\n\x07\x43leanup\x12\x18.orlop.v1.CleanupRequest\x1a\x19.orlop.v1.CleanupResponse\x12\x35\n\x04List\x12\x15.orlop.v1.ListRequest\x1a\x16.orlop.v1.ListResponse\x12>\n\x07Inspect\x12\x18.orlop.v1.InspectRequest\x1a\x19.orlop.v1.InspectResponse\x12\x32\n\x03Tag\x12\x14.orlop.v1.TagRequest\x1a\x15.orlop.v1.TagResponse\x12\x38\n\x05Label\x12\x16.orlop.v1.LabelRequest\x1a\x17.orlop.v1.LabelResponse\x12;\n\x06Remove\x12\x17.orlop.v1.RemoveRequest\x1a\x18.orlop.v1.RemoveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREPAREOPTIONS_LABELSENTRY']._loaded_options = None
   _globals['_PREPAREOPTIONS_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_COMMITOPTIONS_ANNOTATIONSENTRY']._loaded_options = None
+  _globals['_COMMITOPTIONS_ANNOTATIONSENTRY']._serialized_options = b'8\001'
   _globals['_LABELREQUEST_SETENTRY']._loaded_options = None
   _globals['_LABELREQUEST_SETENTRY']._serialized_options = b'8\001'
   _globals['_EXTRAMOUNT']._serialized_start=57
@@ -66,40 +68,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPREPAREDREQUEST']._serialized_end=1293
   _globals['_LISTPREPAREDRESPONSE']._serialized_start=1295
   _globals['_LISTPREPAREDRESPONSE']._serialized_end=1348
-  _globals['_COMMITOPTIONS']._serialized_start=1350
-  _globals['_COMMITOPTIONS']._serialized_end=1449
-  _globals['_COMMITREQUEST']._serialized_start=1451
-  _globals['_COMMITREQUEST']._serialized_end=1550
-  _globals['_COMMITRESPONSE']._serialized_start=1553
-  _globals['_COMMITRESPONSE']._serialized_end=1690
-  _globals['_CLEANUPREQUEST']._serialized_start=1692
-  _globals['_CLEANUPREQUEST']._serialized_end=1722
-  _globals['_CLEANUPRESPONSE']._serialized_start=1724
-  _globals['_CLEANUPRESPONSE']._serialized_end=1778
-  _globals['_LISTREQUEST']._serialized_start=1780
-  _globals['_LISTREQUEST']._serialized_end=1793
-  _globals['_LISTRESPONSE']._serialized_start=1795
-  _globals['_LISTRESPONSE']._serialized_end=1842
-  _globals['_INSPECTREQUEST']._serialized_start=1844
-  _globals['_INSPECTREQUEST']._serialized_end=1910
-  _globals['_LAYER']._serialized_start=1913
-  _globals['_LAYER']._serialized_end=2057
-  _globals['_INSPECTRESPONSE']._serialized_start=2060
-  _globals['_INSPECTRESPONSE']._serialized_end=2209
-  _globals['_TAGREQUEST']._serialized_start=2211
-  _globals['_TAGREQUEST']._serialized_end=2255
-  _globals['_TAGRESPONSE']._serialized_start=2257
-  _globals['_TAGRESPONSE']._serialized_end=2302
-  _globals['_LABELREQUEST']._serialized_start=2305
-  _globals['_LABELREQUEST']._serialized_end=2438
-  _globals['_LABELREQUEST_SETENTRY']._serialized_start=2396
-  _globals['_LABELREQUEST_SETENTRY']._serialized_end=2438
-  _globals['_LABELRESPONSE']._serialized_start=2440
-  _globals['_LABELRESPONSE']._serialized_end=2487
-  _globals['_REMOVEREQUEST']._serialized_start=2489
-  _globals['_REMOVEREQUEST']._serialized_end=2533
-  _globals['_REMOVERESPONSE']._serialized_start=2535
-  _globals['_REMOVERESPONSE']._serialized_end=2581
-  _globals['_IMAGES']._serialized_start=2584
-  _globals['_IMAGES']._serialized_end=3440
+  _globals['_COMMITOPTIONS']._serialized_start=1351
+  _globals['_COMMITOPTIONS']._serialized_end=1674
+  _globals['_COMMITOPTIONS_ANNOTATIONSENTRY']._serialized_start=1592
+  _globals['_COMMITOPTIONS_ANNOTATIONSENTRY']._serialized_end=1642
+  _globals['_COMMITREQUEST']._serialized_start=1676
+  _globals['_COMMITREQUEST']._serialized_end=1775
+  _globals['_COMMITRESPONSE']._serialized_start=1778
+  _globals['_COMMITRESPONSE']._serialized_end=1915
+  _globals['_CLEANUPREQUEST']._serialized_start=1917
+  _globals['_CLEANUPREQUEST']._serialized_end=1947
+  _globals['_CLEANUPRESPONSE']._serialized_start=1949
+  _globals['_CLEANUPRESPONSE']._serialized_end=2003
+  _globals['_LISTREQUEST']._serialized_start=2005
+  _globals['_LISTREQUEST']._serialized_end=2018
+  _globals['_LISTRESPONSE']._serialized_start=2020
+  _globals['_LISTRESPONSE']._serialized_end=2067
+  _globals['_INSPECTREQUEST']._serialized_start=2069
+  _globals['_INSPECTREQUEST']._serialized_end=2135
+  _globals['_LAYER']._serialized_start=2138
+  _globals['_LAYER']._serialized_end=2282
+  _globals['_INSPECTRESPONSE']._serialized_start=2285
+  _globals['_INSPECTRESPONSE']._serialized_end=2434
+  _globals['_TAGREQUEST']._serialized_start=2436
+  _globals['_TAGREQUEST']._serialized_end=2480
+  _globals['_TAGRESPONSE']._serialized_start=2482
+  _globals['_TAGRESPONSE']._serialized_end=2527
+  _globals['_LABELREQUEST']._serialized_start=2530
+  _globals['_LABELREQUEST']._serialized_end=2663
+  _globals['_LABELREQUEST_SETENTRY']._serialized_start=2621
+  _globals['_LABELREQUEST_SETENTRY']._serialized_end=2663
+  _globals['_LABELRESPONSE']._serialized_start=2665
+  _globals['_LABELRESPONSE']._serialized_end=2712
+  _globals['_REMOVEREQUEST']._serialized_start=2714
+  _globals['_REMOVEREQUEST']._serialized_end=2758
+  _globals['_REMOVERESPONSE']._serialized_start=2760
+  _globals['_REMOVERESPONSE']._serialized_end=2806
+  _globals['_IMAGES']._serialized_start=2809
+  _globals['_IMAGES']._serialized_end=3665
 # @@protoc_insertion_point(module_scope)

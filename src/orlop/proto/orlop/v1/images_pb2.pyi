@@ -368,21 +368,61 @@ Global___ListPreparedResponse: typing_extensions.TypeAlias = ListPreparedRespons
 
 @typing.final
 class CommitOptions(google.protobuf.message.Message):
-    """CommitOptions say what to record with a commit."""
+    """CommitOptions say what to capture with a commit, and what to record."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class AnnotationsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
 
     AUTHOR_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     CHANGES_FIELD_NUMBER: builtins.int
     CREATED_FIELD_NUMBER: builtins.int
+    NEWEST_FIELD_NUMBER: builtins.int
+    EXCLUDE_FIELD_NUMBER: builtins.int
+    SQUASH_FIELD_NUMBER: builtins.int
+    BASE_FIELD_NUMBER: builtins.int
+    ANNOTATIONS_FIELD_NUMBER: builtins.int
+    FREEZE_FIELD_NUMBER: builtins.int
     author: builtins.str
     message: builtins.str
     created: builtins.int
     """The time to record, in seconds since 1970 (SOURCE_DATE_EPOCH).  Absent: now."""
+    newest: builtins.int
+    """The time that later ones of files become, in seconds since 1970 (SOURCE_DATE_EPOCH)."""
+    squash: builtins.bool
+    """One layer of the whole tree."""
+    base: builtins.str
+    """An image on whose layers the change is put, and whose config and history it gets.  Absent: the root's own."""
+    freeze: builtins.str
+    """A cgroup that stands still while the root is read: its folder, or its name as /proc/PID/cgroup has it.
+    For root and the daemon's own user only: else PERMISSION_DENIED.
+    """
     @property
     def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Dockerfile instructions that edit the config: "ENV A=b"."""
+
+    @property
+    def exclude(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Patterns as in a .dockerignore: what fits stays as the image has it."""
+
+    @property
+    def annotations(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Added to those of the base's manifest, for the manifest that the image will have."""
 
     def __init__(
         self,
@@ -391,10 +431,21 @@ class CommitOptions(google.protobuf.message.Message):
         message: builtins.str = ...,
         changes: collections.abc.Iterable[builtins.str] | None = ...,
         created: builtins.int | None = ...,
+        newest: builtins.int | None = ...,
+        exclude: collections.abc.Iterable[builtins.str] | None = ...,
+        squash: builtins.bool = ...,
+        base: builtins.str | None = ...,
+        annotations: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        freeze: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_created", b"_created", "created", b"created"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_created", b"_created", "author", b"author", "changes", b"changes", "created", b"created", "message", b"message"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_base", b"_base", "_created", b"_created", "_newest", b"_newest", "base", b"base", "created", b"created", "newest", b"newest"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_base", b"_base", "_created", b"_created", "_newest", b"_newest", "annotations", b"annotations", "author", b"author", "base", b"base", "changes", b"changes", "created", b"created", "exclude", b"exclude", "freeze", b"freeze", "message", b"message", "newest", b"newest", "squash", b"squash"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_base", b"_base"]) -> typing.Literal["base"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_created", b"_created"]) -> typing.Literal["created"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_newest", b"_newest"]) -> typing.Literal["newest"] | None: ...
 
 Global___CommitOptions: typing_extensions.TypeAlias = CommitOptions
 

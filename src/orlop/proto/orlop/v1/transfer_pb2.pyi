@@ -93,6 +93,9 @@ class PushRequest(google.protobuf.message.Message):
     DESTINATION_FIELD_NUMBER: builtins.int
     RECOMPRESS_FIELD_NUMBER: builtins.int
     TAGS_FIELD_NUMBER: builtins.int
+    COMPRESSION_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
     ALL_PLATFORMS_FIELD_NUMBER: builtins.int
     AUTH_FIELD_NUMBER: builtins.int
     name: builtins.str
@@ -100,6 +103,12 @@ class PushRequest(google.protobuf.message.Message):
     """Absent: the image's own name."""
     recompress: builtins.bool
     """Allow a new digest where a missing blob cannot be had otherwise."""
+    compression: builtins.str
+    """How layers that are compressed here get compressed: "gzip", "zstd" or "none"; absent: as the service is set."""
+    level: builtins.int
+    """gzip 1 to 9, zstd 1 to 19."""
+    format: builtins.str
+    """"plain", "estargz" or "zstd:chunked"."""
     all_platforms: builtins.bool
     """The index that the name means, with all that is in it."""
     @property
@@ -117,12 +126,22 @@ class PushRequest(google.protobuf.message.Message):
         destination: builtins.str | None = ...,
         recompress: builtins.bool = ...,
         tags: collections.abc.Iterable[builtins.str] | None = ...,
+        compression: builtins.str | None = ...,
+        level: builtins.int | None = ...,
+        format: builtins.str | None = ...,
         all_platforms: builtins.bool = ...,
         auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_destination", b"_destination", "auth", b"auth", "destination", b"destination"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_destination", b"_destination", "all_platforms", b"all_platforms", "auth", b"auth", "destination", b"destination", "name", b"name", "recompress", b"recompress", "tags", b"tags"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_compression", b"_compression", "_destination", b"_destination", "_format", b"_format", "_level", b"_level", "auth", b"auth", "compression", b"compression", "destination", b"destination", "format", b"format", "level", b"level"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_compression", b"_compression", "_destination", b"_destination", "_format", b"_format", "_level", b"_level", "all_platforms", b"all_platforms", "auth", b"auth", "compression", b"compression", "destination", b"destination", "format", b"format", "level", b"level", "name", b"name", "recompress", b"recompress", "tags", b"tags"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_compression", b"_compression"]) -> typing.Literal["compression"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_destination", b"_destination"]) -> typing.Literal["destination"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_format", b"_format"]) -> typing.Literal["format"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_level", b"_level"]) -> typing.Literal["level"] | None: ...
 
 Global___PushRequest: typing_extensions.TypeAlias = PushRequest
 
@@ -266,15 +285,21 @@ class LoadRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     PLATFORMS_FIELD_NUMBER: builtins.int
     ALL_PLATFORMS_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
+    STEM_FIELD_NUMBER: builtins.int
     source: builtins.str
     """An absolute path: a folder or a tar."""
     name: builtins.str
     """Absent: the names in the archive."""
     all_platforms: builtins.bool
+    stem: builtins.str
+    """Of what is sent: the file's name, for images that have none of their own."""
     @property
     def platforms(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """As for Pull: of indexes in a layout."""
+        """As for Pull: of indexes in a layout.  Of a root file system: what the image is to be for."""
 
+    @property
+    def options(self) -> Global___ImportOptions: ...
     def __init__(
         self,
         *,
@@ -282,12 +307,126 @@ class LoadRequest(google.protobuf.message.Message):
         name: builtins.str | None = ...,
         platforms: collections.abc.Iterable[builtins.str] | None = ...,
         all_platforms: builtins.bool = ...,
+        options: Global___ImportOptions | None = ...,
+        stem: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_name", b"_name", "name", b"name"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_name", b"_name", "all_platforms", b"all_platforms", "name", b"name", "platforms", b"platforms", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_name", b"_name", "name", b"name", "options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_name", b"_name", "all_platforms", b"all_platforms", "name", b"name", "options", b"options", "platforms", b"platforms", "source", b"source", "stem", b"stem"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
 
 Global___LoadRequest: typing_extensions.TypeAlias = LoadRequest
+
+@typing.final
+class ImportOptions(google.protobuf.message.Message):
+    """ImportOptions say how to import; those from changes on are for root file systems."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: builtins.int
+    REPLACE_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    AUTHOR_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    OWNER_UID_FIELD_NUMBER: builtins.int
+    OWNER_GID_FIELD_NUMBER: builtins.int
+    NEWEST_FIELD_NUMBER: builtins.int
+    format: builtins.str
+    """"oci", "docker" or "rootfs"; empty: what the content says."""
+    replace: builtins.bool
+    """Move names that mean other images."""
+    author: builtins.str
+    message: builtins.str
+    created: builtins.int
+    """Seconds since 1970; absent for now."""
+    owner_uid: builtins.int
+    """The ids that everything of a folder gets; both or neither."""
+    owner_gid: builtins.int
+    newest: builtins.int
+    """Later times in a folder become this; seconds since 1970."""
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Dockerfile instructions that make the config."""
+
+    def __init__(
+        self,
+        *,
+        format: builtins.str = ...,
+        replace: builtins.bool = ...,
+        changes: collections.abc.Iterable[builtins.str] | None = ...,
+        author: builtins.str = ...,
+        message: builtins.str = ...,
+        created: builtins.int | None = ...,
+        owner_uid: builtins.int | None = ...,
+        owner_gid: builtins.int | None = ...,
+        newest: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_created", b"_created", "_newest", b"_newest", "_owner_gid", b"_owner_gid", "_owner_uid", b"_owner_uid", "created", b"created", "newest", b"newest", "owner_gid", b"owner_gid", "owner_uid", b"owner_uid"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_created", b"_created", "_newest", b"_newest", "_owner_gid", b"_owner_gid", "_owner_uid", b"_owner_uid", "author", b"author", "changes", b"changes", "created", b"created", "format", b"format", "message", b"message", "newest", b"newest", "owner_gid", b"owner_gid", "owner_uid", b"owner_uid", "replace", b"replace"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_created", b"_created"]) -> typing.Literal["created"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_newest", b"_newest"]) -> typing.Literal["newest"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_owner_gid", b"_owner_gid"]) -> typing.Literal["owner_gid"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_owner_uid", b"_owner_uid"]) -> typing.Literal["owner_uid"] | None: ...
+
+Global___ImportOptions: typing_extensions.TypeAlias = ImportOptions
+
+@typing.final
+class LoadStreamRequest(google.protobuf.message.Message):
+    """The first message has start, whose source is empty; then come chunks, and last, once, end: a stream that
+    ends without it was cut off.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    end: builtins.bool
+    @property
+    def start(self) -> Global___LoadRequest: ...
+    def __init__(
+        self,
+        *,
+        start: Global___LoadRequest | None = ...,
+        chunk: builtins.bytes = ...,
+        end: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "part", b"part", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "end", b"end", "part", b"part", "start", b"start"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["start", "chunk", "end"] | None: ...
+
+Global___LoadStreamRequest: typing_extensions.TypeAlias = LoadStreamRequest
+
+@typing.final
+class LoadStreamResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
+    LOADED_FIELD_NUMBER: builtins.int
+    @property
+    def progress(self) -> orlop.proto.orlop.v1.types_pb2.Progress: ...
+    @property
+    def warning(self) -> orlop.proto.orlop.v1.types_pb2.Warning: ...
+    @property
+    def loaded(self) -> Global___Loaded: ...
+    def __init__(
+        self,
+        *,
+        progress: orlop.proto.orlop.v1.types_pb2.Progress | None = ...,
+        warning: orlop.proto.orlop.v1.types_pb2.Warning | None = ...,
+        loaded: Global___Loaded | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "loaded", b"loaded", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "loaded", b"loaded", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "loaded"] | None: ...
+
+Global___LoadStreamResponse: typing_extensions.TypeAlias = LoadStreamResponse
 
 @typing.final
 class Loaded(google.protobuf.message.Message):
@@ -330,3 +469,130 @@ class LoadResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "loaded"] | None: ...
 
 Global___LoadResponse: typing_extensions.TypeAlias = LoadResponse
+
+@typing.final
+class ExportRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    THINGS_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: builtins.int
+    RECOMPRESS_FIELD_NUMBER: builtins.int
+    COMPRESSION_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    CREATED_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    AUTH_FIELD_NUMBER: builtins.int
+    format: builtins.str
+    """"oci", "oci-dir" (a layout as a tar, too, for the client to unpack), "docker"; of one image or root "tar",
+    "erofs", "squashfs", "ext4".
+    """
+    platform: builtins.str
+    all_platforms: builtins.bool
+    """The indexes that the names mean, with all that is in them."""
+    recompress: builtins.bool
+    """Allow a new digest where a missing blob cannot be had otherwise."""
+    compression: builtins.str
+    """Of layers that are compressed now: "gzip", "zstd", "none", and how much."""
+    level: builtins.int
+    created: builtins.int
+    """When a file system image says that it was made: seconds since 1970.  Absent: the image's own time."""
+    size: builtins.int
+    """Bytes of an ext4 image.  Absent: as many as it needs."""
+    @property
+    def things(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Images' names or IDs, or the path of one prepared root."""
+
+    @property
+    def auth(self) -> orlop.proto.orlop.v1.types_pb2.Auth:
+        """For a registry that has blobs of the images."""
+
+    def __init__(
+        self,
+        *,
+        things: collections.abc.Iterable[builtins.str] | None = ...,
+        format: builtins.str = ...,
+        platform: builtins.str | None = ...,
+        all_platforms: builtins.bool = ...,
+        recompress: builtins.bool = ...,
+        compression: builtins.str | None = ...,
+        level: builtins.int | None = ...,
+        created: builtins.int | None = ...,
+        size: builtins.int | None = ...,
+        auth: orlop.proto.orlop.v1.types_pb2.Auth | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_compression", b"_compression", "_created", b"_created", "_level", b"_level", "_platform", b"_platform", "_size", b"_size", "auth", b"auth", "compression", b"compression", "created", b"created", "level", b"level", "platform", b"platform", "size", b"size"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_compression", b"_compression", "_created", b"_created", "_level", b"_level", "_platform", b"_platform", "_size", b"_size", "all_platforms", b"all_platforms", "auth", b"auth", "compression", b"compression", "created", b"created", "format", b"format", "level", b"level", "platform", b"platform", "recompress", b"recompress", "size", b"size", "things", b"things"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_compression", b"_compression"]) -> typing.Literal["compression"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_created", b"_created"]) -> typing.Literal["created"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_level", b"_level"]) -> typing.Literal["level"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_platform", b"_platform"]) -> typing.Literal["platform"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_size", b"_size"]) -> typing.Literal["size"] | None: ...
+
+Global___ExportRequest: typing_extensions.TypeAlias = ExportRequest
+
+@typing.final
+class Exported(google.protobuf.message.Message):
+    """Exported says what was sent: names (or a root's path), and for each the digest it has there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    DIGESTS_FIELD_NUMBER: builtins.int
+    SIZE_FIELD_NUMBER: builtins.int
+    format: builtins.str
+    size: builtins.int
+    @property
+    def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def digests(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        format: builtins.str = ...,
+        names: collections.abc.Iterable[builtins.str] | None = ...,
+        digests: collections.abc.Iterable[builtins.str] | None = ...,
+        size: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digests", b"digests", "format", b"format", "names", b"names", "size", b"size"]) -> None: ...
+
+Global___Exported: typing_extensions.TypeAlias = Exported
+
+@typing.final
+class ExportResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: builtins.int
+    WARNING_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    EXPORTED_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """The next bytes, in order; at most 1 MiB."""
+    @property
+    def progress(self) -> orlop.proto.orlop.v1.types_pb2.Progress: ...
+    @property
+    def warning(self) -> orlop.proto.orlop.v1.types_pb2.Warning: ...
+    @property
+    def exported(self) -> Global___Exported:
+        """Last: with it the bytes were all."""
+
+    def __init__(
+        self,
+        *,
+        progress: orlop.proto.orlop.v1.types_pb2.Progress | None = ...,
+        warning: orlop.proto.orlop.v1.types_pb2.Warning | None = ...,
+        chunk: builtins.bytes = ...,
+        exported: Global___Exported | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "event", b"event", "exported", b"exported", "progress", b"progress", "warning", b"warning"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "event", b"event", "exported", b"exported", "progress", b"progress", "warning", b"warning"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["progress", "warning", "chunk", "exported"] | None: ...
+
+Global___ExportResponse: typing_extensions.TypeAlias = ExportResponse

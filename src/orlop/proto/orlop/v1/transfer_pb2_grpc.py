@@ -54,6 +54,16 @@ class TransferStub(object):
                 request_serializer=orlop_dot_v1_dot_transfer__pb2.LoadRequest.SerializeToString,
                 response_deserializer=orlop_dot_v1_dot_transfer__pb2.LoadResponse.FromString,
                 _registered_method=True)
+        self.LoadStream = channel.stream_stream(
+                '/orlop.v1.Transfer/LoadStream',
+                request_serializer=orlop_dot_v1_dot_transfer__pb2.LoadStreamRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_transfer__pb2.LoadStreamResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/orlop.v1.Transfer/Export',
+                request_serializer=orlop_dot_v1_dot_transfer__pb2.ExportRequest.SerializeToString,
+                response_deserializer=orlop_dot_v1_dot_transfer__pb2.ExportResponse.FromString,
+                _registered_method=True)
 
 
 class TransferServicer(object):
@@ -81,7 +91,21 @@ class TransferServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Load imports an OCI layout or a docker archive from the service's own file system.
+        """Load imports an OCI layout, a docker archive or a root file system from the service's own file system.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadStream(self, request_iterator, context):
+        """LoadStream imports the same from a tar that the client sends, compressed or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Export sends images, or one file system, to the client, which puts the bytes where it likes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +133,16 @@ def add_TransferServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=orlop_dot_v1_dot_transfer__pb2.LoadRequest.FromString,
                     response_serializer=orlop_dot_v1_dot_transfer__pb2.LoadResponse.SerializeToString,
+            ),
+            'LoadStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.LoadStream,
+                    request_deserializer=orlop_dot_v1_dot_transfer__pb2.LoadStreamRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_transfer__pb2.LoadStreamResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=orlop_dot_v1_dot_transfer__pb2.ExportRequest.FromString,
+                    response_serializer=orlop_dot_v1_dot_transfer__pb2.ExportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +253,60 @@ class Transfer(object):
             '/orlop.v1.Transfer/Load',
             orlop_dot_v1_dot_transfer__pb2.LoadRequest.SerializeToString,
             orlop_dot_v1_dot_transfer__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/orlop.v1.Transfer/LoadStream',
+            orlop_dot_v1_dot_transfer__pb2.LoadStreamRequest.SerializeToString,
+            orlop_dot_v1_dot_transfer__pb2.LoadStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/orlop.v1.Transfer/Export',
+            orlop_dot_v1_dot_transfer__pb2.ExportRequest.SerializeToString,
+            orlop_dot_v1_dot_transfer__pb2.ExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

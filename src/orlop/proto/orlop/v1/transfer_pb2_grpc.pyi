@@ -92,7 +92,39 @@ _TransferLoadType = typing_extensions.TypeVar(
     ],
 )
 
-class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _TransferFetchBlobsType, _TransferLoadType]):
+_TransferLoadStreamType = typing_extensions.TypeVar(
+    '_TransferLoadStreamType',
+    grpc.StreamStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+    ],
+)
+
+_TransferExportType = typing_extensions.TypeVar(
+    '_TransferExportType',
+    grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+        orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+        orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+        orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
+    ],
+)
+
+class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _TransferFetchBlobsType, _TransferLoadType, _TransferLoadStreamType, _TransferExportType]):
     @typing.overload
     def __init__(self: TransferStub[
         grpc.UnaryStreamMultiCallable[
@@ -110,6 +142,14 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
         grpc.UnaryStreamMultiCallable[
             orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
             orlop.proto.orlop.v1.transfer_pb2.LoadResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+            orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+            orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -131,6 +171,14 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
             orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
             orlop.proto.orlop.v1.transfer_pb2.LoadResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+            orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+            orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     Pull: _TransferPullType
@@ -143,7 +191,13 @@ class TransferStub(typing.Generic[_TransferPullType, _TransferPushType, _Transfe
     """FetchBlobs fetches the blobs of an image's layers that are not kept, so that it can go anywhere as it came."""
 
     Load: _TransferLoadType
-    """Load imports an OCI layout or a docker archive from the service's own file system."""
+    """Load imports an OCI layout, a docker archive or a root file system from the service's own file system."""
+
+    LoadStream: _TransferLoadStreamType
+    """LoadStream imports the same from a tar that the client sends, compressed or not."""
+
+    Export: _TransferExportType
+    """Export sends images, or one file system, to the client, which puts the bytes where it likes."""
 
 TransferAsyncStub: typing_extensions.TypeAlias = TransferStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -161,6 +215,14 @@ TransferAsyncStub: typing_extensions.TypeAlias = TransferStub[
     grpc.aio.UnaryStreamMultiCallable[
         orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
         orlop.proto.orlop.v1.transfer_pb2.LoadResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest,
+        orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+        orlop.proto.orlop.v1.transfer_pb2.ExportResponse,
     ],
 ]
 
@@ -195,6 +257,22 @@ class TransferServicer(metaclass=abc.ABCMeta):
         request: orlop.proto.orlop.v1.transfer_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.transfer_pb2.LoadResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.transfer_pb2.LoadResponse]]:
-        """Load imports an OCI layout or a docker archive from the service's own file system."""
+        """Load imports an OCI layout, a docker archive or a root file system from the service's own file system."""
+
+    @abc.abstractmethod
+    def LoadStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[orlop.proto.orlop.v1.transfer_pb2.LoadStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.transfer_pb2.LoadStreamResponse]]:
+        """LoadStream imports the same from a tar that the client sends, compressed or not."""
+
+    @abc.abstractmethod
+    def Export(
+        self,
+        request: orlop.proto.orlop.v1.transfer_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[orlop.proto.orlop.v1.transfer_pb2.ExportResponse], collections.abc.AsyncIterator[orlop.proto.orlop.v1.transfer_pb2.ExportResponse]]:
+        """Export sends images, or one file system, to the client, which puts the bytes where it likes."""
 
 def add_TransferServicer_to_server(servicer: TransferServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
