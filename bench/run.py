@@ -1,6 +1,6 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [pull|fetch|drivers|scale|durable|confinement] [IMAGE ...]
+    python bench/run.py [pull|fetch|commit|drivers|scale|durable|confinement] [IMAGE ...]
 
 QUICK=1: two images, two rounds; ROUNDS=N: how often.
 
@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import confinement, drivers, durable, fetch, lab, pull, scale
+import orlop
+from bench import changes, commit, confinement, drivers, durable, fetch, lab, pull, scale
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -38,6 +39,7 @@ def main(words: list[str]) -> None:
     images = [word for word in words if word not in PARTS]
     rounds = int(os.environ.get("ROUNDS", "2" if QUICK else "3"))
     OUT.mkdir(parents=True, exist_ok=True)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode, too
     before = lab.noise()
     with lab.disk() as disk:
         for part in parts:
@@ -68,6 +70,23 @@ def bench_fetch(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[s
     rows = fetch.compare(disk, images, rounds, say)
     text = f"# Pull without preparing\n\n{fetch.table(rows)}\n{version('skopeo', '--version')}\n"
     return text, {"rows": [asdict(row) for row in rows]}
+
+
+def bench_commit(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
+    base = layouts / "debian-min"
+    kinds = [kind for kind in changes.CHANGES if not (QUICK and kind == "1 GiB")]
+    rows = commit.compare(disk, base, kinds, rounds, say)
+    many = images[0] if images else "debian-min" if QUICK else "node-many"
+    times = commit.library(disk, layouts / many, rounds, say)
+    forked = commit.forks(disk, base, say) if hasattr(orlop.Prepared, "fork") else None
+    text = "# Commit and push\n\n" + commit.table(rows) + "\n" + commit.library_table(many, times, forked)
+    text += f"\n{version('buildah', '--version')}\n"
+    return text, {
+        "rows": [asdict(row) for row in rows],
+        "library": {step: asdict(each) for step, each in times.items()},
+        "forks": asdict(forked) if forked is not None else None,
+    }
 
 
 def bench_drivers(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
@@ -104,6 +123,7 @@ def bench_confinement(disk: Path, images: list[str], rounds: int) -> tuple[str, 
 PARTS = {
     "pull": bench_pull,
     "fetch": bench_fetch,
+    "commit": bench_commit,
     "drivers": bench_drivers,
     "scale": bench_scale,
     "durable": bench_durable,
