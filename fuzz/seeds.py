@@ -19,7 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "src")]
 
-from orlop.layers.compression import compress  # noqa: E402 - after the path is set
+from orlop.layers.packing.recipes import RECIPES  # noqa: E402 - after the path is set
+from orlop.layers.packing.streams import compress  # noqa: E402
 from orlop.testing import applied  # noqa: E402
 from orlop.testing.layers import Layer, write_layout  # noqa: E402
 
@@ -80,6 +81,15 @@ PROXIES = [
     "socks5://user:pw@p\n",
 ]
 
+V1IMAGES = [
+    (
+        '{"localhost/a":{"1":"1","2":"0"}}\0{"id":"0","created":"2015-01-01T00:00:00Z","container_config":'
+        '{"Cmd":["sh"]}}\0{"id":"1","parent":"0","author":"a","comment":"c","os":"linux","architecture":"arm"}'
+    ),
+    '{"a":{"b":"2"}}\0{"parent":"2"}\0{"parent":"0"}\0{"parent":"1","Size":1e400}',
+    '{"a":{"b":"../0"}}\0{"config":{"Cmd":null},"rootfs":7,"variant":"v8"}',
+]
+
 
 def seeds() -> Iterator[Seed]:
     """All of them: target, name, bytes."""
@@ -109,6 +119,7 @@ def seeds() -> Iterator[Seed]:
         ("settings", SETTINGS),
         ("hostfiles", HOSTFILES),
         ("proxies", PROXIES),
+        ("v1images", V1IMAGES),
     ):
         for number, text in enumerate(texts):
             yield target, str(number), text.encode()
@@ -157,7 +168,7 @@ def _compressed(tar: bytes) -> Iterator[tuple[str, bytes]]:
 
     yield "gzip", gzip.compress(tar, mtime=0)
     yield "gzip-two", gzip.compress(tar[:512], mtime=0) + gzip.compress(tar[512:], mtime=0)
-    yield "isal", b"".join(compress([tar], "isal-2"))
+    yield "isal", b"".join(compress([tar], RECIPES["isal-2"]))
     yield "zstd", zstd.compress(tar)
     yield "bzip2", bz2.compress(tar)
     yield "xz", lzma.compress(tar)

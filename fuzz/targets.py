@@ -25,7 +25,8 @@ from tempfile import TemporaryDirectory
 from orlop.config import DEFAULT_LIMITS, ProxySettings, load
 from orlop.erofs import format as erofs
 from orlop.erofs.reader import Image
-from orlop.errors import DataLoss, Error, Internal
+from orlop.errors import DataLoss, Error, Internal, NotFound
+from orlop.images.archives.legacy import V1Images, config_of, parse_repositories
 from orlop.images.running.accounts import MAX_ID, resolve_user
 from orlop.layers import pax
 from orlop.layers.builder import clean
@@ -45,7 +46,7 @@ from orlop.registry.messages import Request, Response
 from orlop.registry.net.proxies import Proxies
 from orlop.registry.net.redirects import next_hop, settle
 from orlop.registry.net.retry import parse_retry_after
-from orlop.spec.digest import Digest
+from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import Index, encode, parse_config, parse_json, parse_manifest
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
@@ -278,6 +279,36 @@ def settings(data: bytes) -> None:
             load(path).settings()
 
 
+def v1images(data: bytes) -> None:
+    """The oldest form of docker's archives, with NULs between: repositories, and each image's json (0, 1, …)."""
+    first, *texts = data.split(b"\0")
+    said = {f"{number:x}": text for number, text in enumerate(texts)}
+
+    def read(identity: str) -> bytes:
+        if identity not in said:
+            raise NotFound("fuzz", "there is no such image")
+        return said[identity]
+
+    named: dict[str, str] = {}
+    with _answers():
+        named = parse_repositories(first, "fuzz", limits=LIMITS)
+    images = V1Images(read, "fuzz", limits=LIMITS)
+    for identity in {*named.values(), *list(said)[:8]}:
+        with _answers():
+            chain = images.chain(identity)
+            assert len(set(chain)) == len(chain) <= LIMITS.layers
+            diff_ids = tuple(DiffID(f"sha256:{number:064x}") for number in range(len(chain)))
+            made = [
+                config_of(of.top(identity), of.history(chain), diff_ids, "fuzz", limits=LIMITS)
+                for of in (images, V1Images(read, "fuzz", limits=LIMITS))
+            ]
+            assert made[0] == made[1], "another config the second time"
+            config = parse_config(made[0], "fuzz")
+            assert config.diff_ids() == diff_ids
+            assert len(config.history or ()) == len(chain)
+            config.platform()
+
+
 # ------------------------------------------------------------------ what registries say
 
 
@@ -452,5 +483,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "proxies": proxies,
     "settings": settings,
     "tar": tar,
+    "v1images": v1images,
 }
 """By the name of the folder that holds a target's corpus."""

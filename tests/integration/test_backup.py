@@ -60,7 +60,7 @@ def fill(store: orlop.Store, workdir: Path, store_dirs: StoreDirs) -> None:
     store.tag(name, "registry.example.com/team/base:1")
     with store.prepare(name, store_dirs.work / "made", mount=True) as root:
         (store_dirs.work / "made/etc/new").write_text("new")
-        root.commit("localhost/changed")
+        root.commit("localhost/changed", annotations={"kept": "yes"})
     store.prepare("localhost/changed", store_dirs.work / "kept")
 
 
@@ -113,6 +113,10 @@ def test_a_backup_with_content_brings_all_images_back_as_they_were(
         with back.prepare("localhost/changed", other.work / "a", mount=True) as root:
             (other.work / "a/more").write_text("more")
             root.commit("localhost/more")
+        with contextlib.closing(sqlite3.connect(f"file:{other.root}/meta.db?mode=ro", uri=True)) as rows:
+            noted = set(rows.execute("SELECT config_digest, key, value FROM image_annotations"))
+        for name in ("localhost/changed", "localhost/more"):  # for the manifests that they will get
+            assert (back.inspect(name).info.id, "kept", "yes") in noted
 
 
 def test_gnu_tar_reads_a_backup(filled: orlop.Store, workdir: Path) -> None:

@@ -6,6 +6,7 @@ HOSTILE.md's row 40.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import os
 import random
@@ -190,7 +191,17 @@ def test_40_an_import_and_a_commit_that_do_not_fit_are_refused_with_figures(
             needed, free = figures(caught.value, place)
             assert needed > 6 << 20 > free
             assert used(place.root) == before
+        (workdir / "tree").mkdir()
+        (workdir / "tree/data").write_bytes(noise(6 << 20))
+        tar = Layer().file("data", noise(6 << 20)).tar()
+        for source in ([tar], [gzip.compress(tar, 1)], workdir / "tree"):
+            with pytest.raises(orlop.ResourceExhausted) as caught:  # how large it is says its end alone
+                store.load(source)
+            assert figures(caught.value, place)
+            assert used(place.root) == before
+        assert figures(caught.value, place)[0] == 6 << 20  # the file that is read counts whole
         place.make_room()
+        store.load(workdir / "tree", name="localhost/tree")
         store.load(big)
         assert root.commit("localhost/new").name == "localhost/new:latest"
         root.cleanup()
@@ -351,6 +362,7 @@ class Bench:
                 do=lambda store: store.get(self.kept).commit("localhost/new"),
                 after=remove("localhost/new:latest"),
             ),
+            "fork": Verb(do=lambda store: store.fork(self.kept, self.path), after=cleanup),
             "cleanup": Verb(before=prepare, do=lambda store: store.get(self.path).cleanup(), after=cleanup),
             "rmi": Verb(before=load, do=lambda store: store.remove("localhost/other"), after=other),
             "gc": Verb(before=stray, do=lambda store: store.verbs.collect()),

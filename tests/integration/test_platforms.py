@@ -286,9 +286,10 @@ def test_an_import_of_one_image_takes_no_platform_from_a_name(
     name, archive = f"{registry.host}/kept:v1", store_dirs.work / "kept.tar"
     before = store.pull(name, all_platforms=True)
     skopeo("copy", "--src-tls-verify=false", f"docker://{name}", f"docker-archive:{archive}:{name}")
-    assert [one.name for one in store.load(archive)] == [name]
-    after = store.inspect(name).info
-    assert (after.index, after.platforms) == (digest, before.platforms)
+    for replace in (False, True):
+        assert [one.name for one in store.load(archive, replace=replace)] == [name]
+        after = store.inspect(name).info
+        assert (after.index, after.platforms) == (digest, before.platforms)
     # An index that is another is another image, though this machine's in it is the same.
     layout, other = store_dirs.work / "other", index_of((image_for(HOST, "kept"), said(HOST)))
     images.push(registry, "kept", "v2", other)
@@ -296,6 +297,8 @@ def test_an_import_of_one_image_takes_no_platform_from_a_name(
     with pytest.raises(orlop.AlreadyExists):
         store.load(layout, name=name)
     assert store.inspect(name).info.index == digest
+    store.load(layout, name=name, replace=True)
+    assert store.inspect(name).info.index == other.digest
 
 
 def test_an_index_is_accounted_for_explained_and_checked_as_a_whole(

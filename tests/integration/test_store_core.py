@@ -18,6 +18,7 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
+from orlop.images.core import root_lock
 from orlop.images.store import LocalStore
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo
@@ -261,7 +262,7 @@ def test_what_a_living_process_is_making_is_not_collected(
     with (
         core.lease() as lease,
         core.locked("layer", "a" * 64, call=call, attempted="test"),
-        core.locked("root", "0123456789abcdef", call=call, attempted="test"),
+        core.locked("root", root_lock("0123456789abcdef"), call=call, attempted="test"),
     ):
         core.write_document(kept, b"kept", lease=lease, call=call)
         assert store.collect().items == ()

@@ -24,6 +24,7 @@ from conftest import StoreDirs
 from orlop.content.extents import decode_entries
 from orlop.observe import Call, NullObserver, Progress
 from orlop.registry.blobs.ranges import Pace
+from support.daemons import Crew, daemon
 from support.rangeserver import Asked, BigLayer, RangeServer, Way
 
 pytestmark = pytest.mark.root
@@ -192,6 +193,41 @@ def test_who_comes_second_follows_the_first_and_takes_over_when_it_dies(
         assert len(server.asked) == (2 if dies else 1)
         assert server.served == server.layer.size
         with orlop.open(store_dirs.root, store_dirs.run) as store:
+            assert [info.name for info in store.images()] == [server.name]
+
+
+def test_of_two_clients_of_a_daemon_the_second_follows_the_first_and_moves_no_bytes(
+    store_dirs: StoreDirs,
+) -> None:
+    said = store_dirs.work / "said"
+    socket = store_dirs.work / "sock"
+    with (
+        RangeServer(BigLayer(SHARE)) as server,
+        Crew(store_dirs.work / "crew") as crew,
+        daemon(crew, store_dirs.root, store_dirs.run, socket=socket, registry=server.host) as address,
+    ):
+        ways: list[Way] = []
+
+        def way(asked: Asked) -> Way:
+            ways.append(Way(hold=6_000_000 if not asked.number else None))
+            return ways[-1]
+
+        server.way = way
+        pull = (sys.executable, "-m", "orlop", "--host", address, "pull", "--progress", "json", server.name)
+        first = crew.start("first", pull)
+        until(lambda: held(store_dirs, server) == 6_000_000, first)
+        with said.open("wb") as log:
+            second = subprocess.Popen(
+                pull, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True
+            )
+        with ended(second):
+            until(lambda: following(said) == {6_000_000}, first, second)
+            ways[0].go.set()
+            assert second.wait(PATIENCE) == 0, said.read_text()
+            crew.wait(["first"], PATIENCE)
+        assert len(server.asked) == 1
+        assert server.served == server.layer.size
+        with orlop.connect(address) as store:
             assert [info.name for info in store.images()] == [server.name]
 
 

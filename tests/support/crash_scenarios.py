@@ -29,6 +29,7 @@ FILES: dict[str, dict[str, bytes]] = {
 }
 MINE = {"mine": b"written below a root" * 500}
 MADE = "localhost/made:v1"
+ROOTFS = "localhost/rootfs:1"
 
 
 def layer(name: str) -> bytes:
@@ -136,6 +137,13 @@ def load(world: World) -> None:
     world.answered("image", world.store.load(world.layout, name=world.image).pop().name)
 
 
+def load_rootfs(world: World) -> None:
+    """A root file system that comes through a pipe, in two pieces."""
+    tar = layer("base")
+    pieces = [tar[:1000], tar[1000:]]
+    world.answered("image", world.store.load(pieces, name=ROOTFS, created=0).pop().name)
+
+
 def prepare(driver: str, **options: Any) -> Callable[[World], None]:
     def act(world: World) -> None:
         if any(root.path == str(world.path) for root in world.store.prepared()):
@@ -157,6 +165,41 @@ def write(world: World) -> None:
 def commit(world: World) -> None:
     world.store.get(world.path).commit(MADE)
     world.answered("image", MADE)
+
+
+def fork(world: World) -> None:
+    """Two new roots, both or none; then the source is given up for two, and moves back."""
+    store, path = world.store, str(world.path)
+    one, two, first, second = (str(world.work / name) for name in ("one", "two", "first", "second"))
+    there = {root.path for root in store.prepared()}
+    assert len(there & {one, two}) != 1, there
+    assert len(there & {path, first}) == 1, there
+    assert second in there or first not in there, there
+    if path in there:
+        if one not in there:
+            store.get(path).fork(one, two)
+        if second in there:
+            store.get(second).cleanup()
+        store.get(path).fork(first, second, move=True, mount=True)
+    store.get(first).fork(path, move=True)
+    for root in (path, one, two):
+        world.answered("root", root)
+
+
+def go_back(world: World) -> None:
+    """What was written is lost, and back from a checkpoint."""
+    root = world.store.get(world.path)
+    if not root.checkpoints():
+        root.checkpoint("kept")
+    root.mount()
+    for name in MINE:
+        (world.path / name).unlink(missing_ok=True)
+    assert read_tree(world.path) == expected(root.info.image)
+    root.rollback("kept")
+    assert read_tree(world.path) == expected(root.info.image) | MINE
+    root.drop_checkpoint("kept")
+    root.unmount()
+    world.answered("root", str(world.path))
 
 
 def cleanup(world: World) -> None:
@@ -254,6 +297,7 @@ SCENARIOS = {
         Scenario(name="pull-in-pieces", act=pull_in_pieces, setup=((open_it, None),)),
         Scenario(name="pull-index", act=pull_index, setup=((pull, None),)),
         Scenario(name="import", act=load, setup=((open_it, None),)),
+        Scenario(name="import-rootfs", act=load_rootfs, setup=((open_it, None),)),
         Scenario(name="prepare-erofs", act=prepare("erofs", mount=True, extra=_EXTRA), setup=((load, None),)),
         Scenario(name="prepare-overlay", act=prepare("overlay", mount=True), setup=((load, None),)),
         Scenario(name="prepare-native", act=prepare("native", mount=True), setup=((load, None),)),
@@ -270,6 +314,8 @@ SCENARIOS = {
         Scenario(
             name="commit-native", act=commit, setup=((load, None), (prepare("native"), None), (write, None))
         ),
+        Scenario(name="fork", act=fork, setup=((load, None), (prepare("erofs"), None), (write, None))),
+        Scenario(name="checkpoint", act=go_back, setup=((load, None), (prepare("overlay"), None), (write, None))),
         Scenario(
             name="cleanup", act=cleanup, setup=((load, None), (prepare("erofs"), None), (write, None))
         ),
@@ -382,6 +428,8 @@ def check_whole(world: World) -> None:
 
 def expected(image: str) -> dict[str, bytes]:
     """The files of an image."""
+    if image == ROOTFS:
+        return FILES["base"]
     return {**FILES["base"], **FILES["app"], **(MINE if image == MADE else {})}
 
 

@@ -271,7 +271,9 @@ def _warm_up() -> None:
     """Import what verbs import when they are first used."""
     import orlop.images.archives.load
     import orlop.images.changed.changes
+    import orlop.images.changed.checkpoints
     import orlop.images.changed.commit
+    import orlop.images.changed.forks
     import orlop.images.collection.collect
     import orlop.images.prepared.roots
     import orlop.images.transfer.pull

@@ -174,6 +174,7 @@ class Work:
             state.roots[str(two)] = state.images[pulled]
         self.write(one, {"etc/more": b"more\n"})
         self.commit(root, "localhost/d:1")
+        self.fork_and_go_back(store, root)
         with self.step("tag") as state:
             store.tag("localhost/c:1", "localhost/e:1")
             state.images["localhost/e:1"] = state.images["localhost/c:1"]
@@ -190,6 +191,21 @@ class Work:
         self.cleanup(store, three)
         with self.step("gc"):
             store.verbs.collect()
+
+    def fork_and_go_back(self, store: orlop.Store, root: orlop.Prepared) -> None:
+        """Two forks, both or none; then what is written to the source after a checkpoint is taken back."""
+        path, forks = Path(root.path), [self.folder / "work" / name for name in ("four", "five")]
+        with self.step("fork") as state:
+            root.fork(*forks)
+            state.roots |= {str(fork): state.roots[root.path] for fork in forks}
+        with self.step("checkpoint"):
+            root.checkpoint("kept")
+        self.write(path, {"etc/lost": b"lost\n"})
+        with self.step("rollback") as state:
+            root.rollback("kept")
+            state.roots[root.path] = state.roots[str(forks[0])]
+        for fork in forks:
+            self.cleanup(store, fork)
 
     def break_disk(self, store: orlop.Store, layout: Path, pulled: str) -> None:
         """Some verbs, then all of them on a disk that takes no more writes; a note says what each came to."""
@@ -330,6 +346,8 @@ class Court:
         for path in sorted(listed):
             root = store.get(path).mount()
             shown, sure = tree_of(Path(path)), self.before.roots.get(path) or self.after.roots[path]
+            if self.during == "rollback" and shown == self.after.roots[path]:
+                sure = shown
             if self.during == "write":  # what is being written may be old, new or half
                 later = self.after.roots.get(path, sure)
                 sure = {name: what for name, what in sure.items() if later.get(name) == what}

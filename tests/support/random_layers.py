@@ -15,29 +15,42 @@ from collections.abc import Callable
 from support.layers import Layer, SparseForm
 
 SECOND = 1_000_000_000
+_STAMPS = 1_800_000_000  # s; later than what entries get unless told otherwise
 FILLER = 220  # files of the lowest layer that no other layer touches
 _SPARSE: tuple[SparseForm, ...] = ("old-gnu", "gnu-0.0", "gnu-0.1", "gnu-1.0")
 _ODD = [b"\xff\xfe", "ä €".encode(), b"new\nline", b" ", b"n" * 255, b"-rf", b"\\x", b"%", b"=", b"a:b,c"]
 
 
-def random_stack(dice: random.Random, *, layers: int | None = None) -> list[Layer]:
-    """A base and one to five layers above it."""
+def random_stack(dice: random.Random, *, layers: int | None = None, stamped: bool = False) -> list[Layer]:
+    """A base and one to five layers above it.
+
+    With ``stamped`` the time of each entry tells its layer, as `layer_of_stamp` has it.
+    """
     count = layers if layers is not None else dice.randint(2, 6)
-    stack = _Stack(dice)
+    stack = _Stack(dice, stamped=stamped)
     return [stack.layer(base=number == 0) for number in range(count)]
+
+
+def layer_of_stamp(mtime_ns: int) -> int | None:
+    """The number of the layer, 0 the lowest, that an entry with this time came from; None if it has no stamp."""
+    number, _ = divmod(mtime_ns // SECOND - _STAMPS, 1_000)
+    return number if 0 <= number < 1_000 else None
 
 
 class _Stack:
     """What the layers so far are about: enough to hit it, not a model of what it means."""
 
-    def __init__(self, dice: random.Random) -> None:
+    def __init__(self, dice: random.Random, *, stamped: bool = False) -> None:
         self._dice = dice
+        self._stamp = _STAMPS - 1_000 if stamped else 0  # the next entry's seconds
         self._files: set[bytes] = set()  # of lower layers
         self._hit: set[bytes] = set()  # what this layer is about
         self._names = [b"a", b"b", b"c", dice.choice(_ODD)]
 
     def layer(self, *, base: bool) -> Layer:
         dice = self._dice
+        if self._stamp:
+            self._stamp += 1_000 - self._stamp % 1_000
         layer = Layer(dice.choice(["pax", "pax", "gnu"]) if not base else "pax")
         if dice.random() < 0.5:
             layer.folder("./", **self._metadata(layer))
@@ -181,6 +194,9 @@ class _Stack:
             "mtime_ns": dice.choice([0, 1_700_000_000, -1, -(2**31) + 9, 2**32 + 5]) * SECOND + nsec,
             "xattrs": xattrs,
         }
+        if self._stamp:
+            self._stamp += 1
+            found["mtime_ns"] = self._stamp * SECOND + nsec
         return found  # type: ignore[return-value]
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import subprocess
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
 from orlop.linux._rights import head, status
-from orlop.linux.programs import find_helper
 
 __all__ = [
     "IdRange",
@@ -163,6 +161,10 @@ def _write(path: str, text: str) -> None:
 
 
 def _run_map_program(program: str, pid: int, ranges: Sequence[IdRange]) -> None:
+    import subprocess
+
+    from orlop.linux.programs import find_helper
+
     found = find_helper(program)
     if found is None:
         raise FailedPrecondition(

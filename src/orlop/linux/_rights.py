@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -191,6 +190,8 @@ def helper(
 
     Yields its pid, and the number and errno of the call that failed, if one did.
     """
+    import subprocess
+
     if not sys.executable:
         raise Unavailable("make a user namespace", "Python does not know its own program")
     try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +77,7 @@ __all__ = [
     "XFS_MAGIC",
     "FsContext",
     "MountOptions",
+    "detached",
     "erofs_uuid",
     "filesystem_magic",
     "is_mount_point",
@@ -279,6 +279,8 @@ def _mount_overlay_whole(
     attrs: int,
 ) -> int:
     """A detached overlay by mount(2): attached where nobody looks, copied, taken away again."""
+    import tempfile
+
     lowerdir = ":".join(map(_escape, lowers)) + "".join(f"::{_escape(lower)}" for lower in data_lowers)
     words = [f"lowerdir={lowerdir}"]
     words += [f"{key}={_escape(path, ':')}" for key, path in (("upperdir", upper), ("workdir", work)) if path]
@@ -324,6 +326,11 @@ def _set_layer(context: FsContext, key: str, path: str) -> None:
         if exc.errno != errno.EINVAL:
             raise
         context.set_string(key, f"/proc/self/fd/{fd}")
+
+
+def detached(type: str, source: str, options: Sequence[str]) -> int:  # noqa: A002 - OCI's word
+    """As `perform`, without a place: a descriptor of a mount that nobody sees, and that goes with it."""
+    return _detached(type, source, parse_options(options))
 
 
 def perform(type: str, source: str, target: str, options: Sequence[str]) -> None:  # noqa: A002 - OCI's word
