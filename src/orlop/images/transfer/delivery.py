@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,7 @@ from orlop.errors import (
     Unauthenticated,
 )
 from orlop.images.core import Core, Lease
+from orlop.images.transfer.delivered import Delivered
 from orlop.images.transfer.forms import Wish, plain_of, threads_of, wish_of, with_diff_ids
 from orlop.images.transfer.jobs import Jobs
 from orlop.images.transfer.sources import (
@@ -56,32 +57,10 @@ from orlop.spec.documents import (
 )
 from orlop.spec.reference import Reference
 
-__all__ = ["Delivered", "Delivery"]
+__all__ = ["Delivery"]
 
 MOUNTS = 3  # repositories that are asked for a blob; each costs a request
 _KINDS = {"gzip": "+gzip", "zstd": "+zstd"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered:
-    """An image whose blobs are at the registry: its manifest, which is not put there yet.
-
-    ``config`` is the store's own image unless ``changed``: layers in a form that adds entries to them have
-    other diff IDs, and make another image.
-    """
-
-    config: Digest
-    digest: Digest
-    media_type: str
-    document: bytes = field(repr=False)
-    manifest: Manifest = field(repr=False)
-    changed: bool = False
-
-    @property
-    def size(self) -> int:
-        """The bytes of all its blobs and its manifest."""
-        blobs = sum(layer.size for layer in self.manifest.layers)
-        return len(self.document) + self.manifest.config.size + blobs
 
 
 class Delivery:

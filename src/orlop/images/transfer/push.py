@@ -13,7 +13,8 @@ from orlop.errors import InvalidArgument
 from orlop.images import names
 from orlop.images.api import PushResult
 from orlop.images.core import NAMESPACE, Core, Lease
-from orlop.images.transfer.delivery import Delivered, Delivery
+from orlop.images.transfer.delivered import Delivered
+from orlop.images.transfer.delivery import Delivery
 from orlop.images.transfer.forms import wish_of
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
