@@ -20,8 +20,8 @@ from orlop.observe import Auth, Call, CancelToken, NullObserver, Progress
 from orlop.proto.orlop.v1 import types_pb2
 from orlop.remote import api
 from orlop.service import Daemon
-from orlop.service.access import LOOKS
 from orlop.service.calls import with_auth
+from orlop.service.table import LOOKS
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_INDEX
 from orlop.testing.fake import FakeStore

@@ -21,12 +21,12 @@ from orlop.proto.orlop.v1 import (
     types_pb2,
 )
 from orlop.service import requests
-from orlop.service.access import LOOKS, Access, Peer, check_owner
+from orlop.service.access import Access, Peer, check_owner
 from orlop.service.clients import NOBODY, Client, Connection, Ledger, ServiceCounts
 from orlop.service.deadlines import Deadlines, Limited
-from orlop.service.gate import pools_by_method
 from orlop.service.pools import DEFAULT_LIMITS, CallPool, Pools, ServiceLimits, arrived, refusal
 from orlop.service.shown import Veil, one_line
+from orlop.service.table import LOOKS, pools_by_method
 
 SOON = 60.0
 MODULES = (

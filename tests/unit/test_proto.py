@@ -33,8 +33,8 @@ from orlop.proto.orlop.v1 import (
     types_pb2,
 )
 from orlop.remote import api as remote
-from orlop.service.gate import pools_by_method
 from orlop.service.pools import DEFAULT_LIMITS, Pools
+from orlop.service.table import pools_by_method
 
 HERE = Address("/run/orlop/socket/orlop.sock")
 FILES = [image_pb2.DESCRIPTOR] + [

@@ -38,7 +38,7 @@ from orlop.observe import Call, reached
 
 __all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
 PATIENCE = 60.0  # seconds that a write without a call waits: one stopped in its turn must not hold up all

@@ -1,4 +1,4 @@
-"""Who may do what: users and groups of this machine, names of certificates, and which calls only look.
+"""Who may do what: users and groups of this machine, and names of certificates.
 
 Not the limits of how much (orlop.service.clients), nor where connections come from (orlop.service.door).
 
@@ -22,31 +22,11 @@ from orlop.service.clients import Client, Role
 from orlop.service.pools import ServiceLimits
 from orlop.service.shown import one_line
 
-__all__ = ["LOOKS", "Access", "Peer", "check_owner", "peer_of"]
+__all__ = ["Access", "Peer", "check_owner", "peer_of"]
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module has no name for it
 _MAX_GROUPS = 65_536  # NGROUPS_MAX, linux/limits.h
 _ANY = "*"
-
-LOOKS = frozenset(
-    {
-        "/orlop.v1.Images/ListPrepared",
-        "/orlop.v1.Images/List",
-        "/orlop.v1.Images/Inspect",
-        "/orlop.v1.Forks/ListCheckpoints",
-        "/orlop.v1.Store/Info",
-        "/orlop.v1.Store/Usage",
-        "/orlop.v1.Store/Explain",
-        "/orlop.v1.Store/ListPins",
-        "/orlop.v1.Comparing/History",
-        "/orlop.v1.Registries/Tags",
-        "/orlop.v1.Registries/Manifest",
-        "/orlop.v1.Registries/Referrers",
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    }
-)
-"""The calls that change nothing: all that a read-only client may ask for, health apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,48 +26,23 @@ from orlop.client.address import Address, TcpAddress, parse_address
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.images.api import Store
 from orlop.images.preload import preload
-from orlop.proto.docker.containerkit.types import image_pb2_grpc
-from orlop.proto.orlop.v1 import (
-    comparing_pb2_grpc,
-    contents_pb2_grpc,
-    forks_pb2_grpc,
-    images_pb2_grpc,
-    registries_pb2_grpc,
-    store_pb2_grpc,
-    transfer_pb2_grpc,
-)
 from orlop.remote import api as remote
 from orlop.service.access import Access
-from orlop.service.comparing import Comparing
-from orlop.service.contents import Contents
 from orlop.service.deadlines import Deadlines
 from orlop.service.door import Door, Listening
-from orlop.service.forks import Forks
-from orlop.service.gate import Gate, deadlines_by_pool, pools_by_method
+from orlop.service.gate import Gate, deadlines_by_pool
 from orlop.service.housekeeping import IDLE_EVERY, CollectsIdle, Housekeeping
-from orlop.service.images import ContainerkitImages, Images
 from orlop.service.listener import Behind, Owner, bind_tcp, claim_root, claim_socket
 from orlop.service.pools import DEFAULT_LIMITS, Pools, ServiceLimits
-from orlop.service.registries import Registries
+from orlop.service.served import Offer
 from orlop.service.shown import Veil
-from orlop.service.store import Store as StoreService
+from orlop.service.table import LOOKS, OWNERS, SERVED, SERVICES, pools_by_method
 from orlop.service.tls import ServerTls
-from orlop.service.transfer import Transfer
 
 __all__ = ["GRACE", "SERVICES", "Daemon", "serve"]
 
 _log = logging.getLogger(__name__)
 
-SERVICES = (
-    "docker.containerkit.types.Images",
-    "orlop.v1.Images",
-    "orlop.v1.Transfer",
-    "orlop.v1.Store",
-    "orlop.v1.Registries",
-    "orlop.v1.Contents",
-    "orlop.v1.Forks",
-    "orlop.v1.Comparing",
-)
 GRACE = 10.0  # seconds that running calls have to finish once the daemon is to stop
 _AFTER_CANCEL = 10.0  # seconds for cancelled work to end
 _FLUSH = 0.5  # seconds for the last answers to leave
@@ -188,6 +163,8 @@ class Daemon:
             seconds=deadlines_by_pool(pools, self._limits),
             request_size=self._limits.request_size,
             services=SERVICES,
+            looks=LOOKS,
+            owners=OWNERS,
         )
         server = grpc.server(
             pools.quick,
@@ -195,14 +172,9 @@ class Daemon:
             options=_options(self._limits),
             maximum_concurrent_rpcs=self._limits.calls,
         )
-        image_pb2_grpc.add_ImagesServicer_to_server(ContainerkitImages(self._store), server)
-        images_pb2_grpc.add_ImagesServicer_to_server(Images(self._store), server)
-        transfer_pb2_grpc.add_TransferServicer_to_server(Transfer(self._store), server)
-        store_pb2_grpc.add_StoreServicer_to_server(StoreService(self._store), server)
-        registries_pb2_grpc.add_RegistriesServicer_to_server(Registries(self._registries), server)
-        contents_pb2_grpc.add_ContentsServicer_to_server(Contents(self._store), server)
-        forks_pb2_grpc.add_ForksServicer_to_server(Forks(self._store), server)
-        comparing_pb2_grpc.add_ComparingServicer_to_server(Comparing(self._store), server)
+        offer = Offer(store=self._store, registries=self._registries)
+        for served in SERVED:
+            served.add(offer, server)
         return server
 
     def _listen(self, server: grpc.Server, behind: Behind, undo: ExitStack) -> Iterator[Listening]:

@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError, Message
 
 from orlop.client.status import status_of
 from orlop.errors import DataLoss, Error, Internal, InvalidArgument, PermissionDenied, over_limit
-from orlop.service.access import LOOKS, Access, check_owner
+from orlop.service.access import Access, check_owner
 from orlop.service.clients import NOBODY, Client, Ledger
 from orlop.service.deadlines import Deadlines, Limited
 from orlop.service.pools import CallPool, Pools, ServiceLimits, arrived, refusal
@@ -32,55 +32,17 @@ from orlop.service.requests import check
 from orlop.service.shown import Veil, one_line
 from orlop.service.tls import names_of
 
-__all__ = ["Gate", "deadlines_by_pool", "pools_by_method"]
+__all__ = ["Gate", "deadlines_by_pool"]
 
 _log = logging.getLogger(__name__)
 
 _Context = grpc.ServicerContext
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in grpc-stubs only
 
-_REFLECTION = (
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-)
 _HEALTH = "/grpc.health.v1.Health/"
 _WATCH = f"{_HEALTH}Watch"
 _MANY = 1_000
 _TOLD_AGAIN = 60.0  # seconds between two warnings that a client is refused for the same limit
-
-
-def pools_by_method(pools: Pools) -> dict[str, CallPool]:
-    """Which pool runs which method; what is not named here runs in the server's own (quick)."""
-    roots = {
-        "docker.containerkit.types.Images": ("Prepare", "Cleanup", "Commit"),
-        "orlop.v1.Images": (
-            "PrepareRoot",
-            "WatchPrepareRoot",
-            "Mount",
-            "Unmount",
-            "Commit",
-            "Cleanup",
-            "Remove",
-        ),
-        "orlop.v1.Forks": ("Fork", "Checkpoint", "Rollback", "DropCheckpoint"),
-    }
-    quick = {
-        "orlop.v1.Images": ("Mounts", "ListPrepared", "List", "Inspect", "Tag", "Label"),
-        "orlop.v1.Store": ("Info", "Pin", "Unpin", "ListPins"),
-        "orlop.v1.Forks": ("ListCheckpoints",),
-        "orlop.v1.Comparing": ("History",),
-    }
-    transfers = {
-        "orlop.v1.Transfer": ("Pull", "Push", "FetchBlobs", "Load", "LoadStream", "Export"),
-        "orlop.v1.Store": ("Collect", "Usage", "Explain", "Check", "Backup"),
-        "orlop.v1.Registries": ("Tags", "Manifest", "Referrers", "Delete", "Copy"),
-        "orlop.v1.Contents": ("ListFiles", "ReadFiles", "FindFiles", "ReadArchive", "WriteArchive"),
-        "orlop.v1.Comparing": ("Diff", "Blame", "Tree", "Waste"),
-    }
-    chosen = dict.fromkeys((*_REFLECTION, _WATCH), pools.idle)
-    for pool, services in ((pools.roots, roots), (pools.quick, quick), (pools.transfers, transfers)):
-        chosen.update({f"/{name}/{method}": pool for name in services for method in services[name]})
-    return chosen
 
 
 def deadlines_by_pool(pools: Pools, limits: ServiceLimits) -> dict[CallPool, float]:
@@ -114,12 +76,17 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         seconds: Mapping[CallPool, float],
         request_size: int,
         services: Collection[str],
+        looks: Collection[str],
+        owners: Collection[str],
     ) -> None:
+        """``looks`` are the methods that change nothing, ``owners`` those of root and our own user alone."""
         self.veil = veil
         self.services = frozenset(services) | {""}
         self.request_size = request_size
         self.deadlines = deadlines
         self.seconds = seconds
+        self._looks = frozenset(looks)
+        self._owners = frozenset(owners)
         self._pools = pools
         self._access = access
         self._ledger = ledger
@@ -170,11 +137,16 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
                 f"{client.key} may not use this daemon",
                 hint="its configuration says who may",
             )
-        if client.role == "read-only" and method not in LOOKS:
+        if client.role == "read-only" and method not in self._looks:
             raise PermissionDenied(
                 f"call {method}",
                 f"{client.key} may only look",
                 hint="the daemon's configuration says who may change something",
+            )
+        if method in self._owners and not client.owner:
+            raise PermissionDenied(
+                f"call {method}",
+                f"{client.key} may not: it is for root and the daemon's own user",
             )
 
     def number(self) -> str:
