@@ -25,6 +25,7 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "NotFound",
+    "OutOfRange",
     "PermissionDenied",
     "ResourceExhausted",
     "Unauthenticated",
@@ -88,6 +89,12 @@ class FailedPrecondition(Error):
     """The store or the machine is not in the state that the call needs."""
 
     code = "FAILED_PRECONDITION"
+
+
+class OutOfRange(Error):
+    """A place in a file that is not where the call may begin: look where it ends, and go on there."""
+
+    code = "OUT_OF_RANGE"
 
 
 class Unavailable(Error):

@@ -4,6 +4,9 @@ One hook serves progress bars, logs, metrics and traces; the null implementation
 A `Call` is handed down unchanged through the rooms.  Work looks at it once per chunk of bytes or
 per few entries, so that Ctrl-C, a closed RPC and a deadline all stop it soon.
 
+A `Recorder` is told what all calls of the process have in common with others': steps, which become spans of
+traces, and amounts, which become metrics.  Without one (`recording`) that costs a look at an empty tuple.
+
 `reached` names the points between two steps whose order matters for what outlasts a crash.  It does nothing
 unless somebody watches; `orlop.testing.crashes` kills the process there.
 """
@@ -11,13 +14,14 @@ unless somebody watches; `orlop.testing.crashes` kills the process there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from orlop.errors import Cancelled, DeadlineExceeded, InvalidArgument
+from orlop.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -31,13 +35,21 @@ __all__ = [
     "Observer",
     "Progress",
     "Rate",
+    "Recorder",
     "Tally",
+    "count",
     "reached",
+    "recording",
     "result_of",
+    "stepped",
     "watch_points",
 ]
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Origins: TypeAlias = "tuple[tuple[Recorder, object], ...]"
+_ITEM = 200  # characters of what a step is about
 _LOOK = 0.1  # seconds after which a wait for a result looks up
 
 
@@ -185,7 +197,8 @@ class Call:
     """The circumstances of one call: observer, cancel token, deadline, credentials of its own.
 
     ``deadline`` is a value of `time.monotonic`, or None; ``auth`` is for the registry that it has to name;
-    ``tally`` is kept by all parts of the call together.
+    ``tally`` is kept by all parts of the call together; ``origin`` is where recorders found themselves when
+    the call was made, for the steps that other threads do.
     """
 
     observer: Observer = NULL_OBSERVER
@@ -193,6 +206,7 @@ class Call:
     deadline: float | None = None
     auth: Auth | None = None
     tally: Tally = field(default_factory=Tally)
+    origin: _Origins = field(default_factory=lambda: _origins(), repr=False, compare=False)  # noqa: PLW0108 - below
 
     def __post_init__(self) -> None:
         """Raise `InvalidArgument` for credentials that are for no registry: nobody would get them."""
@@ -209,6 +223,16 @@ class Call:
             raise Cancelled(attempted, "cancelled")
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise DeadlineExceeded(attempted, "the deadline has passed")
+
+    def step(self, name: str, **about: str | int) -> contextlib.AbstractContextManager[object]:
+        """A step of the work, for the length of a ``with`` block, as recorders are told of it.
+
+        ``name`` is a word such as ``fetch``, of which there are few; ``about`` says what in particular.
+        """
+        recorders = _recorders
+        if not recorders:
+            return _NO_STEP
+        return _steps(recorders, name, self.origin, about)
 
     def child(self) -> Call:
         """The same circumstances for a part of the work, which can be cancelled alone."""
@@ -265,6 +289,91 @@ def result_of(future: Future[_T]) -> _T:
         with contextlib.suppress(TimeoutError):
             future.exception(_LOOK)
     return future.result()
+
+
+class Recorder(Protocol):
+    """What is told of the work of a whole process.  Called from all threads; must not block or raise."""
+
+    def origin(self) -> object:
+        """Where the calling thread is, to be given to the steps of a call that begins now."""
+
+    def step(
+        self, name: str, origin: object, about: Mapping[str, str | int]
+    ) -> contextlib.AbstractContextManager[object]:
+        """A step begins, and ends with the block, perhaps by an exception.
+
+        ``origin`` is None for a call that was made before this recorder was there.
+        """
+        ...
+
+    def count(self, name: str, amount: int) -> None:
+        """So much more of something."""
+
+
+_NO_STEP: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+_recorders: tuple[Recorder, ...] = ()  # replaced as a whole, by `recording` alone
+_recording = threading.Lock()
+
+
+def count(name: str, amount: int = 1) -> None:
+    """Tell recorders of so much more of something; docs/metrics.md has the names."""
+    for recorder in _recorders:
+        recorder.count(name, amount)
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Have a recorder told of the process's work for the length of a ``with`` block."""
+    global _recorders  # noqa: PLW0603 - looked at by every thread, at a cost that nobody notices
+    with _recording:
+        _recorders = (*_recorders, recorder)
+    try:
+        yield
+    finally:
+        with _recording:
+            _recorders = tuple(one for one in _recorders if one is not recorder)
+
+
+def _origins() -> _Origins:
+    return tuple((recorder, recorder.origin()) for recorder in _recorders)
+
+
+@contextlib.contextmanager
+def _steps(
+    recorders: tuple[Recorder, ...], name: str, origins: _Origins, about: Mapping[str, str | int]
+) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for recorder in recorders:
+            origin = next((at for one, at in origins if one is recorder), None)
+            stack.enter_context(recorder.step(name, origin, about))
+        yield
+
+
+def stepped(name: str, *, of: int = 0) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Make a step of each call of a function that is given a `Call`; nothing is one without.
+
+    ``of`` is the number of the argument that says what it is about (of a method the first is 1): a text, or
+    what has a ``digest``.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @functools.wraps(function)
+        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            if not _recorders:
+                return function(*args, **kwargs)
+            given = (*args, *kwargs.values())
+            call = next((one for one in given if isinstance(one, Call)), None)
+            if call is None:
+                return function(*args, **kwargs)
+            about: dict[str, str | int] = {}
+            if of and of < len(args):
+                about["item"] = str(getattr(args[of], "digest", args[of]))[:_ITEM]
+            with call.step(name, **about):
+                return function(*args, **kwargs)
+
+        return run
+
+    return decorate
 
 
 _watcher: Callable[[str], None] | None = None  # set by `watch_points` alone

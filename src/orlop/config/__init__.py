@@ -21,6 +21,7 @@ from orlop.config.settings import (
     ProxySettings,
     PullPolicy,
     Settings,
+    Sharing,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ProxySettings",
     "PullPolicy",
     "Settings",
+    "Sharing",
     "load",
     "over_limit",
     "too_long",

@@ -24,7 +24,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -32,6 +31,7 @@ from orlop.config.limits import Limits
 from orlop.config.settings import ProxySettings, Settings
 from orlop.config.values import convert, kinds_of
 from orlop.errors import InvalidArgument, PermissionDenied, from_oserror
+from orlop.values import dataclass, field, replace
 
 __all__ = [
     "PLACES",

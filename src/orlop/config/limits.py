@@ -9,11 +9,11 @@ now, so lowering one hides nothing.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
 from functools import cache
 
 from orlop.errors import Error, InvalidArgument, ResourceExhausted, limit_hint
 from orlop.errors import over_limit as passed
+from orlop.values import dataclass, field, fields
 
 __all__ = ["DEFAULT_LIMITS", "Limit", "Limits", "limits_by_name", "over_limit", "too_long"]
 
@@ -142,13 +142,13 @@ class Limits:
 @cache
 def limits_by_name() -> dict[str, Limit]:
     """All limits, in the order of the documentation."""
-    found = (Limit(name=item.name, default=_default(item), **item.metadata) for item in fields(Limits))
+    found = (Limit(name=item.name, default=_number(item.default), **item.metadata) for item in fields(Limits))
     return {limit.name: limit for limit in found}
 
 
-def _default(item: Field[int]) -> int:
-    assert isinstance(item.default, int)
-    return item.default
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
 
 
 DEFAULT_LIMITS = Limits()

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from typing import Literal
 
 from orlop.config.limits import Limits
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass, field
 
-__all__ = ["DRIVERS", "BlobFormat", "Compression", "Driver", "ProxySettings", "PullPolicy", "Settings"]
+__all__ = [
+    "DRIVERS",
+    "BlobFormat",
+    "Compression",
+    "Driver",
+    "ProxySettings",
+    "PullPolicy",
+    "Settings",
+    "Sharing",
+]
 
 PullPolicy = Literal["missing", "never", "always"]
 Driver = Literal["auto", "erofs", "overlay", "native"]
 Compression = Literal["gzip", "zstd", "none"]
 BlobFormat = Literal["plain", "estargz", "zstd:chunked"]
+Sharing = Literal["shared", "isolated"]
 DRIVERS: tuple[Driver, ...] = ("erofs", "overlay", "native")
 """The drivers, the better ones first; ``auto`` is the first that works here."""
 
@@ -57,7 +67,11 @@ class Settings:
     auth_config: str = field(default="", repr=False)  # such a file's JSON, before them; DOCKER_AUTH_CONFIG
     foreign_layers: bool = False  # fetch layers that a manifest says lie elsewhere, from the URLs it names
     nondistributable: bool = False  # push also the layers that are not to be distributed
+    content_sharing: Sharing = "shared"  # of containerd's content, between namespaces: docs/containerd.md
+    content_shareable: tuple[str, ...] = ()  # namespaces whose content others may have where it is isolated
     helper_path: str = os.defpath  # folders, as in PATH, that hold docker-credential-* programs
+    events_kept: int = 50_000  # the last events that can still be asked for: docs/events.md
+    events_age: float = 604_800.0  # seconds after which they are dropped all the same; 0: never
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -72,6 +86,8 @@ class Settings:
             ("timeout", 0.001),
             ("stall_rate", 0),
             ("retry_wait", 0),
+            ("events_kept", 1),
+            ("events_age", 0),
         ):
             if not getattr(self, name) >= least:
                 reason = f"{name} is {getattr(self, name)!r}, and must be {least:g} or more"

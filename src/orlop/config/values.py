@@ -7,11 +7,11 @@ float, as a duration (``90s``); a tuple is a list.  A flag is never a number, an
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from orlop.errors import InvalidArgument
+from orlop.values import fields
 
 __all__ = ["convert", "duration_of", "kinds_of", "size_of"]
 

@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +18,7 @@ from orlop.erofs.reader import Image, Inode, open_image
 from orlop.errors import FailedPrecondition
 from orlop.layers.index import Xattrs
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["ChainView", "LowerEntry", "LowerReader", "Steps", "joined"]
 

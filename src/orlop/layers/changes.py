@@ -9,12 +9,12 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from orlop.errors import FailedPrecondition
 from orlop.layers.chainview import ChainView, LowerEntry
 from orlop.layers.nested import unescape_xattrs
 from orlop.layers.tarwrite import Member
+from orlop.values import dataclass, replace
 
 __all__ = [
     "FREEZE",
@@ -46,9 +46,9 @@ class MovedAway(FailedPrecondition):
     """Something is not where it was seen.  Who looks at the whole again may see where it went."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Change:
-    """One entry of the layer to be.
+    """One entry of the layer to be; not to be changed.
 
     ``lower`` is set where the bytes are the chain's, not the upper's.  ``whiteout`` entries have a
     path only.  ``stamp`` is the ctime (ns) that the upper's file had when it was looked at, so that who reads
@@ -58,11 +58,28 @@ class Change:
     """
 
     member: Member
-    whiteout: bool = False
-    lower: LowerEntry | None = None
-    stamp: int = 0
-    inode: tuple[int, int] | None = None
-    above: bool = False
+    whiteout: bool
+    lower: LowerEntry | None
+    stamp: int
+    inode: tuple[int, int] | None
+    above: bool
+
+    def __init__(  # by hand, as that of `Member`
+        self,
+        *,
+        member: Member,
+        whiteout: bool = False,
+        lower: LowerEntry | None = None,
+        stamp: int = 0,
+        inode: tuple[int, int] | None = None,
+        above: bool = False,
+    ) -> None:
+        self.member = member
+        self.whiteout = whiteout
+        self.lower = lower
+        self.stamp = stamp
+        self.inode = inode
+        self.above = above
 
 
 def moment(about: os.stat_result, orig: LowerEntry | None) -> tuple[int, int]:

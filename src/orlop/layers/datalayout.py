@@ -7,10 +7,10 @@ files whose last block's padding in the tar is not zero are copied, since it wou
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.erofs.tree import HOLE, Chunks
 from orlop.layers.index import BLOCK, COPIED, LayerIndex
+from orlop.values import dataclass
 
 __all__ = ["Copied", "DataLayout"]
 

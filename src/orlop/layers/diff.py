@@ -20,7 +20,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlop.errors import FailedPrecondition, from_oserror
@@ -51,6 +50,7 @@ from orlop.layers.upper import (
     read_xattrs,
 )
 from orlop.observe import Call
+from orlop.values import dataclass, field, replace
 
 __all__ = [
     "Again",

@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = ["Excludes", "parse_ignore_file"]
 

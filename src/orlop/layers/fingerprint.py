@@ -17,11 +17,11 @@ import os
 import stat
 import struct
 import time
-from dataclasses import dataclass
 
 from orlop.linux.files import walk_folders
 from orlop.linux.writers import may_be_written
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["YOUNG", "Look", "any_writers", "look", "settled_look"]
 

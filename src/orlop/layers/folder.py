@@ -17,7 +17,6 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.errors import DataLoss
 from orlop.layers.forms import OVERRIDE, REAL, Form, Stat, apply, record
@@ -32,6 +31,7 @@ from orlop.linux.files import (
     walk_folders,
 )
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["FolderWriter", "Item", "Piece", "Written", "sync_tree"]
 

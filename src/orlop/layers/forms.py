@@ -18,11 +18,11 @@ import os
 import re
 import stat
 import struct
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import TRUSTED, USER, escape_xattrs, unescape_xattrs
+from orlop.values import dataclass, replace
 
 if TYPE_CHECKING:
     from orlop.layers.chainview import LowerEntry
@@ -111,8 +111,17 @@ class Stat:
     mode: int
     uid: int
     gid: int
-    rdev: int = 0
-    xattrs: Xattrs = ()
+    rdev: int
+    xattrs: Xattrs
+
+    def __init__(  # by hand: one is made for every entry that is looked at
+        self, mode: int, uid: int, gid: int, rdev: int = 0, xattrs: Xattrs = ()
+    ) -> None:
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.rdev = rdev
+        self.xattrs = xattrs
 
 
 def apply(form: Form, entry: Stat) -> Stat:

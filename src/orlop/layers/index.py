@@ -17,10 +17,10 @@ import struct
 import sys
 import zlib
 from array import array
-from dataclasses import dataclass, field
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit
 from orlop.errors import DataLoss, InvalidArgument
+from orlop.values import dataclass, field
 
 __all__ = [
     "COPIED",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import stat
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 
 from orlop.erofs.tree import Node
 from orlop.layers.datalayout import DataLayout
@@ -18,6 +17,7 @@ from orlop.layers.index import COPIED, IMPLIED, LINK, LOWER_LINK, LayerIndex
 from orlop.layers.merge import Merger
 from orlop.layers.sources import is_left_out
 from orlop.observe import Call
+from orlop.values import dataclass, replace
 
 __all__ = ["Origin", "Waste", "children_of", "origin_of", "origins", "walk", "wasted"]
 

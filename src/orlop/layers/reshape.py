@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from orlop.layers.chainview import ChainView, LowerEntry
 from orlop.layers.changes import Change, lower_change, with_parents
+from orlop.values import replace
 
 __all__ = ["clamped", "rebased", "squashed"]
 

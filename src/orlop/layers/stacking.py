@@ -15,12 +15,12 @@ differ; what is true there, the chain says (`orlop.layers.chainview`).
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
 
 from orlop.errors import ResourceExhausted
 from orlop.layers.chainview import ChainView, Steps, joined
 from orlop.layers.index import HIDES, IMPLIED, LINK, LOWER_LINK, OPAQUE, LayerIndex
 from orlop.layers.sources import is_left_out
+from orlop.values import dataclass, field
 
 __all__ = ["Stack"]
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,7 +148,7 @@ class LayerStore:
     def _start(self) -> NewLayer:
         while True:
             try:
-                return NewLayer(self.folder / f"{_NEW}{secrets.token_hex(8)}", self._sync)
+                return NewLayer(self.folder / f"{_NEW}{os.urandom(8).hex()}", self._sync)
             except FileNotFoundError:
                 # A collector took the folder for a dead maker's, before we had its lock.
                 if not self.folder.is_dir():

@@ -7,13 +7,13 @@ files in GNU's form 1.0, which GNU tar, bsdtar and our own reader know.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import InvalidArgument
 from orlop.layers.index import BLOCK
 from orlop.layers.tarread import Entry, TarReader
 from orlop.layers.tarwrite import Member, headers
+from orlop.values import replace
 
 __all__ = ["END", "TarData", "Write", "padding", "sparse_header"]
 

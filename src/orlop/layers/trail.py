@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from orlop.errors import ResourceExhausted
@@ -19,6 +18,7 @@ from orlop.layers.builder import MAX_FOLLOW
 from orlop.layers.index import HIDES, IMPLIED, LINK, LOWER_LINK, OPAQUE, LayerIndex
 from orlop.layers.sources import is_left_out
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["Step", "Trails", "Version", "What", "plain"]
 

@@ -14,7 +14,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import DataLoss, Error, InvalidArgument, ResourceExhausted
@@ -24,6 +23,7 @@ from orlop.layers.store import copies
 from orlop.layers.worker.client import Feed, Template, Unpacked, unpack
 from orlop.observe import Call
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass
 
 __all__ = ["CHUNK", "TarReading", "data_problem", "read_bytes", "read_tar"]
 

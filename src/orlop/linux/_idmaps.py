@@ -12,10 +12,10 @@ import os
 import pwd
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied, from_oserror
 from orlop.linux._rights import head, status
+from orlop.values import dataclass
 
 __all__ = [
     "IdRange",

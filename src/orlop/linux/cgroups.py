@@ -15,13 +15,13 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.linux.mountinfo import filesystem_magic, mount_table
 from orlop.linux.programs import find_helper
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["FREEZE_SECONDS", "Cgroup", "find_cgroup", "frozen"]
 

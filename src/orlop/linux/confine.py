@@ -16,10 +16,10 @@ import resource
 import signal
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.linux._syscall import call
 from orlop.linux.seccomp import WORKER_SYSCALLS, seccomp_allow, seccomp_prepare
+from orlop.values import dataclass
 
 __all__ = [
     "NOBODY",

@@ -13,17 +13,16 @@ import errno
 import fcntl
 import itertools
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import PosixPath
 
 from orlop.linux._syscall import Path, call
 from orlop.linux.sync import DURABLE, Sync
 from orlop.observe import reached
+from orlop.values import dataclass, field
 
 __all__ = [
     "RESOLVE_BENEATH",
@@ -75,7 +74,7 @@ def new_locked_folder(parent: Path) -> tuple[PosixPath, int]:
     to them.
     """
     while True:
-        folder = PosixPath(os.fsdecode(parent)) / f"new-{secrets.token_hex(8)}"
+        folder = PosixPath(os.fsdecode(parent)) / f"new-{os.urandom(8).hex()}"
         folder.mkdir(mode=0o700)
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -126,7 +125,7 @@ def _temporary(dir_fd: int) -> tuple[bytes, int]:
     """A new file under a name of its own, with a flock that keeps it from those who tidy up."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        name = b".tmp-" + secrets.token_hex(8).encode()
+        name = b".tmp-" + os.urandom(8).hex().encode()
         fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

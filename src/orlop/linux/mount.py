@@ -17,7 +17,6 @@ import errno
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orlop.linux._mountapi import (
     FSCONFIG_STRING_MAX,
@@ -53,6 +52,7 @@ from orlop.linux.mountinfo import (
     is_mount_point,
     mounted_type,
 )
+from orlop.values import dataclass
 
 __all__ = [
     "BTRFS_MAGIC",

@@ -12,7 +12,6 @@ import fcntl
 import os
 import re
 import struct
-from dataclasses import dataclass
 
 from orlop.linux._syscall import (
     AT_EMPTY_PATH,
@@ -22,6 +21,7 @@ from orlop.linux._syscall import (
     Path,
     call,
 )
+from orlop.values import dataclass
 
 __all__ = [
     "BTRFS_MAGIC",

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from orlop.linux import mount
 from orlop.linux._rights import CLONE_NEWNS
 from orlop.linux._syscall import call
 from orlop.linux.mountinfo import mount_table
+from orlop.values import asdict, dataclass
 
 __all__ = ["ErofsMount", "command", "main"]
 

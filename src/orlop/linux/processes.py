@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from orlop.linux._syscall import Path
 from orlop.linux.mountinfo import (
@@ -19,6 +18,7 @@ from orlop.linux.mountinfo import (
     mount_table,
     path_in_filesystem,
 )
+from orlop.values import dataclass
 
 __all__ = ["ProcessInfo", "mount_points_of", "users_of", "users_of_mount", "users_of_tree"]
 

@@ -8,7 +8,6 @@ writes, and reads that prepare a write, to the one place that may be written to.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from orlop.observe import Call
 from orlop.registry.finding.fallback import Check, Fallback
@@ -16,6 +15,7 @@ from orlop.registry.finding.hosts import Capability, Endpoint, Place, Route
 from orlop.registry.finding.locate import Locator
 from orlop.registry.messages import Outgoing, Request, Response, Sender
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["Asker", "needed"]
 

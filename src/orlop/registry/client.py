@@ -9,8 +9,8 @@ Source: OCI distribution-spec 1.1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self
 
 from orlop.config import Settings, over_limit
 from orlop.errors import DataLoss, Error, InvalidArgument, NotFound, Unimplemented
@@ -40,6 +40,7 @@ from orlop.registry.referrers import Referrers
 from orlop.spec.digest import Digest
 from orlop.spec.documents import INDEX_TYPES, MANIFEST_TYPES, Descriptor
 from orlop.spec.reference import Reference, is_short
+from orlop.values import dataclass, replace
 
 __all__ = ["Fetched", "Registry"]
 
@@ -102,8 +103,26 @@ class Registry:
         )
         self.referrers = Referrers(self._asker, self._limits)
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """With the credentials that the settings name, and the files for registries as they are now.
+
+        Raises `InvalidArgument` for settings and for a `registries.conf` that cannot be.
+        """
+        sources = CredentialSources(
+            files=settings.auth_files,
+            helper_path=settings.helper_path,
+            file_size=settings.limits.auth_file_size,
+            document=settings.auth_config,
+        )
+        return cls(settings, sources)
+
+    def check_files(self) -> None:
+        """Read the `registries.conf` files.  Raises what their use would raise."""
+        _ = self._locate.places.conf
+
     def close(self) -> None:
-        """Close the connections.  Idempotent."""
+        """Close the connections that are idle.  Idempotent; what runs goes on."""
         self._wire.close()
 
     def ping(self, registry: str, *, call: Call) -> bool:

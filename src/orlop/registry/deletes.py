@@ -6,13 +6,12 @@ Source: distribution-spec, "Content Management".
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orlop.errors import Unimplemented
 from orlop.observe import Call
 from orlop.registry.asking import Asker
 from orlop.registry.faults import from_status
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["delete"]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from urllib.parse import urlencode
 
 from orlop.config import Limits, over_limit
@@ -23,6 +22,7 @@ from orlop.registry.messages import Request, Response, Sender
 from orlop.registry.net.redirects import settle
 from orlop.spec.documents import parse_json
 from orlop.spec.reference import Reference, is_tag
+from orlop.values import replace
 
 __all__ = ["follow", "list_tags", "next_page"]
 

@@ -7,13 +7,13 @@ retries over the wire (`orlop.registry.net.wire`), each knowing only the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from orlop.errors import DataLoss
 from orlop.observe import Call
 from orlop.registry.finding.hosts import Endpoint, Route
+from orlop.values import dataclass, field
 
 __all__ = ["Outgoing", "Request", "Response", "Sender", "Source", "repeatable"]
 

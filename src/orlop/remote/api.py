@@ -7,11 +7,11 @@ do them.  Names are image references as users type them; sizes are bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from orlop.observe import Call
+from orlop.values import dataclass, field
 
 __all__ = [
     "Artifact",

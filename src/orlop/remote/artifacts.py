@@ -20,7 +20,6 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 from orlop.config import Settings, over_limit
@@ -36,6 +35,7 @@ from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST, Descriptor, Manifest, encode
 from orlop.spec.platform import Platform, host_platform
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["EMPTY_TYPE", "TITLE", "UNKNOWN_TYPE", "Artifacts"]
 

@@ -8,7 +8,6 @@ as each opening brings something.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from orlop.errors import DataLoss, Unavailable
@@ -17,6 +16,7 @@ from orlop.registry.blobs.sources import Opener
 from orlop.registry.client import Registry
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["MIN_PROGRESS", "Blob", "Way", "bring", "send"]
 

@@ -8,7 +8,6 @@ one manifest and the indexes above it.  URLs in descriptors (foreign layers) are
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 
 from orlop.config import Settings, over_limit
 from orlop.errors import FailedPrecondition, InvalidArgument
@@ -32,6 +31,7 @@ from orlop.spec.documents import (
 )
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Copier", "Fetched", "check_platform", "fetch_document", "pick"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orlop.errors import InvalidArgument, NotFound
 from orlop.spec.documents import Descriptor, Index
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference, is_tag
+from orlop.values import replace
 
 __all__ = ["check_texts", "choose", "destinations", "has_tag", "repository_of"]
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Self
 from orlop.config import Settings
 from orlop.errors import InvalidArgument, NotFound
 from orlop.observe import Call
-from orlop.registry.access.credentials import CredentialSources
 from orlop.registry.client import Registry
 from orlop.remote.api import Artifact, ArtifactFile, Copied, Deleted, Document, Referrer
 from orlop.remote.copying import Copier, Fetched, check_platform, fetch_document, pick
@@ -40,15 +39,16 @@ class Remote:
         """Connect to nothing yet.  A ``registry`` that is given stays the caller's to close."""
         self.settings = settings or Settings()
         self._owned = registry is None
-        self._registry = registry or Registry(
-            self.settings,
-            CredentialSources(
-                files=self.settings.auth_files,
-                helper_path=self.settings.helper_path,
-                file_size=self.settings.limits.auth_file_size,
-                document=self.settings.auth_config,
-            ),
-        )
+        self._registry = registry or Registry.of(self.settings)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Go by other settings; a call that runs may see either.  Raises as making one does."""
+        registry = Registry.of(settings)
+        registry.check_files()
+        before, self._registry, self.settings = self._registry, registry, settings
+        if self._owned:
+            before.close()
+        self._owned = True
 
     def close(self) -> None:
         """Let go of connections.  Idempotent."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from orlop.config import Driver as DriverName
 from orlop.errors import InvalidArgument
 from orlop.linux.mountinfo import MountEntry
 from orlop.linux.sync import Sync
+from orlop.values import dataclass
 
 __all__ = ["ChainImage", "Driver", "Fill", "Ground", "MountSpec", "Root", "Table", "check_self_contained"]
 

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orlop.config import Driver as DriverName
@@ -119,6 +119,10 @@ class ErofsDriver:
 
     def _lowers(self, root: Root, ground: Ground) -> list[Path]:
         return [self._point(image.id, root.mapping) / "root" for image in ground.images]
+
+    def trees(self, images: Sequence[ChainImage]) -> list[Path]:
+        """Where the trees of images are while these are active, ids unmapped."""
+        return [self._point(image.id) / "root" for image in images]
 
     # -- prepared roots -------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.config import Driver as DriverName
@@ -20,6 +19,7 @@ from orlop.errors import from_oserror
 from orlop.linux import mount
 from orlop.linux.files import can_reflink, new_locked_folder, remove_tree
 from orlop.snapshots.stacks import options_of
+from orlop.values import dataclass
 
 __all__ = ["Verdict", "probe"]
 

@@ -9,7 +9,6 @@ object the last counts, as Go has it, in every reader here alike.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from orlop.errors import InvalidArgument, Unimplemented, over_limit
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.platform import Platform
+from orlop.values import dataclass
 
 __all__ = [
     "DOCKER_CONFIG",

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = ["Platform", "host_platform"]
 

@@ -7,10 +7,10 @@ Docker's rules for short names (``alpine`` is ``docker.io/library/alpine:latest`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 
 from orlop.errors import InvalidArgument
 from orlop.spec.digest import Digest
+from orlop.values import dataclass, replace
 
 __all__ = ["DEFAULT_REGISTRY", "DEFAULT_TAG", "Reference", "is_short", "is_tag"]
 

@@ -14,7 +14,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.erofs.reader import Image, Inode
@@ -29,6 +28,7 @@ from orlop.layers.nested import unescape_xattrs
 from orlop.layers.store import copies
 from orlop.layers.tarread import TarReader
 from orlop.testing.conformance.model import Entry, Tree
+from orlop.values import dataclass, replace
 
 __all__ = ["Applied", "apply_tars", "index_of", "merged", "merged_indexes", "shown", "stacked"]
 

@@ -30,10 +30,10 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.observe import watch_points
+from orlop.values import dataclass
 
 __all__ = ["At", "killing", "main", "points", "recording"]
 

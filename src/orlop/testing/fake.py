@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
@@ -38,9 +38,12 @@ from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
 from orlop.testing.fake_base import FakeImage, Held, make_image, make_layer
 from orlop.testing.fake_comparing import FakeComparing
+from orlop.testing.fake_events import FakeEvents
 from orlop.testing.fake_exports import FakeExports
 from orlop.testing.fake_forks import FakeForks
+from orlop.testing.fake_sharing import FakeSharing
 from orlop.testing.fake_upkeep import FakeUpkeep
+from orlop.values import replace
 
 __all__ = ["FakeStore", "Held"]
 
@@ -49,7 +52,7 @@ _COMMIT = CommitOptions()
 _IMPORT = ImportOptions()
 
 
-class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
+class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports, FakeEvents, FakeSharing):
     """Satisfies `orlop.images.api.Store`.  Thread-safe.
 
     ``root`` and ``run`` are only told.  ``now`` is the time of everything, RFC 3339.
@@ -125,6 +128,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
             others = tuple(one for one in held.values() if one.id != image.id)
             image = replace(image, siblings=others if image.index else ())
             self._images[full] = image
+            self.tell("image.pulled", full, id=image.id)
         return image.info(full)
 
     def push(
@@ -217,6 +221,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
         with self._lock:
             _, image = self._find(name, "tag")
             self._images[new] = image
+            self.tell("image.created", new, id=image.id)
             return self._info(new, image)
 
     def remove(self, name: str, *, force: bool = False) -> Removed:
@@ -236,6 +241,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
             for known in names:
                 del self._images[known]
                 self._labels.pop(known, None)
+                self.tell("image.removed", known, id=image.id)
             kept = {layer.diff_id for other in self._in_use() for layer in other.layers}
             freed = sum(layer.size for layer in image.layers if layer.diff_id not in kept)
         return Removed(names=tuple(names), freed=freed)
@@ -307,6 +313,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
                 gid_map=options.gid_map,
             )
             self._roots[path], self._bases[path] = root, image
+            self.tell("root.prepared", path, image=root.image, id=image.id)
             return root
 
     def mounts(self, path: str) -> PreparedInfo:
@@ -353,6 +360,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
             image = make_image((*below, layer), base.platform, self.now, salt=salt)
             full = str(Reference.parse(name or f"localhost/commit-{Digest(image.id).hex[:12]}"))
             self._images[full] = image
+            self.tell("image.committed", full, id=image.id, root=path)
         call.observer.progress(Progress(item=layer.diff_id, phase="reading", done=layer.size))
         return image.info(full)
 
@@ -363,6 +371,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
             self._root(path, "clean up")
             for table in (self._roots, self._bases, self._written, self._points):
                 table.pop(path, None)
+            self.tell("root.cleaned", path)
 
     # ------------------------------------------------------------------ inside
 
@@ -375,6 +384,7 @@ class FakeStore(FakeUpkeep, FakeForks, FakeComparing, FakeExports):
     def _set_mounted(self, path: str, verb: str, *, mounted: bool) -> PreparedInfo:
         with self._lock:
             self._roots[path] = replace(self._root(path, verb), mounted=mounted)
+            self.tell("root.mounted" if mounted else "root.unmounted", path)
             return self._roots[path]
 
     def _wanted(self, name: str, options: PrepareOptions, call: Call) -> tuple[str, FakeImage]:

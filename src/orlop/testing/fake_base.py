@@ -9,16 +9,18 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 
 from orlop.errors import NotFound
 from orlop.images.api import Blob, HeldPlatform, ImageInfo, PreparedInfo
+from orlop.images.events import Event
 from orlop.images.forks import CheckpointInfo
+from orlop.images.shares import Share
 from orlop.images.upkeep import Finding, Pin
 from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_LAYER
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, field, replace
 
 __all__ = ["FakeBase", "FakeImage", "Held", "make_image", "make_layer"]
 
@@ -114,10 +116,12 @@ class FakeBase:
         self._bases: dict[str, FakeImage] = {}  # path -> what a root stands on
         self._written: dict[str, str] = {}
         self._points: dict[str, dict[str, tuple[CheckpointInfo, str]]] = {}  # path -> checkpoints, by name
+        self._shares: dict[str, Share] = {}
         self._pins: dict[str, Pin] = {}
         self._labels: dict[str, dict[str, str]] = {}  # by an image's full name
         self._fail: dict[str, Exception] = {}
         self._held: dict[str, Held] = {}
+        self._told: list[Event] = []
 
     def fail(self, verb: str, error: Exception) -> None:
         """Make the next call of a verb raise."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import PreparedInfo
 from orlop.images.forks import CheckpointInfo, ForkOptions
 from orlop.observe import Call, Progress
 from orlop.testing.fake_base import FakeBase
+from orlop.values import replace
 
 __all__ = ["FakeForks"]
 

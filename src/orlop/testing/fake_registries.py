@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import threading
-from dataclasses import replace
 
 from orlop.errors import InvalidArgument, NotFound
 from orlop.observe import Call, Progress
@@ -21,6 +20,7 @@ from orlop.spec.digest import Digest
 from orlop.spec.documents import OCI_MANIFEST
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["FakeRegistries"]
 

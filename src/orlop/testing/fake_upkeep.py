@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from orlop.config import DRIVERS
 from orlop.errors import AlreadyExists, NotFound
@@ -25,6 +24,7 @@ from orlop.images.upkeep import (
 )
 from orlop.observe import Call, Progress
 from orlop.testing.fake_base import FakeBase, FakeImage
+from orlop.values import replace
 
 __all__ = ["FakeUpkeep"]
 

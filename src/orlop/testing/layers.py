@@ -18,9 +18,10 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, TypedDict, Unpack
+
+from orlop.values import dataclass, field
 
 __all__ = ["FLAGS", "MTIME", "SECOND", "Kind", "Layer", "Member", "digest_of", "write_layout"]
 

@@ -12,11 +12,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from orlop.layers.index import BLOCK, HIDES, IMPLIED, LINK, LOWER_LINK, OPAQUE, LayerIndex, Xattrs
 from orlop.layers.tarwrite import Member
+from orlop.values import dataclass
 
 __all__ = ["Item", "Unlisted", "fields_of", "items", "pieces_of"]
 

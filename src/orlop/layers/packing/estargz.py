@@ -14,7 +14,6 @@ import json
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from orlop.layers.index import LayerIndex
@@ -24,6 +23,7 @@ from orlop.layers.packing.pieces import Piece, packed_pieces
 from orlop.layers.packing.recipes import Recipe
 from orlop.layers.packing.streams import GZIP_HEAD, member
 from orlop.layers.tarwrite import Member, headers
+from orlop.values import dataclass, field
 
 __all__ = ["PLAIN_SIZE", "TOC_DIGEST", "check", "write"]
 

@@ -11,7 +11,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from orlop.errors import from_oserror
@@ -21,6 +20,7 @@ from orlop.layers.packing.recipes import Recipe, recipe_of
 from orlop.layers.packing.streams import compress
 from orlop.layers.store import LayerStore
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass, field
 
 __all__ = ["Spooled", "check", "pack", "spooled", "tar_chunks"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from orlop.errors import DataLoss
 from orlop.layers.packing.parallel import Pool, mapped
+from orlop.values import dataclass
 
 __all__ = ["Packed", "Piece", "packed_pieces"]
 

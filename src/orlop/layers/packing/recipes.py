@@ -12,12 +12,12 @@ so that a later push makes the same blob again.  The version of the library is n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import get_args
 
 from orlop.config import BlobFormat, Compression
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = [
     "COMPRESSIONS",

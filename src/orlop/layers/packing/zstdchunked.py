@@ -14,13 +14,13 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from orlop.layers.index import LayerIndex
 from orlop.layers.packing.contents import Item, Unlisted, check_tar, fields_of, items, pieces_of
 from orlop.layers.packing.parallel import Pool, mapped
 from orlop.layers.packing.pieces import Piece, packed_pieces
 from orlop.layers.packing.streams import frame
+from orlop.values import dataclass, field
 
 __all__ = ["CHECKSUM", "POSITION", "SPACES", "check", "write"]
 

@@ -7,7 +7,6 @@ it is kept from on this machine.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import hashlib
 import json
@@ -15,7 +14,6 @@ import os
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -36,6 +34,7 @@ from orlop.layers.worker.template import Lifeline, Template
 from orlop.linux.confine import Confinement
 from orlop.observe import Call
 from orlop.spec.digest import DiffID
+from orlop.values import asdict, dataclass
 
 __all__ = ["Feed", "Forker", "Stall", "Template", "Unpacked", "confinement", "unpack"]
 
@@ -219,7 +218,7 @@ class _Worker:
         self.result = b""
         self.tar = -1
         job: dict[str, object] = {
-            "limits": dataclasses.asdict(limits),
+            "limits": asdict(limits),
             "offset": offset,
             "plain": plain,
             "copy": copy,

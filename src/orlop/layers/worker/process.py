@@ -5,7 +5,6 @@ Nothing here runs in the process of a user.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -21,6 +20,7 @@ from orlop.layers.builder import IndexBuilder
 from orlop.layers.tarread import TarReader
 from orlop.layers.worker import BEAT, COMPLETE, READ
 from orlop.linux import confine
+from orlop.values import asdict
 
 __all__ = ["work_on"]
 
@@ -46,7 +46,7 @@ def work_on(message: bytes, descriptors: list[int], parent: int) -> int:
         except OSError as exc:
             raise FailedPrecondition("start worker", f"it cannot give up its rights: {exc.strerror}") from exc
         if job["probe"]:
-            result = b"+" + json.dumps(dataclasses.asdict(confined)).encode()
+            result = b"+" + json.dumps(asdict(confined)).encode()
         else:
             result = b"+" + _layer(job, source, control, tar, answer, limits)
     except Error as exc:

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from orlop.config import Limits, over_limit
 from orlop.errors import Error, FailedPrecondition, Unavailable
+from orlop.values import dataclass
 
 __all__ = ["End", "Lifeline", "Template"]
 

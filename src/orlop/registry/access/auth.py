@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from orlop.errors import Error, Unauthenticated, Unavailable
@@ -32,6 +31,7 @@ from orlop.registry.access.tokens import (
 from orlop.registry.faults import from_status, lacks_scope
 from orlop.registry.finding.hosts import Endpoint, Origin, origin_of
 from orlop.registry.messages import Outgoing, Request, Response, Sender, repeatable
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Authorizing", "FindsCredential"]
 

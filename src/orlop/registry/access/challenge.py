@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from orlop.values import dataclass
 
 __all__ = ["MAX_HEADER", "Challenge", "parse_challenges"]
 

@@ -12,18 +12,16 @@ programs are run by `orlop.registry.access.helpers`; who writes these files is `
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orlop.config import DEFAULT_LIMITS, over_limit
 from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.observe import Auth, Call
-from orlop.spec.documents import parse_json
+from orlop.values import dataclass, field, replace
 
 __all__ = [
     "DOCKER_HUB",
@@ -192,6 +190,8 @@ def of_entry(entry: object) -> Credential | None:
         return None
     username, password = _text(entry, "username"), _text(entry, "password")
     try:
+        import base64
+
         decoded = base64.b64decode(_text(entry, "auth"), validate=True).decode()
     except ValueError:  # binascii's, UTF-8's, and b64decode's own for what is not ASCII
         decoded = ""
@@ -293,6 +293,8 @@ class Keychain:
         limit = self._sources.file_size
         if self._sources.document.strip():
             try:
+                from orlop.spec.documents import parse_json
+
                 given = parse_json(self._sources.document.encode(), "read DOCKER_AUTH_CONFIG", limit=limit)
             except Error as exc:
                 call.observer.warning(str(exc))
@@ -326,6 +328,8 @@ def read_document(path: str, limit: int) -> dict[str, Any]:
         raise from_oserror(attempted, exc) from exc
     if len(data) > limit:
         raise over_limit("auth_file_size", f"more than {limit}", limit, attempted=attempted)
+    from orlop.spec.documents import parse_json
+
     return parse_json(data, attempted, limit=limit) if data.strip() else {}
 
 

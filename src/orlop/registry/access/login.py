@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
 
 from orlop.config import Settings
 from orlop.errors import Error, InvalidArgument, NotFound, Unauthenticated
@@ -33,6 +32,7 @@ from orlop.registry.access.credentials import (
 from orlop.registry.access.helpers import ask_helper, erase_helper, list_helper, store_helper
 from orlop.registry.client import Registry
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, replace
 
 __all__ = ["LoggedIn", "LoggedOut", "Subject", "login", "login_of", "logins", "logout", "subject_of"]
 

@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -24,6 +23,7 @@ from orlop.registry.access.credentials import Credential
 from orlop.registry.finding.hosts import URL_SAFE, Endpoint, origin_of
 from orlop.registry.messages import Request, Response
 from orlop.registry.net.addresses import is_loopback_host
+from orlop.values import dataclass, field, replace
 
 __all__ = [
     "CLIENT_ID",

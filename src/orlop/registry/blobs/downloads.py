@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +16,7 @@ from orlop.observe import Call
 from orlop.registry.faults import from_status, scrub
 from orlop.registry.finding.hosts import origin_of
 from orlop.registry.messages import Request, Response, Sender
+from orlop.values import dataclass, replace
 
 __all__ = [
     "Ask",

@@ -9,7 +9,6 @@ and size, as from anywhere.  The registry is asked first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from orlop.errors import Error, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
@@ -18,6 +17,7 @@ from orlop.registry.blobs.downloads import BlobStream, asking, open_stream
 from orlop.registry.faults import redact
 from orlop.registry.finding.hosts import URL_SAFE, Endpoint, origin_of
 from orlop.registry.messages import Request, Sender
+from orlop.values import replace
 
 __all__ = ["MAX_URLS", "foreign_requests", "is_foreign", "open_foreign"]
 

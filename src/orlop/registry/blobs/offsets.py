@@ -12,10 +12,10 @@ one byte, and whose sessions do not outlast a cut in the middle of a request.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from orlop.registry.net.retry import RETRY_STATUS
+from orlop.values import dataclass
 
 __all__ = ["CHUNK", "FLOOR", "LIFE", "Course", "Part", "Verdict", "judge", "parse_length", "parse_range"]
 

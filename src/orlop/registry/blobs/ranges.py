@@ -15,7 +15,8 @@ from __future__ import annotations
 import threading
 from bisect import insort
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from orlop.values import dataclass
 
 __all__ = ["PACE", "Pace", "Piece", "Ranges", "Traffic"]
 

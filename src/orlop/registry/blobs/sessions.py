@@ -8,7 +8,6 @@ blobs".
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from urllib.parse import quote
 
 from orlop.errors import Error, Unavailable
@@ -19,6 +18,7 @@ from orlop.registry.faults import from_status
 from orlop.registry.messages import Outgoing, Request, Response, Sender
 from orlop.registry.net.redirects import settle
 from orlop.spec.digest import Digest
+from orlop.values import replace
 
 __all__ = ["BYTES", "Session", "with_query"]
 

@@ -7,9 +7,9 @@ opened again only to be read from elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from orlop.spec.digest import Digest
+from orlop.values import dataclass
 
 __all__ = ["Blob", "Opener", "Reader", "Source"]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ from orlop.registry.finding.hosts import Origin
 from orlop.registry.messages import Outgoing, Request, Response, Sender
 from orlop.registry.net.retry import RETRY_STATUS, Backoff, parse_retry_after
 from orlop.spec.digest import Digest
+from orlop.values import replace
 
 __all__ = ["Uploader"]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.errors import Cancelled, DeadlineExceeded, Error, Unavailable
@@ -22,6 +21,7 @@ from orlop.registry.finding.hosts import Endpoint, Place, Route
 from orlop.registry.finding.locate import Locator
 from orlop.registry.messages import Request, Response, Sender, Source
 from orlop.registry.net.retry import parse_retry_after
+from orlop.values import replace
 
 __all__ = ["Check", "Fallback"]
 

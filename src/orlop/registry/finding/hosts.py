@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from orlop.errors import InvalidArgument
 from orlop.registry.net.addresses import is_loopback_host
+from orlop.values import dataclass, field
 
 __all__ = [
     "DOCKER_HUB",

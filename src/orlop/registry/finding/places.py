@@ -9,13 +9,13 @@ says of reading.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 from orlop.errors import FailedPrecondition
 from orlop.registry.finding.hostfiles.folders import Files, certificates, hosts_of
 from orlop.registry.finding.hostfiles.registries_conf import Conf
 from orlop.registry.finding.hosts import Capability, Endpoint, Place, endpoints
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["Places"]
 

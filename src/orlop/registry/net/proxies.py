@@ -15,7 +15,6 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +22,7 @@ from orlop.config import ProxySettings
 from orlop.errors import Error, InvalidArgument
 from orlop.registry.finding.hosts import Origin, origin_of
 from orlop.registry.net.addresses import Zone, is_loopback_host, may_follow
+from orlop.values import dataclass, field
 
 __all__ = ["Exceptions", "Proxies", "Proxy", "may_ask"]
 

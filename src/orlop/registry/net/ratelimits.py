@@ -11,11 +11,11 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 from orlop.registry.net.retry import parse_retry_after
+from orlop.values import dataclass
 
 __all__ = ["Limit", "Pauses", "in_words", "limit_of"]
 

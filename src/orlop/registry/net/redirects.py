@@ -9,13 +9,13 @@ be followed is asked when its name is resolved (`orlop.registry.net.addresses`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from orlop.errors import Error, InvalidArgument, Unavailable
 from orlop.registry.faults import redact
 from orlop.registry.finding.hosts import URL_SAFE, Endpoint, Origin, origin_of
 from orlop.registry.messages import Outgoing, Request, Response
+from orlop.values import replace
 
 __all__ = ["MAX_HOPS", "next_hop", "settle"]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+from orlop.values import dataclass
 
 __all__ = ["MAX_WAIT", "RETRY_STATUS", "Backoff", "parse_retry_after"]
 

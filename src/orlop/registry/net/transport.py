@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.errors import Unavailable
@@ -21,6 +20,7 @@ from orlop.registry.net.ratelimits import Pauses, limit_of
 from orlop.registry.net.redirects import next_hop
 from orlop.registry.net.retry import RETRY_STATUS, Backoff
 from orlop.registry.warnings import parse_warnings
+from orlop.values import replace
 
 __all__ = ["RETRY_WAIT", "Redirecting", "Retrying"]
 

@@ -11,9 +11,10 @@ Sources: user_namespaces(7), capabilities(7), xattr(7).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from orlop.values import dataclass
 
 __all__ = ["ALL", "Abilities", "Mode", "detect"]
 

@@ -19,7 +19,6 @@ import socket
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlop.config import Driver
@@ -29,6 +28,7 @@ from orlop.testing.conformance.abilities import Abilities, detect
 from orlop.testing.conformance.model import Tree, apply
 from orlop.testing.conformance.trees import compare, snapshot
 from orlop.testing.layers import SECOND, Kind, Layer, Member, write_layout
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Bench", "Root", "bind_socket"]
 

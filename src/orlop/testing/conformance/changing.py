@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from orlop.testing.conformance import expect
@@ -13,6 +12,7 @@ from orlop.testing.conformance.bench import Bench
 from orlop.testing.conformance.model import apply, below, changed
 from orlop.testing.conformance.samples import house, plain
 from orlop.testing.conformance.trees import restoring_times
+from orlop.values import replace
 
 __all__ = [
     "a_chmod_changes_nothing_else",

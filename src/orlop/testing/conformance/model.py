@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 
 from orlop.testing.layers import Layer, Member
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Entry", "Tree", "apply", "below", "changed", "without"]
 

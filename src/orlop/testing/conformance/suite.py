@@ -10,11 +10,11 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 from orlop.testing.conformance import changing, life, meaning, reference, system, writing
 from orlop.testing.conformance.bench import Bench
+from orlop.values import dataclass, field
 
 __all__ = ["CHECKS", "Check", "Report", "perform"]
 

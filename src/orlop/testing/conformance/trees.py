@@ -9,11 +9,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orlop.testing.conformance.abilities import Abilities
 from orlop.testing.conformance.model import Entry, Tree
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Comparison", "compare", "restoring_times", "snapshot"]
 

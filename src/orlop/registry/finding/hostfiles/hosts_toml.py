@@ -15,7 +15,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection
-from dataclasses import replace
 from typing import cast
 from urllib.parse import quote, urlsplit
 
@@ -31,6 +30,7 @@ from orlop.registry.finding.hosts import (
     is_named,
     origin_of,
 )
+from orlop.values import replace
 
 __all__ = ["parse_hosts_toml"]
 

@@ -12,13 +12,13 @@ No I/O.  Version 2, and version 1 as far as it goes.  Source: containers-registr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 from orlop.errors import Error, InvalidArgument, PermissionDenied
 from orlop.registry.finding.hostfiles.values import Table, parse_toml
 from orlop.registry.finding.hosts import is_named
 from orlop.spec.reference import DEFAULT_TAG, Reference
+from orlop.values import dataclass, field, replace
 
 __all__ = ["Conf", "Location", "Namespace", "merged", "parse_registries_conf"]
 

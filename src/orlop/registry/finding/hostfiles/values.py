@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = ["Table", "parse_toml"]
 
