@@ -4,6 +4,7 @@
 
     content/blobs/<algorithm>/<hex>     whole, verified, durable, never changed
     content/ingest/<hex>/               a download as far as it came (`orlop.content.ingests`)
+    content/ingest/ref-<key>/           a client's write, likewise (`orlop.content.writes`)
 
 A file under ``blobs`` is whole because it is renamed there after it was verified and synced.  Whether
 it counts is the metadata's to say: a blob that no row names is garbage.
@@ -16,12 +17,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orlop.content.ingests import Ingest, bytes_there
 from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
 from orlop.linux.files import write_durably
 from orlop.linux.sync import DURABLE, Sync
 from orlop.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from orlop.content.writes import Writes
 
 __all__ = ["BlobStore", "Ingest"]
 
@@ -86,14 +91,20 @@ class BlobStore:
     @contextlib.contextmanager
     def ingest(self, digest: Digest) -> Iterator[Ingest]:
         """The download of one blob, new or left by an earlier try.  Needs the digest's lock."""
-        ingest = Ingest(self._ingests / digest.hex, digest, self.path(digest), self._sync)
+        ingest = Ingest(self._ingests / digest.hex, self.path(digest), self._sync)
         try:
             yield ingest
         finally:
             ingest.close()
 
+    def writes(self) -> Writes:
+        """The writes under names that clients chose."""
+        from orlop.content.writes import Writes  # few stores are containerd's
+
+        return Writes(self._ingests, sync=self._sync)
+
     def ingests(self) -> list[Path]:
-        """The folders of all downloads in flight."""
+        """The folders of all downloads and writes in flight."""
         return sorted(self._ingests.iterdir())
 
     def bytes_of_ingest(self, digest: Digest) -> int:

@@ -4,6 +4,8 @@
 
     content/ingest/<hex>/data           the bytes so far; where no record is, all of them from the start on
     content/ingest/<hex>/extents        which bytes of it are there (`orlop.content.extents`)
+    content/ingest/ref-<key>/           a write under a name that a client chose: data, and what is
+                                        known of it (`orlop.content.writes`)
 
 The record begins before the first byte ahead of the front is written, with how far the front is; so one
 that is empty says no less than none.  After that bytes come before the entry that tells of them.  Neither
@@ -21,7 +23,6 @@ from orlop.content.extents import ENTRY_SIZE, Extents, decode_entries, encode_en
 from orlop.linux.files import remove_tree
 from orlop.linux.sync import DURABLE, Sync
 from orlop.observe import reached
-from orlop.spec.digest import Digest
 
 __all__ = ["Ingest", "bytes_there"]
 
@@ -36,10 +37,10 @@ class Ingest:
     Several threads may write, each in places of its own, and others read ``fd``.
     """
 
-    def __init__(self, folder: Path, digest: Digest, target: Path, sync: Sync = DURABLE) -> None:
+    def __init__(self, folder: Path, target: Path | None, sync: Sync = DURABLE) -> None:
+        """``target`` is where the blob goes; None where that is known at the end only."""
         self._sync = sync
         self._folder = folder
-        self._digest = digest
         self._target = target
         self._lock = threading.Lock()  # guards _extents and _record
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -126,6 +127,12 @@ class Ingest:
             _append(self._record, start, end)
             reached("extents.grown")
 
+    def cut(self, size: int) -> None:
+        """Forget what is behind a size.  Needs an ingest without gaps."""
+        with self._lock:
+            os.ftruncate(self.fd, min(size, self._extents.front))
+            self._extents = _all(min(size, self._extents.front))
+
     def truncate(self) -> None:
         """Forget all bytes."""
         with self._lock:
@@ -147,15 +154,17 @@ class Ingest:
             yield chunk
             at += len(chunk)
 
-    def publish(self) -> None:
+    def publish(self, target: Path | None = None) -> None:
         """Make the verified download, which has no gap, a blob; durable on return."""
+        target = target or self._target
+        assert target is not None
         if self.length > self.size:
             os.ftruncate(self.fd, self.size)  # what nobody's record tells of
         self._sync.file(self.fd)
         reached("ingest.synced")
-        os.rename(self._folder / _DATA, self._target)
+        os.rename(self._folder / _DATA, target)
         reached("ingest.published")
-        self._sync.folder(self._target.parent)
+        self._sync.folder(target.parent)
         self.discard()
 
     def discard(self) -> None:

@@ -12,12 +12,12 @@ or at least 12 hexadecimal digits of it.  Paths are absolute and clean.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from orlop.config import Driver, PullPolicy
 from orlop.observe import Call
+from orlop.values import dataclass, field
 
 if TYPE_CHECKING:
     from orlop.images.imports import ImportOptions, ImportSource

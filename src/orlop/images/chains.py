@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orlop.errors import Aborted, DataLoss, NotFound, from_oserror
+from orlop.errors import Aborted, DataLoss, FailedPrecondition, NotFound, from_oserror
 from orlop.images.core import Core
 from orlop.images.space import check_room
 from orlop.layers.chainview import ChainView
@@ -30,7 +30,7 @@ from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow
-from orlop.observe import Call, Progress, reached
+from orlop.observe import Call, Progress, reached, stepped
 from orlop.snapshots.driver import ChainImage
 from orlop.spec.digest import DiffID, chain_id
 
@@ -75,6 +75,7 @@ class Chains:
         rows = self._core.db.read(lambda tx: roots.chain_stack(tx, name))
         return rows if all(self.file(row.id).exists() for row in rows) else []
 
+    @stepped("chain")
     def ensure(
         self,
         diff_ids: Sequence[DiffID],
@@ -110,6 +111,32 @@ class Chains:
         if not stack:
             raise Aborted(f"build chain {name[:12]}", "it was collected at once; try again")
         return stack
+
+    def ensure_each(self, diff_ids: Sequence[DiffID], *, call: Call) -> list[ChainRow]:
+        """An image for each of some layers, as overlayfs stacks it on those below; bottom first.
+
+        Apart from the chains that roots stand on: no plan shapes these, and their names end in ``-each``.
+        Raises as `ensure` does, and `FailedPrecondition` for a layer that overlayfs cannot show so.
+        """
+        from orlop.layers.merge import LowerLinkError
+
+        found: list[ChainRow] = []
+        for count in range(1, len(diff_ids) + 1):
+            part = diff_ids[:count]
+            name = f"{self._name(part, whole=False)}-each"
+            if not (stack := self.stack(name)):
+                try:
+                    self._build(name, part, count - 1, found[::-1], _NO_INDEXES, call)
+                except LowerLinkError as exc:
+                    raise FailedPrecondition(
+                        f"show layer {diff_ids[count - 1]} by itself",
+                        "it has a hard link to a file of a lower layer",
+                    ) from exc
+                stack = self.stack(name)
+            if len(stack) != count:
+                raise Aborted(f"build chain {name[:12]}", "it was collected at once; try again")
+            found.append(stack[0])
+        return found
 
     @staticmethod
     def _name(diff_ids: Sequence[DiffID], *, whole: bool) -> str:

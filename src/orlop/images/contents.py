@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["KINDS", "Contents", "FileInfo", "FileKind", "FindOptions", "Found", "kind_of"]
 

@@ -1,13 +1,15 @@
 """What the verbs share: the parts of one open store, its locks and leases.
 
-Lock files under ``locks`` are named KIND-KEY: ``lease-<id>`` while a lease's owner lives, ``path-<hash>``
-while something happens to a prepared path, ``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made,
-``maps-<name>`` shared while a root with mapped ids is at work, exclusive while ids are mapped or unmapped,
-``folder-<what>`` and ``folder-<id>`` while a folder is made, ``chain-<id>`` shared while a root is put on a
-chain, exclusive while it is built, mounted or unmounted, ``disk-<id>`` while a root's disk is mounted.  A
-thread that holds several takes them in that order of kinds, and several of one kind in the order of their
-keys; while it waits to build or mount one chain it holds no other.  ``root-<id>``, held while a folder under
-``prepared`` waits for its row, is a new root's own, for which nobody waits.  A collector only tries.
+Lock files under ``locks`` are named KIND-KEY: ``share-<id>`` while a share changes,
+``lease-<id>`` while a lease's owner lives, ``path-<hash>``
+while something happens to a prepared path, ``ref-<key>`` while a client writes content to a ref,
+``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made, ``maps-<name>`` shared while a root with
+mapped ids is at work, exclusive while ids are mapped or unmapped, ``folder-<what>`` and ``folder-<id>``
+while a folder is made, ``chain-<id>`` shared while a root is put on a chain, exclusive while it is built,
+mounted or unmounted, ``disk-<id>`` while a root's disk is mounted.  A thread that holds several takes them
+in that order of kinds, and several of one kind in the order of their keys; while it waits to build or mount
+one chain it holds no other.  ``root-<id>``, held while a folder under ``prepared`` waits for its row, is a
+new root's own, for which nobody waits.  A collector only tries.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
 from orlop.linux.sync import Sync
 from orlop.linux.userns import Privilege
-from orlop.metadata import boots, garbage, images, layers
+from orlop.metadata import boots, events, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
 from orlop.snapshots.disks import Disks
@@ -55,6 +56,7 @@ from orlop.snapshots.mappings import Mappings
 from orlop.snapshots.native import NativeDriver
 from orlop.snapshots.overlay import OverlayDriver
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.layers.store import LayerStore
@@ -119,12 +121,13 @@ class Core:
     def _open_database(self) -> Database:
         """Open meta.db; a store that does not sync says so in it, durably, before anything else."""
         path, lock = self.layout.database, self.layout.locks / "write"
+        last = events.Trimmer(self.settings.events_kept, self.settings.events_age)
         try:
-            database = Database.open(path, lock, relief=self.reserve.relieve)
+            database = Database.open(path, lock, relief=self.reserve.relieve, last=last)
         except ResourceExhausted as exc:  # even reading takes some pages that its users share
             if not (is_full(exc) and self.reserve.spend()):
                 raise
-            database = Database.open(path, lock, relief=self.reserve.relieve)
+            database = Database.open(path, lock, relief=self.reserve.relieve, last=last)
             self.reserve.restore()
         try:
             lost = database.read(lambda tx: boots.others(tx, self.boot))
@@ -145,7 +148,7 @@ class Core:
             database.close()
             raise
         database.close()
-        return Database.open(path, lock, durable=False, relief=self.reserve.relieve)
+        return Database.open(path, lock, durable=False, relief=self.reserve.relieve, last=last)
 
     # -- drivers --------------------------------------------------------------------------------
 
@@ -221,17 +224,29 @@ class Core:
         with self._guard:
             self._check_open()
             if self._registry is None:
-                from orlop.registry.access.credentials import CredentialSources
                 from orlop.registry.client import Registry
 
-                sources = CredentialSources(
-                    files=self.settings.auth_files,
-                    helper_path=self.settings.helper_path,
-                    file_size=self.settings.limits.auth_file_size,
-                    document=self.settings.auth_config,
-                )
-                self._registry = Registry(self.settings, sources)
+                self._registry = Registry.of(self.settings)
             return self._registry
+
+    def reconfigure(self, settings: Settings) -> tuple[str, ...]:
+        """Go by other settings; those that an open store cannot change, which are named, stay as they are.
+
+        A call that runs may see either.  Raises `InvalidArgument` for what cannot be; then nothing changes.
+        """
+        from orlop.registry.client import Registry
+
+        kept = () if settings.durable == self.settings.durable else ("durable",)
+        registry = Registry.of(settings)
+        registry.check_files()
+        with self._guard:
+            self._check_open()
+            self.settings = replace(settings, durable=self.settings.durable)
+            before, self._registry = self._registry, registry
+            self._traffic.clear()
+        if before is not None:
+            before.close()
+        return kept
 
     @cached_property
     def pace(self) -> Pace:
@@ -363,7 +378,7 @@ class Core:
 
     def entomb(self, path: Path) -> Path | None:
         """Take a folder or file out of its place; where it is to be deleted, or None if it is gone."""
-        grave = self.layout.trash / secrets.token_hex(8)
+        grave = self.layout.trash / os.urandom(8).hex()
         with _system_errors(f"delete {path}"):
             try:
                 os.rename(path, grave)
@@ -398,7 +413,7 @@ class Lease:
     def __init__(self, core: Core, what: str = "") -> None:
         self._core = core
         self._what = what
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self._used = False
         self._lock = FileLock(core.lock_path("lease", self.id), unlink_on_release=True)
         with _system_errors("start lease"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orlop.images import names
 from orlop.images.api import Blob, HeldPlatform, ImageDetails, ImageInfo
 from orlop.images.core import NAMESPACE, Core
@@ -14,6 +12,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Manifest, parse_manifest
+from orlop.values import replace
 
 __all__ = ["details_of", "info_in_full"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from orlop.errors import InvalidArgument
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = [
     "EXPORT_FORMATS",

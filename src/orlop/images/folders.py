@@ -18,11 +18,9 @@ durable.  So a power cut never leaves a file empty that was whole.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import Aborted, from_oserror
@@ -43,6 +41,7 @@ from orlop.metadata.folders import FolderKind, FolderRow
 from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress, reached
 from orlop.spec.digest import DiffID, chain_id
+from orlop.values import dataclass
 
 __all__ = ["Folders"]
 
@@ -275,7 +274,7 @@ class Folders:
             if row is not None:
                 return row
             known = core.db.read(lambda tx: rows.find_folder(tx, kind, of, form.key))
-            folder_id = known.id if known is not None else secrets.token_hex(5)
+            folder_id = known.id if known is not None else os.urandom(5).hex()
             # A collector takes this lock before it looks for a row.
             with core.locked("folder", folder_id, call=call, attempted=what):
                 try:

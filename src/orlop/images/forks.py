@@ -6,11 +6,11 @@ Part of `orlop.images.api.Store`; paths and errors are as there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from orlop.observe import Call
+from orlop.values import dataclass, field
 
 if TYPE_CHECKING:
     from orlop.images.api import PreparedInfo

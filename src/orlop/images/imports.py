@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import IO, Literal, get_args
 
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = [
     "FORMATS",

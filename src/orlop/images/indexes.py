@@ -11,7 +11,6 @@ have bytes; more than ``limits.index_nesting`` indexes inside one another are re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from orlop.config import Limits, over_limit
 from orlop.errors import NotFound, ResourceExhausted
@@ -28,6 +27,7 @@ from orlop.spec.documents import (
     parse_manifest,
 )
 from orlop.spec.platform import Platform
+from orlop.values import dataclass, field
 
 __all__ = ["CONFIG_TYPES", "Child", "Document", "IndexReader", "is_image", "offered_by", "shorten"]
 

@@ -6,7 +6,8 @@
     ROOT/meta.db                     SQLite
     ROOT/reserve                     room for deleting on a full disk
     ROOT/locks/                      flocks: they guard ROOT, so they live in it
-    ROOT/content/  layers/  chains/  folders/  empty/  prepared/  trash/
+    ROOT/content/  layers/  chains/  folders/  empty/  prepared/  snapshots/  trash/
+    ROOT/shares/                     what is shared with podman and others, where something is
     RUN/chains/<store>-<id>/         mount points of activations
     RUN/maps/  RUN/disks/            with mapped ids; of roots with a quota
     RUN/socket/orlop.sock            the daemon's
@@ -22,13 +23,13 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.content.blobs import BlobStore
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, from_oserror
 from orlop.linux.files import fsync_dir, write_durably
 from orlop.observe import reached
+from orlop.values import dataclass
 
 __all__ = ["FORMAT_VERSION", "Layout", "check_format", "check_root_path"]
 
@@ -94,6 +95,16 @@ class Layout:
         return self.root / "prepared"
 
     @property
+    def snapshots(self) -> Path:
+        """What was written to containerd's snapshots."""
+        return self.root / "snapshots"
+
+    @property
+    def shares(self) -> Path:
+        """What is shared with others; made by the first share."""
+        return self.root / "shares"
+
+    @property
     def trash(self) -> Path:
         """What is being deleted."""
         return self.root / "trash"
@@ -147,6 +158,7 @@ class Layout:
             self.folders,
             self.empty,
             self.prepared,
+            self.snapshots,
             self.trash,
             self.content,
             *content,
@@ -158,7 +170,7 @@ class Layout:
             for folder in (self.root, self.content, *content):
                 fsync_dir(folder)
         if not self.database.exists() or not self.database.stat().st_size:
-            left = [folder for folder in (self.layers, self.prepared) if os.listdir(folder)]
+            left = [folder for folder in (self.layers, self.prepared, self.snapshots) if os.listdir(folder)]
             if left:
                 raise DataLoss(
                     what,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.errors import DataLoss, Error, NotFound
@@ -21,7 +20,7 @@ from orlop.metadata.platforms import PlatformRow
 from orlop.metadata.uses import ImageUse
 from orlop.observe import Call
 from orlop.spec.digest import Digest
-from orlop.spec.documents import parse_config
+from orlop.values import replace
 
 __all__ = ["describe", "held_of", "info_of", "list_images", "noted"]
 
@@ -32,6 +31,8 @@ def describe(core: Core, row: ImageRow, size: int, layers: int) -> ImageInfo:
     """An image and what its config says.  Raises `NotFound` or `DataLoss` where that cannot be read."""
     platform, created = row.platform, row.created
     if platform is None:
+        from orlop.spec.documents import parse_config
+
         config = parse_config(core.blobs.read(row.config), f"read image {row.name}")
         platform, created = str(config.platform()), config.created
     return _info(row, size, layers, platform=platform, created=created or "")

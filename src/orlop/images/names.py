@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.metadata import images, platforms
@@ -13,6 +12,7 @@ from orlop.metadata.images import ImageRow
 from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["find", "is_name_of", "new_name", "require"]
 

@@ -8,14 +8,13 @@ platform adds it, and pulling a tag that has moved leaves behind what is not in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from orlop.errors import AlreadyExists, FailedPrecondition
 from orlop.images.api import ImageInfo
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.indexes import IndexReader
 from orlop.images.listing import info_of
-from orlop.metadata import images, layers, platforms
+from orlop.metadata import events, images, layers, platforms
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ManifestRow
 from orlop.metadata.platforms import IndexBlob, PlatformRow
@@ -23,6 +22,7 @@ from orlop.observe import Call, reached
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import Descriptor, parse_config
 from orlop.spec.platform import Platform, host_platform
+from orlop.values import dataclass
 
 __all__ = [
     "NamedIndex",
@@ -35,6 +35,7 @@ __all__ = [
     "part_of",
 ]
 
+_NOTHING: Mapping[str, str] = {}
 _TOLD = 2_000  # characters of names that an error repeats
 _SAID = 128  # characters of a platform or a time that a list of images repeats
 
@@ -129,11 +130,13 @@ def name_image(
     diff_ids: tuple[DiffID, ...],
     manifest: ManifestRow | None,
     annotations: Mapping[str, str] | None = None,
+    event: str,
+    about: Mapping[str, str] = _NOTHING,
     call: Call,
 ) -> ImageInfo:
     """The transaction that makes a name mean an image."""
     naming = Naming(name=name, config=config, diff_ids=diff_ids, manifest=manifest, annotations=annotations)
-    return name_images(core, [naming], call=call)[0]
+    return name_images(core, [naming], event=event, about=about, call=call)[0]
 
 
 def name_images(
@@ -142,9 +145,11 @@ def name_images(
     *,
     keep_others: bool = False,
     keep_indexes: bool = False,
+    event: str,
+    about: Mapping[str, str] = _NOTHING,
     call: Call,
 ) -> list[ImageInfo]:
-    """Give all of some names, or none, in one transaction.
+    """Give all of some names, or none, in one transaction; an event of this kind tells of each.
 
     With ``keep_others`` a name that means another image is not moved: then `AlreadyExists`.  With
     ``keep_indexes`` one that means an index in which this image is what it means without a platform goes on
@@ -167,6 +172,10 @@ def name_images(
                 _put(tx, naming, says)
         if taken:
             raise _others(taken)
+        for naming in namings:
+            digest = naming.index.digest if naming.index else naming.manifest and naming.manifest.digest
+            said = {"id": naming.config, "digest": digest, **about}
+            events.add(tx, NAMESPACE, event, naming.name, said)
         return [info_of(tx, naming.name) for naming in namings]
 
     infos = core.db.write(body, call=call)

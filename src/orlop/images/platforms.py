@@ -7,7 +7,6 @@ nobody says a platform.  With a platform the best of those held is meant (`orlop
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
 from orlop.errors import DataLoss, InvalidArgument, NotFound
 from orlop.images.core import NAMESPACE, Core
@@ -17,6 +16,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.spec.documents import Index, parse_config, parse_manifest
 from orlop.spec.platform import Platform
+from orlop.values import replace
 
 __all__ = ["best", "choose", "held", "not_held"]
 

@@ -31,12 +31,17 @@ from orlop.images.archives.verbs import ExportVerbs
 from orlop.images.browsing.comparing import ComparingVerbs
 from orlop.images.browsing.verbs import ContentVerbs
 from orlop.images.changed.verbs import ForkVerbs
+from orlop.images.contentstore.verbs import ContentApiVerbs
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.cri.verbs import NodeImageVerbs
 from orlop.images.imports import ImportOptions, ImportSource
 from orlop.images.layout import FORMAT_VERSION, Layout
 from orlop.images.listing import info_of, list_images
 from orlop.images.parts import verb
-from orlop.metadata import boots, images, platforms, roots
+from orlop.images.sharing.verbs import SharingVerbs
+from orlop.images.snapshotting.verbs import SnapshotVerbs
+from orlop.images.watching.verbs import WatchVerbs
+from orlop.metadata import boots, images, platforms, roots, snapshots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.version import __version__
@@ -64,7 +69,17 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class LocalStore(ForkVerbs, ComparingVerbs, ContentVerbs, ExportVerbs):
+class LocalStore(
+    ForkVerbs,
+    ComparingVerbs,
+    ContentVerbs,
+    ExportVerbs,
+    WatchVerbs,
+    NodeImageVerbs,
+    SnapshotVerbs,
+    SharingVerbs,
+    ContentApiVerbs,
+):
     """One open store; satisfies `orlop.images.api.Store`.  Thread-safe."""
 
     @classmethod
@@ -348,6 +363,7 @@ class LocalStore(ForkVerbs, ComparingVerbs, ContentVerbs, ExportVerbs):
                 **features(core.layout.root, lambda: self._confinement),
                 "lowers in one mount": str(self._most_lowers()),
                 "durable": self._durability(),
+                "containerd's snapshots": str(core.db.read(snapshots.count_snapshots)),
             },
             limits=core.settings.limits.changed(),
         )
@@ -381,6 +397,11 @@ class LocalStore(ForkVerbs, ComparingVerbs, ContentVerbs, ExportVerbs):
         except FailedPrecondition:
             return ""
 
+    def reconfigure(self, settings: Settings) -> tuple[str, ...]:
+        """Go by other settings; the names of those that wait for the store to be opened anew."""
+        return self._core.reconfigure(settings)
+
     def close(self) -> None:
         """See `orlop.images.api.Upkeep.close`."""
+        self._end_snapshots()
         self._core.close()

@@ -11,11 +11,11 @@ Times are seconds since 1970, sizes are bytes of disk as ``du`` counts them unle
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
 from orlop.observe import Call
+from orlop.values import dataclass, field
 
 __all__ = [
     "BackedUp",
@@ -148,7 +148,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One of those that keep a thing: its kind (``image``, ``root``, ``lease``, ``pin``, ``chain``) and name.
+    """One of those that keep a thing: its kind (``image``, ``root``, ``lease``, ``pin``, ``content``, ...) and name.
 
     ``note`` says how: ``its layer 3 of 5``, ``pull alpine, process 1234``.
     """

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.errors import AlreadyExists
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = [
     "CaptureRow",

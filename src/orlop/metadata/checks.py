@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument
 from orlop.metadata import garbage, platforms, roots
@@ -16,6 +15,7 @@ from orlop.metadata.folders import FolderRow
 from orlop.metadata.layers import LayerRow
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import INDEX_TYPES, MANIFEST_TYPES
+from orlop.values import dataclass
 
 __all__ = [
     "BlobRow",
@@ -87,6 +87,7 @@ def malformed(tx: Transaction) -> list[str]:
         ("chain_layers", DiffID, "SELECT DISTINCT diff_id FROM chain_layers"),
         ("layer_blobs", Digest, "SELECT digest FROM layer_blobs"),
         ("blobs", Digest, "SELECT digest FROM blobs"),
+        ("contents", Digest, "SELECT digest FROM contents"),
         ("images", Digest, "SELECT config_digest FROM images"),
         ("images", Digest, "SELECT manifest_digest FROM images WHERE manifest_digest IS NOT NULL"),
         ("images", Digest, "SELECT index_digest FROM images WHERE index_digest IS NOT NULL"),
@@ -97,6 +98,7 @@ def malformed(tx: Transaction) -> list[str]:
         ("prepared", Digest, "SELECT config_digest FROM prepared"),
         ("checkpoints", Digest, "SELECT config_digest FROM checkpoints"),
         ("captures", DiffID, "SELECT diff_id FROM captures WHERE diff_id IS NOT NULL"),
+        ("snapshot_layers", DiffID, "SELECT diff_id FROM snapshot_layers"),
     )
     for table, kind, query in queries:
         for (text,) in tx.execute(query):
@@ -108,6 +110,7 @@ def malformed(tx: Transaction) -> list[str]:
         ("chains", "SELECT chain_id FROM chains"),
         ("folders", "SELECT id FROM folders"),
         ("prepared", "SELECT id FROM prepared"),
+        ("snapshots", "SELECT id FROM snapshots"),
     ):
         for (text,) in tx.execute(query):
             if not isinstance(text, str) or "/" in text or text in {"", ".", ".."}:
@@ -212,8 +215,9 @@ def layer_users(tx: Transaction, diff_id: DiffID) -> tuple[list[str], list[str]]
         "WHERE root_mounts.chain_id IN (SELECT id FROM used) "
         "UNION SELECT path FROM checkpoints JOIN prepared ON prepared.id = root "
         "WHERE checkpoints.config_digest IN (SELECT config_digest FROM config_layers WHERE diff_id = ?) "
-        "ORDER BY path",
-        (diff_id, diff_id, diff_id),
+        "UNION SELECT 'snapshot ' || key FROM snapshot_layers JOIN snapshots ON snapshots.id = snapshot "
+        "WHERE diff_id = ? ORDER BY path",
+        (diff_id, diff_id, diff_id, diff_id),
     ).fetchall()
     return [row[0] for row in names], [row[0] for row in paths]
 
@@ -226,12 +230,17 @@ def layer_chains(tx: Transaction, diff_id: DiffID) -> list[str]:
 
 
 def chain_roots(tx: Transaction, chain: str) -> list[str]:
-    """The paths of the roots that stand on a chain's image, directly or through images above it."""
+    """The paths of the roots that stand on a chain's image, directly or through images above it.
+
+    And snapshots (``snapshot KEY``).
+    """
     rows = tx.execute(
         "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
         "SELECT path FROM prepared WHERE chain_id IN (SELECT id FROM above) "
         "UNION SELECT path FROM root_mounts JOIN prepared ON prepared.id = root "
-        "WHERE root_mounts.chain_id IN (SELECT id FROM above) ORDER BY path",
+        "WHERE root_mounts.chain_id IN (SELECT id FROM above) "
+        "UNION SELECT 'snapshot ' || key FROM snapshots WHERE chain_id IN (SELECT id FROM above) "
+        "AND kind != 'committed' ORDER BY path",
         (chain,),
     )
     return [row[0] for row in rows]
@@ -248,10 +257,14 @@ def chain_above(tx: Transaction, chain: str) -> list[str]:
 
 
 def blob_users(tx: Transaction, digest: Digest) -> list[str]:
-    """The names of images that a document belongs to, and pins (``pin NAME``) of them or of a blob."""
+    """The names of images that a document belongs to, and pins (``pin NAME``) of them or of a blob.
+
+    And the namespaces of content that have a blob (``content NAMESPACE``).
+    """
     rows = tx.execute(
         f"{_PINS} AND kind IN ('config', 'blob') AND (ref = :digest OR ref IN "
-        "(SELECT config_digest FROM image_manifests WHERE digest = :digest)) ORDER BY 1",
+        "(SELECT config_digest FROM image_manifests WHERE digest = :digest)) "
+        "UNION SELECT RTRIM('content ' || namespace) FROM contents WHERE digest = :digest ORDER BY 1",
         {"digest": digest, "now": time.time()},
     )
     return [*_names_of(tx, digest), *(row[0] for row in rows)]

@@ -16,12 +16,10 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import sqlite3
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +30,7 @@ from orlop.linux.files import fsync_dir
 from orlop.metadata import labels
 from orlop.metadata.db import SCHEMA_VERSION, Database, Transaction, _mapped, script
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = [
     "Saved",
@@ -133,7 +132,7 @@ def copy_database(source: Path, target: Path) -> None:
 
     Raises OSError and sqlite3.Error; then ``target`` is as it was.
     """
-    temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
+    temporary = target.with_name(f".tmp-{os.urandom(8).hex()}")
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)  # who tidies up sees that its maker lives
@@ -238,6 +237,8 @@ def edit_copy(
                     copy.execute(statement, (ref,))
             copy.execute("DELETE FROM lease_refs")
             copy.execute("DELETE FROM leases")
+            copy.execute("DELETE FROM events")  # a backup is of what there is, and its log another one
+            copy.execute("UPDATE event_log SET id = lower(hex(randomblob(4)))")
             copy.execute("COMMIT")
             return _read(copy, namespace), _wanted(copy, values)
     except sqlite3.Error as exc:

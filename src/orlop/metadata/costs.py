@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
+from orlop.values import dataclass
 
 __all__ = [
     "LAYER_USERS",
@@ -73,9 +73,11 @@ _HELD = """
 SELECT 'config', config_digest FROM prepared
 UNION SELECT 'config', config_digest FROM root_mounts WHERE config_digest IS NOT NULL
 UNION SELECT 'config', config_digest FROM checkpoints
+UNION SELECT 'blob', digest FROM contents
 UNION SELECT 'layer', diff_id FROM chain_layers WHERE chain_id IN (
   SELECT chain_id FROM prepared UNION SELECT chain_id FROM root_mounts WHERE chain_id IS NOT NULL)
 UNION SELECT 'layer', diff_id FROM folder_layers WHERE folder IN (SELECT folder FROM root_folders)
+UNION SELECT 'layer', diff_id FROM snapshot_layers
 """
 _NAMES = (
     "SELECT config_digest, name FROM images "
@@ -139,7 +141,10 @@ def _chain_layers(tx: Transaction, chain: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """A name, a root (its path), a lease or a pin that keeps something; ``note`` says how, if it can."""
+    """A name, a root (its path), a lease, a pin or a namespace of content that keeps something.
+
+    ``note`` says how, if it can.
+    """
 
     kind: str
     name: str
@@ -163,7 +168,11 @@ SELECT kind, name, note FROM (
   UNION ALL SELECT 'root', path, 'chain', m.chain_id, 'mounted in it at ' || target
     FROM root_mounts m JOIN prepared ON id = root
   UNION ALL SELECT 'root', path, 'folder', folder, 'stands on it' FROM root_folders JOIN prepared ON id = root
+  UNION ALL SELECT 'snapshot', key, 'layer', diff_id, 'consists of it' FROM snapshot_layers
+    JOIN snapshots ON id = snapshot
   UNION ALL SELECT 'lease', lease, kind, ref, '' FROM lease_refs
+  UNION ALL SELECT 'content', CASE namespace WHEN '' THEN 'of no namespace' ELSE namespace END, 'blob',
+    digest, 'written by a client of containerd''s API' FROM contents
   UNION ALL SELECT 'pin', name, kind, ref, '' FROM pins WHERE expires_at IS NULL OR expires_at > :now
 ) WHERE what = :what AND ref = :ref
 """

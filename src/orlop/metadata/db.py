@@ -56,10 +56,17 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, lock: Path, *, durable: bool = True, relief: Callable[[], bool] | None = None
+        self,
+        path: Path,
+        lock: Path,
+        *,
+        durable: bool = True,
+        relief: Callable[[], bool] | None = None,
+        last: Callable[[Transaction], None] | None = None,
     ) -> None:
         self._path = path
         self._relief = relief
+        self._last = last
         self._synchronous = "FULL" if durable else "NORMAL"
         self._turn_path = lock
         self._writers = Writers(TurnLock(lock), self._run)
@@ -67,19 +74,28 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._in_use = 0
         self._closed = False
+        self._looker: sqlite3.Connection | None = None  # that `version` asks
+        self._lookers = 0
         watch_forks(self)
 
     @classmethod
     def open(
-        cls, path: Path, lock: Path, *, durable: bool = True, relief: Callable[[], bool] | None = None
+        cls,
+        path: Path,
+        lock: Path,
+        *,
+        durable: bool = True,
+        relief: Callable[[], bool] | None = None,
+        last: Callable[[Transaction], None] | None = None,
     ) -> Database:
         """Open meta.db, making or migrating it.
 
         ``lock`` is the file that writers of all processes queue at; ``relief`` makes room on a full disk,
-        and says whether it did.  Raises `FailedPrecondition` for a schema that is newer than this orlop,
-        `DataLoss` for what is no database.
+        and says whether it did; ``last`` is a further body, run at the end of every transaction that writes.
+        Raises `FailedPrecondition` for a schema that is newer than this orlop, `DataLoss` for what is no
+        database.
         """
-        database = cls(path, lock, durable=durable, relief=relief)
+        database = cls(path, lock, durable=durable, relief=relief, last=last)
         try:
             version = database._version()
             if version > SCHEMA_VERSION:
@@ -184,6 +200,23 @@ class Database:
         except sqlite3.Error as exc:
             raise _mapped("read metadata", exc) from exc
 
+    def version(self) -> object:
+        """What differs from an earlier answer once any process has written; asking costs microseconds.
+
+        A read that begins after the answer sees at least what it stands for.
+        """
+        try:
+            with self._guard:
+                if self._closed:
+                    raise FailedPrecondition("use store", "the store is closed")
+                check_not_spoilt(self._path)
+                if self._looker is None:
+                    self._looker = self._connect()
+                    self._lookers += 1  # the numbers of two connections do not compare
+                return self._lookers, self._looker.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as exc:
+            raise _mapped("read metadata", exc) from exc
+
     def write(self, body: Callable[[Transaction], _T], *, call: Call | None = None) -> _T:
         """Run a body in a transaction; durable on return, undone if the body raises.
 
@@ -221,7 +254,7 @@ class Database:
                 _fail(jobs, exc)
                 return
             try:
-                run_together(connection, jobs, commit=_commit)
+                run_together(connection, jobs, commit=self._commit)
             except Exception as exc:  # noqa: BLE001 - its caller raises it
                 if len(jobs) == 1:
                     _fail(jobs, exc)
@@ -231,6 +264,11 @@ class Database:
                 return
         for job in jobs:
             self._run([job], call)
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        if self._last is not None:
+            self._last(connection)
+        _commit(connection)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -250,6 +288,9 @@ class Database:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        if self._looker is not None:
+            self._looker.close()
+            self._looker = None
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
@@ -267,6 +308,9 @@ class Database:
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
+            if self._looker is not None:
+                idle.append(self._looker)
+                self._looker = None
         for connection in idle:
             connection.close()
 

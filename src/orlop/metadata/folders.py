@@ -5,11 +5,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass
 
 __all__ = [
     "FolderKind",

@@ -14,11 +14,13 @@ time: a pull may take hours, and the clock may jump.  Which owners are dead is t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
+from orlop.metadata import events
 from orlop.metadata.db import Transaction
 from orlop.metadata.needs import NOTHING, Needs, Without
+from orlop.values import dataclass, field
 
 __all__ = [
     "Forgotten",
@@ -258,7 +260,16 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
     ):
         for statement in statements:
             tx.executemany(statement, [(ref,) for ref in refs])
+    _tell(tx, gone.found)
     return gone.found
+
+
+def _tell(tx: Transaction, found: list[Forgotten]) -> None:
+    """Write the event of what was forgotten, in sum."""
+    if not found:
+        return
+    counts = Counter(f"{item.kind}s" for item in found)
+    events.add(tx, "", "store.collected", "", {**counts, "bytes": sum(item.size for item in found)})
 
 
 def trash_add(tx: Transaction, path: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from orlop.metadata import labels, platforms
+from orlop.metadata import events, labels, platforms
 from orlop.metadata.db import Transaction
 from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = [
     "ImageRow",
@@ -157,6 +157,7 @@ def put_image(
     ``platform`` and ``created`` are what its config says; without them a list finds that out, once.
     With an ``index`` the name means that, and ``held`` are its images that are there, this one among them.
     """
+    _tell_put(tx, namespace, name, config=config, manifest=manifest, index=index)
     now = time.time()
     tx.execute(
         "INSERT INTO images (namespace, name, config_digest, manifest_digest, platform, created, "
@@ -168,6 +169,26 @@ def put_image(
         (namespace, name, config, manifest, platform, created, index, now, now, now),
     )
     platforms.put_platforms(tx, namespace, name, held if index is not None else ())
+
+
+def _tell_put(
+    tx: Transaction,
+    namespace: str,
+    name: str,
+    *,
+    config: Digest,
+    manifest: Digest | None,
+    index: Digest | None,
+) -> None:
+    """Write the event of a name that is to mean something, if it did not mean just that."""
+    query = "SELECT config_digest, manifest_digest, index_digest FROM images WHERE namespace = ? AND name = ?"
+    row = tx.execute(query, (namespace, name)).fetchone()
+    if row is None:
+        events.add(tx, namespace, "image.created", name, {"id": config, "digest": index or manifest})
+    elif tuple(row) != (config, manifest, index):
+        was = row[0] if row[0] != config else None
+        about = {"id": config, "digest": index or manifest, "was": was}
+        events.add(tx, namespace, "image.updated", name, about)
 
 
 def describe_config(tx: Transaction, config: Digest, *, platform: str, created: str) -> None:
@@ -189,6 +210,11 @@ def delete_image(tx: Transaction, namespace: str, name: str) -> bool:
     """Forget a name, and its labels; whether there was one."""
     labels.delete_image_labels(tx, namespace, name)
     platforms.put_platforms(tx, namespace, name, ())
+    row = tx.execute(
+        "SELECT config_digest FROM images WHERE namespace = ? AND name = ?", (namespace, name)
+    ).fetchone()
+    if row is not None:
+        events.add(tx, namespace, "image.removed", name, {"id": row[0]})
     cursor = tx.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
     return cursor.rowcount > 0
 

@@ -5,9 +5,10 @@ their checkpoints and images mounted in them, the chains of roots, and what leas
 From there:
 
 - a *config* is needed only directly;
-- a *layer* if it is kept itself, if a needed config lists it, or if a chain or folder under a root has it;
+- a *layer* if it is kept itself, if a needed config lists it, if a chain or folder under a root has it, or if
+  a snapshot of containerd's consists of it;
 - a *blob* if it is kept itself, or is a needed config, a manifest of one, what a needed layer comes as, or
-  what the index of an image name needs;
+  what the index of an image name needs; or a namespace of containerd's content API has it;
 - a *chain* or *folder* is a cache: it stays while all its layers stay (`orlop.metadata.garbage`).
 
 Invariants that make this short: a chain has all the layers of its parent, and a root's chain and folders have
@@ -22,9 +23,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
+from orlop.values import dataclass
 
 __all__ = ["NOTHING", "Needs", "Without"]
 
@@ -157,6 +158,7 @@ def _rule(absent: bool) -> Mapping[str, str]:
                 "roots",
                 "rf.root",
             ),
+            f"EXISTS (SELECT 1 FROM snapshot_layers sl WHERE sl.diff_id = {x})",
         )
 
     def blob(x: str) -> str:
@@ -166,6 +168,7 @@ def _rule(absent: bool) -> Mapping[str, str]:
             some("images", f"manifest_digest = {x}", "images", "name"),
             f"EXISTS (SELECT 1 FROM image_manifests im WHERE {documents})",
             *kept("blob", x),
+            f"EXISTS (SELECT 1 FROM contents WHERE contents.digest = {x})",
             some("index_blobs ib JOIN images USING (index_digest)", f"ib.digest = {x}", "images", "name"),
             f"EXISTS (SELECT 1 FROM layer_blobs lb WHERE lb.digest = {x} AND {layer('lb.diff_id')})",
         )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Suspects
+from orlop.values import dataclass
 
 __all__ = [
     "PinRow",

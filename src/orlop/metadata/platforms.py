@@ -7,10 +7,10 @@ index in its row of ``images``, and that row is one of them; `orlop.metadata.ima
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import Digest
+from orlop.values import dataclass
 
 __all__ = [
     "IndexBlob",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from orlop.errors import AlreadyExists
+from orlop.metadata import events
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = [
     "ChainRow",
@@ -35,6 +36,9 @@ __all__ = [
     "root_ids",
     "set_mounted",
 ]
+
+
+_NOTHING: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +143,7 @@ def chain_layers(tx: Transaction, chain: str) -> tuple[DiffID, ...]:
 def chain_users(tx: Transaction, chain: str) -> set[tuple[str, str]]:
     """The id maps of the prepared roots that stand on a chain's image, directly or through images above it.
 
-    Empty if there is no such root; a root without maps counts as two empty texts.
+    Empty if there is no such root; a root without maps, and a snapshot, counts as two empty texts.
     """
     above = (
         "WITH RECURSIVE above(id) AS (SELECT ? UNION SELECT chain_id FROM chains JOIN above ON parent = id) "
@@ -154,7 +158,11 @@ def chain_users(tx: Transaction, chain: str) -> set[tuple[str, str]]:
     users = {(row[0], row[1]) for row in mapped}
     # There may be very many without maps, and one of them is enough.
     plain = above + "SELECT 1 FROM prepared WHERE chain_id IN (SELECT id FROM above) AND uid_map = '' LIMIT 1"
-    if tx.execute(plain, (chain,)).fetchone():
+    snapshot = (
+        above
+        + "SELECT 1 FROM snapshots WHERE chain_id IN (SELECT id FROM above) AND kind != 'committed' LIMIT 1"
+    )
+    if tx.execute(plain, (chain,)).fetchone() or tx.execute(snapshot, (chain,)).fetchone():
         users.add(("", ""))
     return users
 
@@ -191,8 +199,11 @@ def add_root(
     root: RootRow,
     labels: Mapping[str, str],
     mounts: Sequence[MountRow] = (),
+    *,
+    event: str = "root.prepared",
+    about: Mapping[str, str] = _NOTHING,
 ) -> None:
-    """Name a prepared root.  Raises `AlreadyExists` if its path is taken."""
+    """Name a prepared root, by an event of this kind.  Raises `AlreadyExists` if its path is taken."""
     try:
         tx.execute(
             f"INSERT INTO prepared ({_COLUMNS}, namespace) VALUES ({', '.join('?' * 16)})",
@@ -217,6 +228,8 @@ def add_root(
         )
     except sqlite3.IntegrityError as exc:
         raise already_prepared(root.path) from exc
+    said = {"image": root.image, "id": root.config, "kind": root.kind, "driver": root.driver, **about}
+    events.add(tx, namespace, event, root.path, said)
     tx.executemany(
         "INSERT INTO labels (kind, owner, key, value) VALUES ('prepared', ?, ?, ?)",
         [(root.id, key, value) for key, value in labels.items()],
@@ -312,6 +325,9 @@ def all_labels(tx: Transaction, namespace: str) -> dict[str, dict[str, str]]:
 
 def set_mounted(tx: Transaction, root_id: str, *, mounted: bool, made_target: bool) -> None:
     """Remember whether orlop has mounted a root itself, and made the folder for it."""
+    row = tx.execute("SELECT namespace, path, mounted FROM prepared WHERE id = ?", (root_id,)).fetchone()
+    if row is not None and bool(row[2]) != mounted:
+        events.add(tx, row[0], "root.mounted" if mounted else "root.unmounted", row[1])
     tx.execute(
         "UPDATE prepared SET mounted = ?, made_target = ? WHERE id = ?", (mounted, made_target, root_id)
     )
@@ -319,6 +335,9 @@ def set_mounted(tx: Transaction, root_id: str, *, mounted: bool, made_target: bo
 
 def move_root(tx: Transaction, root_id: str, path: str, labels: Mapping[str, str]) -> None:
     """Give a root another path, and further labels.  Raises `AlreadyExists` if it is taken."""
+    row = tx.execute("SELECT namespace, path FROM prepared WHERE id = ?", (root_id,)).fetchone()
+    if row is not None:
+        events.add(tx, row[0], "root.moved", path, {"from": row[1]})
     try:
         tx.execute("UPDATE prepared SET path = ? WHERE id = ?", (path, root_id))
     except sqlite3.IntegrityError as exc:
@@ -334,7 +353,10 @@ def drop_labels(tx: Transaction, root_id: str) -> None:
     tx.execute("DELETE FROM labels WHERE kind = 'prepared' AND owner = ?", (root_id,))
 
 
-def delete_root(tx: Transaction, root_id: str) -> bool:
-    """Forget a prepared root; whether there was one."""
+def delete_root(tx: Transaction, root_id: str, *, event: str | None = "root.cleaned") -> bool:
+    """Forget a prepared root; whether there was one.  ``event`` is None where another tells it."""
     drop_labels(tx, root_id)
+    row = tx.execute("SELECT namespace, path, image FROM prepared WHERE id = ?", (root_id,)).fetchone()
+    if row is not None and event is not None:
+        events.add(tx, row[0], event, row[1], {"image": row[2]})
     return tx.execute("DELETE FROM prepared WHERE id = ?", (root_id,)).rowcount > 0

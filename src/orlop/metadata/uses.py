@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from orlop.metadata.db import Transaction
 from orlop.metadata.labels import all_image_labels, image_labels
 from orlop.metadata.needs import Needs, Without
+from orlop.values import dataclass
 
 __all__ = [
     "ImageUse",

@@ -15,7 +15,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from orlop.images.account.measure import KINDS, Measured, kind_of, measure
 from orlop.images.core import Core
@@ -25,6 +24,7 @@ from orlop.images.upkeep import Collected, ImageUsage, Usage, UsagePart
 from orlop.metadata import costs
 from orlop.metadata.costs import Named
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["Account", "Accounting", "Thing", "divide", "path_of"]
 

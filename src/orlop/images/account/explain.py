@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from orlop.errors import InvalidArgument, NotFound
 from orlop.images.account.accounting import path_of
@@ -26,6 +25,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten, Suspects
 from orlop.metadata.needs import Without
 from orlop.observe import Call
+from orlop.values import dataclass, replace
 
 __all__ = ["Explainer"]
 

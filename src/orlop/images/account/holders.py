@@ -7,7 +7,6 @@ needed (a test holds the two together).  Of a layer that very many images have, 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.images.core import NAMESPACE
@@ -16,10 +15,11 @@ from orlop.metadata import costs, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.needs import Needs, Without
 from orlop.spec.digest import Digest
+from orlop.values import replace
 
 __all__ = ["Holders", "moment"]
 
-_ORDER = ("image", "root", "lease", "pin")
+_ORDER = ("image", "root", "snapshot", "lease", "pin")
 _MORE = "and "  # no name has a space
 
 

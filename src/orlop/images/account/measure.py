@@ -15,15 +15,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from orlop.observe import Call
+from orlop.values import dataclass, field
 
 __all__ = ["KINDS", "Measured", "kind_of", "measure", "measure_some", "piece_of"]
 
 # In the order in which they are shown.
-KINDS = ("layers", "chains", "folders", "blobs", "ingests", "roots", "trash", "metadata", "other")
+KINDS: tuple[str, ...] = ("layers", "chains", "folders", "blobs", "ingests", "roots", "snapshots")
+KINDS += ("trash", "metadata", "other")
 _BLOCK = 512  # st_blocks counts these, stat(2)
 _OPEN = 64  # folders of one tree that are open at a time
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,8 +39,10 @@ _HOLDERS = {
     "content/blobs/sha512": "blobs",
     "content/ingest": "ingests",
     "prepared": "roots",
+    "snapshots": "snapshots",
     "trash": "trash",
     "quarantine": "other",
+    "shares": "other",
 }
 _METADATA = ("meta.db", "format.json", "reserve")  # how the names of its files begin
 
@@ -48,11 +51,12 @@ _METADATA = ("meta.db", "format.json", "reserve")  # how the names of its files 
 class Measured:
     """A whole store: the bytes of each piece, and of each kind with the folders that hold it.
 
-    ``unread`` counts the folders that we may not read.
+    ``inodes`` are the files and folders of each kind, ``unread`` counts the folders that we may not read.
     """
 
     pieces: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    inodes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     unread: int = 0
 
@@ -86,6 +90,7 @@ def measure(root: Path, *, call: Call) -> Measured:
     meter = _Meter(about.st_dev, call)
     found = Measured()
     found.sizes["other"] += meter.own(about)
+    found.inodes["other"] += meter.taken()
     _hold(root, "", meter, found)
     found.unread = meter.unread
     return found
@@ -125,12 +130,14 @@ def _hold(root: Path, path: str, meter: _Meter, found: Measured) -> None:
                 continue
             if place in _HOLDERS and stat.S_ISDIR(about.st_mode) and about.st_dev == meter.device:
                 found.sizes[_HOLDERS[place]] += meter.own(about)
+                found.inodes[_HOLDERS[place]] += meter.taken()
                 _hold(root, place, meter, found)
                 continue
             kind = kind_of(place)
             size = meter.tree(fd, entry.name, about)
             found.pieces[place] = size
             found.sizes[kind] += size
+            found.inodes[kind] += meter.taken()
             found.counts[kind] += 1
     finally:
         os.close(fd)
@@ -154,6 +161,7 @@ class _Meter:
     def __init__(self, device: int, call: Call) -> None:
         self.device = device
         self.unread = 0
+        self._inodes = 0  # counted since they were last asked for
         self._call = call
         self._seen: set[int] = set()  # inode numbers of files with several names
 
@@ -165,7 +173,13 @@ class _Meter:
             if about.st_ino in self._seen:
                 return 0
             self._seen.add(about.st_ino)
+        self._inodes += 1
         return about.st_blocks * _BLOCK
+
+    def taken(self) -> int:
+        """How many inodes were counted since this was last asked."""
+        count, self._inodes = self._inodes, 0
+        return count
 
     def tree(self, parent: int, name: str, about: os.stat_result) -> int:
         """The bytes of a file or of a whole tree."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from orlop.images.account.accounting import path_of
 from orlop.images.account.holders import Holders
@@ -12,6 +11,7 @@ from orlop.images.upkeep import Reason
 from orlop.metadata import costs, images, layers, roots
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["Parts", "Piece", "each_once"]
 

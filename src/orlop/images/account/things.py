@@ -8,7 +8,6 @@ least 12 digits of one, of an image, a manifest, a layer or a blob, then other n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from orlop.errors import InvalidArgument, NotFound
@@ -16,6 +15,7 @@ from orlop.images import names
 from orlop.metadata import costs, images, roots
 from orlop.metadata.db import Transaction
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["Kind", "Thing", "find_thing"]
 

@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orlop.config import over_limit
@@ -27,6 +26,7 @@ from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
 from orlop.linux.files import open_beneath
 from orlop.observe import Call
+from orlop.values import dataclass, replace
 
 __all__ = ["Member", "Opened", "Source", "open_source", "read_member"]
 

@@ -7,7 +7,6 @@ none there, as in what `docker save` writes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument
 from orlop.images import names
@@ -21,6 +20,7 @@ from orlop.metadata.layers import LayerBlob
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import Manifest, parse_manifest
+from orlop.values import dataclass
 
 __all__ = ["Chosen", "check_form", "choose_images", "manifest_of", "remember"]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Any
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit
@@ -25,6 +24,7 @@ from orlop.layers.tarwrite import Member, TarWriter, WrittenTar
 from orlop.layers.upper import OPEN_FILE, OPEN_FOLDER, read_xattrs
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 from orlop.observe import Call, Progress, Rate
+from orlop.values import dataclass
 
 __all__ = ["FolderTar"]
 

@@ -17,7 +17,6 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +34,7 @@ from orlop.linux.programs import find_helper
 from orlop.observe import Call, Progress
 from orlop.snapshots.stacks import OVERLAY_OPTIONS
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass, replace
 
 __all__ = ["FsFormat", "FsJob", "find_tool", "make_erofs", "make_ext4", "make_squashfs"]
 

@@ -6,7 +6,6 @@ What the forms of archives have in common; the forms themselves are in `layouts`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
 from orlop.config import Limits, over_limit
@@ -20,6 +19,7 @@ from orlop.observe import Call
 from orlop.spec.digest import Digest
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["Job", "Limit", "Platforms", "made_up", "plain"]
 

@@ -19,7 +19,6 @@ cut off; nothing in it depends on when, where or by whom it was written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -45,6 +44,7 @@ from orlop.spec.documents import (
     encode,
     parse_manifest,
 )
+from orlop.values import dataclass, field
 
 __all__ = ["LayoutWriter"]
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,6 +26,7 @@ from orlop.config import Limits, over_limit
 from orlop.errors import InvalidArgument
 from orlop.spec.digest import DiffID
 from orlop.spec.documents import encode, parse_config, parse_json
+from orlop.values import dataclass
 
 __all__ = ["Link", "V1Images", "config_of", "parse_repositories"]
 

@@ -32,7 +32,7 @@ from orlop.images.names import new_name
 from orlop.images.naming import Naming, name_images
 from orlop.images.transfer.ingest import LayerIngest
 from orlop.images.transfer.pull import wanted_platforms
-from orlop.observe import Call
+from orlop.observe import Call, stepped
 from orlop.spec.digest import Digest
 from orlop.spec.platform import host_platform
 
@@ -46,6 +46,7 @@ class Loader:
         self._core = core
         self._ingest = ingest
 
+    @stepped("import", of=1)
     def load(
         self,
         source: ImportSource,
@@ -88,7 +89,14 @@ class Loader:
                 options.check_plain(what)
                 namings = {"oci": layout_images, "docker": docker_images, "oldest": oldest_images}[kind](job)
             _check_twice(namings, what)
-            return name_images(core, namings, keep_others=not options.replace, keep_indexes=True, call=call)
+            return name_images(
+                core,
+                namings,
+                keep_others=not options.replace,
+                keep_indexes=True,
+                event="image.imported",
+                call=call,
+            )
 
 
 def _rootfs(opened: Opened, job: Job, options: ImportOptions) -> Naming:

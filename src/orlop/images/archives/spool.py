@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from orlop.config import over_limit
 from orlop.errors import InvalidArgument
@@ -21,6 +20,7 @@ from orlop.layers.store import NewLayer
 from orlop.linux.files import sync_range
 from orlop.observe import Call, Progress, Rate, reached
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass
 
 __all__ = ["Spooled", "spooled"]
 

@@ -17,7 +17,6 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +35,7 @@ from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import OCI_LAYER, Descriptor
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["Blob", "Supply", "Waiting"]
 

@@ -12,7 +12,6 @@ from orlop.errors import InvalidArgument
 from orlop.images.exports import IMAGE_FORMATS, Exported, ExportOptions, Sink, is_root_path
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call, Progress, Rate
-from orlop.spec.documents import parse_config
 
 if TYPE_CHECKING:
     from orlop.images.archives.fsimages import FsJob
@@ -190,6 +189,8 @@ def _epoch(created: int | None, config: bytes | None) -> int:
         return max(0, created)
     if config is None:
         return 0
+    from orlop.spec.documents import parse_config
+
     try:
         text = parse_config(config, "export").created or ""
         return max(0, int(datetime.fromisoformat(text).timestamp()))

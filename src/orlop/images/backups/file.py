@@ -21,7 +21,6 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +32,7 @@ from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, Resource
 from orlop.linux.files import sync_range
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = [
     "BACKUP_VERSION",

@@ -6,7 +6,6 @@ Each function is a part of one transaction; all that the rows name is durable al
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition
 from orlop.images.backups.selection import Image, NamedIndex
@@ -17,6 +16,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["MissingImage", "check_whole", "means_another", "put_index", "put_name", "put_pin"]
 

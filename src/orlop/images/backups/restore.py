@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orlop.config import Settings
@@ -52,6 +51,7 @@ from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, replace
 
 __all__ = ["MissingImage", "Restored", "restore"]
 

@@ -8,7 +8,6 @@ had.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from orlop.config import Limits, over_limit
 from orlop.errors import DataLoss, InvalidArgument
@@ -23,6 +22,7 @@ from orlop.metadata.platforms import IndexBlob
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import INDEX_TYPES, ImageConfig, Index, Manifest, parse_config, parse_manifest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, field
 
 __all__ = ["Image", "NamedIndex", "check_pin", "check_source", "images_of", "indexes_of"]
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from orlop.images.browsing.nodes import Node, Tree
 from orlop.layers.chainview import LowerEntry
+from orlop.values import dataclass
 
 __all__ = ["Pair", "What", "compare", "differs"]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 from orlop.errors import Aborted, NotFound
 from orlop.images.browsing.globs import Glob
@@ -29,6 +28,7 @@ from orlop.metadata import images
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["Finder", "Wanted"]
 

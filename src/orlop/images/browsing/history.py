@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orlop.errors import InvalidArgument
 from orlop.images.browsing.trees import Source
 from orlop.images.comparing import HistoryLine
@@ -12,6 +10,7 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID
 from orlop.spec.documents import History, parse_config
+from orlop.values import replace
 
 __all__ = ["history_of", "layer_lines", "matched"]
 

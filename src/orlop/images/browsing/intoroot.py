@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 
 from orlop.errors import FailedPrecondition, NotFound, from_oserror
@@ -27,6 +26,7 @@ from orlop.linux.mountinfo import is_mount_point
 from orlop.metadata import roots
 from orlop.metadata.roots import RootRow
 from orlop.observe import Call
+from orlop.values import replace
 
 __all__ = ["write_into"]
 

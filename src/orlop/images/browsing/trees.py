@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +34,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.roots import ChainRow, RootRow
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["CHUNK", "Node", "Source", "Tree", "find_source", "open_tree"]
 

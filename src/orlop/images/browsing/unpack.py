@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.layers.changes import text_of
@@ -27,6 +26,7 @@ from orlop.layers.tardata import TarData, Write
 from orlop.layers.tarread import Entry
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from orlop.observe import Call
+from orlop.values import dataclass
 
 __all__ = ["Place", "Unpacker", "place", "unpack"]
 

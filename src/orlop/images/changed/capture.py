@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import from_oserror
@@ -28,8 +27,9 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow, RootRow
-from orlop.observe import Call, reached
+from orlop.observe import Call, reached, stepped
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass
 
 __all__ = ["AS_IT_IS", "Capture", "Shape"]
 
@@ -61,6 +61,7 @@ class Capture:
         self._chains = chains
         self._roots = roots
 
+    @stepped("capture")
     def layer(self, root: RootRow, lease: Lease, call: Call, *, shape: Shape = AS_IT_IS) -> DiffID | None:
         """The upper of a root as a layer that is durable and under ``lease``; None if nothing changed."""
         if root.quota is not None:

@@ -10,22 +10,22 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orlop.errors import Error, InvalidArgument, NotFound
 from orlop.images.api import PreparedInfo
 from orlop.images.chains import Chains
 from orlop.images.changed.states import States
-from orlop.images.core import Core, Lease
+from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.forks import CheckpointInfo
 from orlop.images.prepared.batch import new_ids
 from orlop.images.prepared.roots import RootService, info_of_root
-from orlop.metadata import captures, garbage, images, layers, roots
+from orlop.metadata import captures, events, garbage, images, layers, roots
 from orlop.metadata.captures import CheckpointRow
 from orlop.metadata.db import Transaction
 from orlop.metadata.roots import RootRow
-from orlop.observe import Call, Progress, reached
+from orlop.observe import Call, Progress, reached, stepped
+from orlop.values import replace
 
 __all__ = ["Checkpoints"]
 
@@ -41,6 +41,7 @@ class Checkpoints:
         self._roots = roots
         self._states = states
 
+    @stepped("checkpoint", of=1)
     def make(self, path: str, name: str, *, call: Call) -> CheckpointInfo:
         """See `orlop.images.forks.Forks.checkpoint`."""
         core, what = self._core, f"checkpoint {path}"
@@ -57,6 +58,7 @@ class Checkpoints:
 
             def body(tx: Transaction) -> CheckpointInfo:
                 captures.add_checkpoint(tx, root.id, [row])
+                events.add(tx, NAMESPACE, "root.checkpointed", path, {"checkpoint": name, "id": row.config})
                 return _info(tx, root, row)
 
             info = core.db.write(body, call=call)
@@ -81,6 +83,7 @@ class Checkpoints:
             def body(tx: Transaction) -> bool:
                 point = _point(tx, root, name, what)
                 captures.delete_checkpoint(tx, root.id, name)
+                events.add(tx, NAMESPACE, "root.checkpoint-dropped", path, {"checkpoint": name})
                 return bool(garbage.forget(tx, garbage.Suspects(configs={point.config})))
 
             forgotten = core.db.write(body, call=call)
@@ -90,6 +93,7 @@ class Checkpoints:
 
     # -- the way back ---------------------------------------------------------------------------
 
+    @stepped("rollback", of=1)
     def rollback(self, path: str, name: str, *, call: Call) -> PreparedInfo:
         """See `orlop.images.forks.Forks.rollback`."""
         core, what = self._core, f"roll back {path}"
@@ -127,8 +131,16 @@ class Checkpoints:
 
                 def body(tx: Transaction) -> tuple[dict[str, str], bool]:
                     labels, points = roots.labels_of(tx, root.id), captures.checkpoints_of(tx, root.id)
-                    suspects = self._roots.forget_root(tx, root)
-                    self._roots.name_root(tx, fresh, labels, made.folders, extras)
+                    suspects = self._roots.forget_root(tx, root, event=None)
+                    self._roots.name_root(
+                        tx,
+                        fresh,
+                        labels,
+                        made.folders,
+                        extras,
+                        event="root.rolled-back",
+                        about={"checkpoint": name},
+                    )
                     captures.add_checkpoint(tx, fresh.id, points)
                     return labels, bool(garbage.forget(tx, suspects))
 

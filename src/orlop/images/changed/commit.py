@@ -7,9 +7,8 @@ blobs, when it is pushed, and has the annotations that are remembered here.
 from __future__ import annotations
 
 import contextlib
-import secrets
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,9 +26,10 @@ from orlop.images.platforms import best, held, not_held
 from orlop.images.prepared.roots import RootService
 from orlop.layers.excludes import Excludes
 from orlop.metadata.roots import ChainRow, RootRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, stepped
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import ImageConfig, encode, parse_config, parse_json
+from orlop.values import dataclass
 
 __all__ = ["Committer", "edit_config"]
 
@@ -56,10 +56,11 @@ class Committer:
         self._roots = roots
         self._capture = capture
 
+    @stepped("commit", of=1)
     def commit(self, path: str, name: str | None, *, options: CommitOptions, call: Call) -> ImageInfo:
         """See `orlop.images.api.Roots.commit`."""
         what = f"commit {path}"
-        full = new_name(name, what) if name else f"localhost/commit:{secrets.token_hex(8)}"
+        full = new_name(name, what) if name else f"localhost/commit:{os.urandom(8).hex()}"
         core, excludes = self._core, Excludes.parse(options.exclude)
         check_annotations(options.annotations, what)
         self._roots.require(path, what)
@@ -87,6 +88,8 @@ class Committer:
                 diff_ids=parse_config(config, what).diff_ids(),
                 manifest=None,
                 annotations={**base.annotations, **options.annotations},
+                event="image.committed",
+                about={"root": path},
                 call=call,
             )
         call.observer.progress(Progress(item=path, phase="done"))

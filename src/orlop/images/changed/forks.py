@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 from orlop.errors import Error, InvalidArgument
@@ -25,7 +24,8 @@ from orlop.images.prepared.roots import RootService, info_of_root
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.roots import RootRow
-from orlop.observe import Call, Progress, reached
+from orlop.observe import Call, Progress, reached, stepped
+from orlop.values import replace
 
 __all__ = ["Forker"]
 
@@ -39,6 +39,7 @@ class Forker:
         self._roots = roots
         self._states = states
 
+    @stepped("fork", of=1)
     def fork(
         self, path: str, new_paths: Sequence[str], *, options: ForkOptions, call: Call
     ) -> list[PreparedInfo]:
@@ -119,7 +120,15 @@ class Forker:
 
                 def name(tx: Transaction) -> None:
                     for row in rows:
-                        self._roots.name_root(tx, row, labels, made.folders, extras)
+                        self._roots.name_root(
+                            tx,
+                            row,
+                            labels,
+                            made.folders,
+                            extras,
+                            event="root.forked",
+                            about={"from": root.path},
+                        )
                     for path in moved:
                         roots.move_root(tx, root.id, path, options.labels)
 

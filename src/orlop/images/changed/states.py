@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from orlop.errors import FailedPrecondition, from_oserror
@@ -30,6 +29,7 @@ from orlop.metadata.roots import RootRow
 from orlop.observe import Call, Progress, reached
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import encode, parse_config, parse_json
+from orlop.values import dataclass
 
 __all__ = ["State", "States", "with_layer"]
 

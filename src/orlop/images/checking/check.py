@@ -29,7 +29,7 @@ from orlop.images.core import NAMESPACE, Core
 from orlop.images.prepared.grounds import Grounds
 from orlop.images.upkeep import Checked, Finding
 from orlop.linux.flock import FileLock
-from orlop.metadata import boots, checks, images, pins, roots
+from orlop.metadata import boots, checks, images, pins, roots, snapshots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
@@ -142,6 +142,7 @@ class _Run:
         for path in self._wanted(scope.roots, paths):
             self.root(path)
         if scope.everything:
+            self._snapshots()
             for pin in read(lambda tx: pins.list_pins(tx, NAMESPACE, now=time.time())):
                 self._tell(
                     f"pin {pin.name}", self._examiner.pin(pin.name), lambda why, _: Outcome(action="failed")
@@ -212,6 +213,26 @@ class _Run:
         self._counts["roots"] += 1
         problems = self._settled(("path", path), lambda: self._examiner.root(path))
         self._tell(f"root {path}", problems, lambda why, found: self._mender.root(path, found))
+
+    def _snapshots(self) -> None:
+        """containerd's: what was written to them is nobody's to make again."""
+        after = ("", "")
+        while True:
+            found = self._core.db.read(
+                lambda tx, after=after: snapshots.list_snapshots(tx, None, after=after, most=1000)  # type: ignore[misc]  # bound now
+            )
+            for row in found:
+                if row.has_folder:
+                    problems = self._examiner.snapshot(row.id)
+                    note = "its client has to remove it, and whatever builds on it"
+                    self._tell(
+                        f"snapshot {row.namespace}/{row.key}",
+                        problems,
+                        lambda why, _, note=note: Outcome(action="failed", note=note),  # type: ignore[misc]  # bound now
+                    )
+            if not found:
+                return
+            after = (found[-1].key, found[-1].namespace)
 
     # -- the store's own ------------------------------------------------------------------------
 

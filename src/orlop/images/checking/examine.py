@@ -12,7 +12,6 @@ import os
 import stat
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.erofs.reader import open_image
@@ -21,12 +20,13 @@ from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.platforms import held
 from orlop.images.upkeep import FindingKind
-from orlop.metadata import checks, images, layers, pins, platforms, roots
+from orlop.metadata import checks, images, layers, pins, platforms, roots, snapshots
 from orlop.metadata.db import Transaction
 from orlop.metadata.folders import get_folder
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, RootRow
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["FILE", "FOLDER", "Examiner", "Problem", "is_lost"]
 
@@ -107,7 +107,8 @@ class Examiner:
         problems += place(Path(os.path.realpath(layout.run)), FOLDER)
         problems += place(layout.run / "chains", FOLDER, closed=0o077)
         folders = [layout.locks, layout.layers, layout.chains, layout.folders, layout.empty]
-        folders += [layout.prepared, layout.trash, layout.content, *self._core.blobs.folders()]
+        folders += [layout.prepared, layout.snapshots, layout.trash, layout.content]
+        folders += self._core.blobs.folders()
         for folder in folders:
             problems += place(folder, FOLDER)
         if not is_lost(problems, layout.empty) and os.listdir(layout.empty):
@@ -228,6 +229,14 @@ class Examiner:
             text = f"{parent} is gone, so nothing can be mounted at {path}"
             problems.append(Problem(word="path-gone", detail=text, kind="warning"))
         return problems
+
+    def snapshot(self, snapshot_id: str) -> list[Problem]:
+        """A snapshot's folder; nothing if it has no row."""
+        if not self._core.db.read(lambda tx: snapshots.is_snapshot(tx, snapshot_id)):
+            return []
+        folder = self._core.layout.snapshots / snapshot_id
+        problems = self.place(folder, FOLDER)
+        return problems if is_lost(problems, folder) else problems + self._of_kind(folder / "fs")
 
     def _writable(self, row: RootRow) -> list[Problem]:
         folder = self._core.layout.prepared / row.id

@@ -17,7 +17,8 @@ from orlop.snapshots.mappings import mapping_name
 __all__ = ["leftovers"]
 
 _KNOWN = {"format.json", "meta.db", "meta.db-wal", "meta.db-shm", "locks", "content", "layers", "chains"}
-_KNOWN |= {"reserve", "folders", "empty", "prepared", "trash", "quarantine", "lost+found"}
+_KNOWN |= {"reserve", "folders", "empty", "prepared", "snapshots", "trash"}
+_KNOWN |= {"quarantine", "lost+found", "shares"}
 _OURS = (".tmp-", "meta.db.before-")  # prefixes of what comes and goes
 _ASIDE = "quarantine-"  # of a lost root that a collection found written to
 
@@ -41,6 +42,7 @@ def leftovers(
         yield f"{kind} {name}", Problem(word="idle-mount", detail=text, kind="leftover")
     layout = core.layout
     aside = [*Quarantine(core).cells(), *layout.prepared.glob(f"{_ASIDE}*")]
+    aside += layout.snapshots.glob(f"{_ASIDE}*")
     if aside:
         first = aside[0].relative_to(layout.root)
         text = f"what was set aside is still there: {first}, {len(aside)} in all"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.images.checking.deep import opened
 from orlop.images.checking.examine import FILE, FOLDER
+from orlop.values import dataclass
 
 __all__ = ["Outcome", "is_kind", "shut", "some_of"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from orlop.errors import InvalidArgument
 from orlop.images.account.things import find_thing
@@ -12,6 +11,7 @@ from orlop.metadata import checks, folders, images, platforms, roots
 from orlop.metadata.db import Transaction
 from orlop.metadata.roots import RootRow
 from orlop.spec.digest import DiffID, Digest, chain_id
+from orlop.values import dataclass, field
 
 __all__ = ["Scope"]
 
@@ -63,7 +63,7 @@ class Scope:
         diff_ids: tuple[DiffID, ...] = images.config_layers(tx, config)
         self.layers |= set(diff_ids)
         name = chain_id(diff_ids).hex if diff_ids else "empty"
-        for chain in (name, f"{name}-whole"):
+        for chain in (name, f"{name}-whole", f"{name}-each"):
             self._add_chain(tx, chain)
         for row in checks.all_folders(tx):
             if row.of == name or row.of.startswith(f"{name}+") or row.of in diff_ids:

@@ -30,7 +30,7 @@ from orlop.metadata import garbage, images, pins
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten, Suspects
 from orlop.metadata.needs import Without
-from orlop.observe import Call, reached
+from orlop.observe import Call, count, reached, stepped
 
 __all__ = ["Collector"]
 
@@ -72,12 +72,14 @@ class Collector:
         swept = self._core.sweeper.sweep(call=Call())
         return Removed(names=tuple(gone), freed=sum(size for _, size in self._freed(found, swept)))
 
+    @stepped("collect")
     def collect(self, *, dry_run: bool, keep: Keep | None, call: Call) -> Collected:
         """See `orlop.images.upkeep.Keeping.collect`."""
         keep = keep or Keep()
         check_keep(keep, "collect")
         if dry_run:
             return self._preview(keep, call)
+        count("collections")
         items = self._take_garbage(call)
         taken, more = self._take_images(keep, call)
         release_idle(self._core)
@@ -88,6 +90,7 @@ class Collector:
 
         Costs what it takes: the store is not read.
         """
+        count("collections")
         found = self._end_all(dead_leases(self._core), call)
         swept = self._core.sweeper.sweep(call=call)
         items = self._freed(found, swept) + self._left_over(found, swept)

@@ -9,20 +9,27 @@ disturbed.  What has left its place is deleted without a lock: it is nobody's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.errors import InvalidArgument
 from orlop.images.core import Core, root_lock
 from orlop.linux.flock import FileLock
-from orlop.metadata import folders, layers, roots
+from orlop.metadata import folders, layers, roots, snapshots
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import dataclass
 
 __all__ = ["Lifted", "bury", "is_free", "is_named", "lift"]
 
 # By the folder that a thing lies in.
-_LOCKS = {"layers": "layer", "chains": "chain", "content": "blob", "prepared": "root", "folders": "folder"}
+_LOCKS = {
+    "layers": "layer",
+    "chains": "chain",
+    "content": "blob",
+    "prepared": "root",
+    "folders": "folder",
+    "snapshots": "grave",  # never made anew once it is forgotten, so this is the deleters' own
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,8 @@ def is_named(tx: Transaction, path: str) -> bool:
         return folders.get_folder(tx, parts[-1]) is not None
     if parts[0] == "chains":
         return roots.get_chain(tx, parts[-1].removesuffix(".erofs")) is not None
+    if parts[0] == "snapshots":
+        return snapshots.is_snapshot(tx, parts[-1])
     return roots.is_root(tx, parts[-1])
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument
 from orlop.images.upkeep import Keep
+from orlop.values import dataclass
 
 __all__ = ["Candidate", "LayerSizes", "check_keep", "choose", "has_label"]
 

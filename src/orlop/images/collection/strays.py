@@ -12,23 +12,25 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from orlop.content.writes import PREFIX as WRITE
 from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
 from orlop.images.core import Core, root_lock
 from orlop.images.prepared.grounds import STAMPS
+from orlop.images.snapshotting.pool import pool_lock
 from orlop.layers.stamps import written_since
 from orlop.linux.files import remove_tree
-from orlop.metadata import garbage, layers, roots
+from orlop.metadata import garbage, layers, roots, snapshots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call
 from orlop.snapshots.driver import Root
 from orlop.spec.digest import Digest
+from orlop.values import dataclass
 
 __all__ = ["INGEST_AGE", "Stray", "StrayKind", "strays", "take_strays"]
 
@@ -44,7 +46,8 @@ class Stray:
 
     ``unnamed`` is a layer, chain, folder or blob without a row; ``temporary`` a file and ``unfinished`` a
     folder in the making; ``download`` an old one; ``grave`` what is being deleted; ``root`` the folder of a
-    prepared root without a row.  A ``written root`` has something in its upper: it is set aside, not deleted.
+    prepared root, or of a snapshot, without a row.  A ``written root`` has something in its upper: it is set
+    aside, not deleted.
     """
 
     kind: StrayKind
@@ -147,6 +150,20 @@ def _lost_roots(core: Core) -> list[Path]:
     return [folder for folder in folders if folder.name not in known]
 
 
+def _lost_snapshots(core: Core) -> list[Path]:
+    """Folders under ``snapshots`` without a row."""
+    folders = [path for path in core.layout.snapshots.iterdir() if not path.name.startswith(ASIDE)]
+
+    def body(tx: Transaction) -> set[str]:
+        waiting = {
+            path.rpartition("/")[2] for path in garbage.trash_list(tx) if path.startswith("snapshots/")
+        }
+        return snapshots.snapshot_ids(tx) | waiting
+
+    known = core.db.read(body) if folders else set()
+    return [folder for folder in folders if folder.name not in known]
+
+
 # ------------------------------------------------------------------ whose is it
 
 
@@ -171,8 +188,8 @@ def _take_grave(core: Core, path: Path, call: Call, delete: bool) -> StrayKind |
 
 
 def _take_download(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind | None:
-    """A download that nobody has gone on with for a day, or whose layer is there."""
-    lock = core.try_locked("blob", folder.name)
+    """A download or a client's write that nobody has gone on with for a day, or whose layer is there."""
+    lock = core.try_locked(*_ingest_lock(folder.name))
     if lock is None:
         return None
     try:
@@ -184,6 +201,11 @@ def _take_download(core: Core, folder: Path, call: Call, delete: bool) -> StrayK
         return "download"
     finally:
         lock.release()
+
+
+def _ingest_lock(name: str) -> tuple[str, str]:
+    """The kind and the key of the lock that guards a folder of ingests."""
+    return ("ref", name.removeprefix(WRITE)) if name.startswith(WRITE) else ("blob", name)
 
 
 def _take_root(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind | None:
@@ -215,6 +237,29 @@ def _take_root(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind 
         lock.release()
 
 
+def _take_snapshot(core: Core, folder: Path, call: Call, delete: bool) -> StrayKind | None:
+    """A folder that waited for a snapshot in a process that is dead; one that was written to is set aside."""
+    lock = core.try_locked("pool", pool_lock(folder.name))
+    if lock is None:
+        return None  # it waits still
+    try:
+        path = str(folder.relative_to(core.layout.root))
+        if core.db.read(lambda tx: snapshots.is_snapshot(tx, folder.name) or garbage.is_trash(tx, path)):
+            return None
+        used = (folder / "fs").is_dir() and any((folder / "fs").iterdir())
+        if not delete:
+            return "written root" if used else "root"
+        if not used:
+            core.discard(folder)
+            return "root"
+        aside = folder.with_name(ASIDE + folder.name)
+        os.rename(folder, aside)
+        call.observer.warning(f"a snapshot that nothing names was set aside: {aside}")
+        return "written root"
+    finally:
+        lock.release()
+
+
 _Take = Callable[[Core, Path, Call, bool], StrayKind | None]
 _STEPS: tuple[tuple[StrayKind, Callable[[Core], list[Path]], _Take], ...] = (
     ("unnamed", _unnamed, _take_unnamed),
@@ -223,6 +268,7 @@ _STEPS: tuple[tuple[StrayKind, Callable[[Core], list[Path]], _Take], ...] = (
     ("download", _downloads, _take_download),
     ("grave", _graves, _take_grave),
     ("root", _lost_roots, _take_root),
+    ("root", _lost_snapshots, _take_snapshot),
 )
 
 

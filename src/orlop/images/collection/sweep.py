@@ -25,7 +25,7 @@ from orlop.images.account.measure import measure_some
 from orlop.metadata import garbage
 from orlop.metadata.db import Transaction
 from orlop.metadata.forks import watch_forks
-from orlop.observe import Call, reached
+from orlop.observe import Call, count, reached
 
 if TYPE_CHECKING:
     from orlop.images.core import Core
@@ -132,6 +132,7 @@ class Sweeper:
                     size = self._burn(path, grave, call)
                     if size is not None:
                         gone[path] = size
+                        count("collected_bytes", size)
                     if pause:
                         self._hurry.wait(min(time.monotonic() - started, MOST_PAUSE))
             if self._quit.is_set():
@@ -173,9 +174,10 @@ class Sweeper:
                 if not named or is_named(tx, path):
                     garbage.trash_done(tx, path)
 
-        if any(path.startswith("prepared/") for path in settled):
-            # Else it might come back after a power cut, with nothing that says that it was given up.
-            self._core.sync.folder(self._core.layout.prepared)
+        for name in ("prepared", "snapshots"):
+            if any(path.startswith(f"{name}/") for path in settled):
+                # Else it might come back after a power cut, with nothing that says that it was given up.
+                self._core.sync.folder(self._core.layout.root / name)
         self._core.db.write(body)
         reached("trash.struck")
 

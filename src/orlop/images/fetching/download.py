@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orlop.config import Settings
 from orlop.content.ingests import Ingest
@@ -20,12 +19,14 @@ from orlop.errors import DataLoss, Error, InvalidArgument, NotFound, Unauthentic
 from orlop.images.fetching.front import Front
 from orlop.layers.worker.feed import Feed
 from orlop.observe import Call, Progress, Rate, reached
+from orlop.observe import count as tally
 from orlop.registry.blobs.downloads import BlobStream, RangeRefused
 from orlop.registry.blobs.ranges import PACE, Pace, Piece, Ranges, Traffic
 from orlop.registry.client import Registry
 from orlop.registry.finding.hosts import Endpoint, Origin
 from orlop.spec.digest import Digest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["Download", "Wanted"]
 
@@ -351,6 +352,7 @@ class Download:
             self._check()
 
     def _advance(self, piece: Piece, count: int) -> None:
+        tally("fetched_bytes", count)
         with self._moved:
             more = self._plan.advance(piece, count, time.monotonic())
             due, rate = self._rate.add(count), self._rate.rate

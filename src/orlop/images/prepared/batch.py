@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from orlop.errors import Error, InvalidArgument, from_oserror
@@ -23,6 +21,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call, reached
 from orlop.snapshots.driver import MountSpec
+from orlop.values import dataclass
 
 __all__ = ["MOST", "Batch", "Made", "new_ids"]
 
@@ -42,7 +41,7 @@ def new_ids(count: int, what: str) -> list[str]:
     """Ids of roots that are made together: one lock guards them all."""
     if count > MOST:
         raise InvalidArgument(what, f"{count} roots at once; {MOST} is the most", hint="make several calls")
-    prefix = secrets.token_hex(6)
+    prefix = os.urandom(6).hex()
     return [f"{prefix}{number:04x}" for number in range(count)]
 
 

@@ -15,7 +15,6 @@ import posixpath
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.images.api import ExtraMount, PrepareOptions
@@ -36,6 +35,7 @@ from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.observe import Call, reached
 from orlop.snapshots.driver import Ground, MountSpec
 from orlop.spec.digest import DiffID
+from orlop.values import replace
 
 __all__ = ["Extras", "check_extras", "open_place", "place_below"]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from orlop.observe import Call, reached
 from orlop.snapshots.driver import ChainImage, Driver, Ground, Root
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.images.folders import Folders

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
 from orlop.images.core import Core
@@ -22,6 +21,7 @@ from orlop.metadata import roots
 from orlop.metadata.roots import RootRow
 from orlop.observe import Call, reached
 from orlop.snapshots.driver import MountSpec, Table
+from orlop.values import replace
 
 __all__ = ["OwnMounts"]
 

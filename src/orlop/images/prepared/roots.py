@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,7 +34,7 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Suspects
 from orlop.metadata.images import ImageRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
-from orlop.observe import Call, reached
+from orlop.observe import Call, reached, stepped
 from orlop.snapshots.disks import LEAST, MOST
 from orlop.snapshots.driver import MountSpec
 from orlop.snapshots.mappings import mapping_name
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RootService", "check_path", "info_of_root"]
 
+_NOTHING: Mapping[str, str] = {}
 _TRIES = 3  # how often a Prepare begins when a collection takes its chain or its image away
 
 
@@ -66,6 +66,7 @@ class RootService:
 
     # -- Prepare --------------------------------------------------------------------------------
 
+    @stepped("prepare", of=2)
     def prepare(self, name: str, path: str, *, options: PrepareOptions, call: Call) -> PreparedInfo:
         """See `orlop.images.api.Roots.prepare_root`."""
         what = f"prepare {path}"
@@ -164,7 +165,7 @@ class RootService:
         whole = options.self_contained and driver.name == "erofs"
         stack = self._chains.ensure(diff_ids, call=call, whole=whole, indexes=indexes)
         root = RootRow(
-            id=secrets.token_hex(8),
+            id=os.urandom(8).hex(),
             path=path,
             image=image.name,
             config=image.config,
@@ -212,6 +213,7 @@ class RootService:
                 hint=f"'orlop pull {image.name}' fetches it again",
             )
 
+    @stepped("activate")
     def _create(
         self,
         root: RootRow,
@@ -259,15 +261,21 @@ class RootService:
         labels: Mapping[str, str],
         folders: Sequence[str],
         extras: Sequence[MountRow],
+        *,
+        event: str = "root.prepared",
+        about: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """The rows of a root whose folder is there.  Raises `Aborted` where a collection was faster."""
+        """The rows of a root whose folder is there, and the event that tells of it.
+
+        Raises `Aborted` where a collection was faster.
+        """
         there = roots.chain_stack(tx, root.chain) and layers.has_blob(tx, root.config)
         if not there or any(folder_rows.get_folder(tx, folder) is None for folder in folders):
             raise Aborted(f"prepare {root.path}", "the image was removed meanwhile", hint="try again")
         mounted = [(row.chain, row.config) for row in extras if row.chain and row.config]
         if not all(roots.chain_stack(tx, chain) and layers.has_blob(tx, config) for chain, config in mounted):
             raise Aborted(f"prepare {root.path}", "an image to mount was removed meanwhile", hint="try again")
-        roots.add_root(tx, NAMESPACE, root, labels, extras)
+        roots.add_root(tx, NAMESPACE, root, labels, extras, event=event, about=about)
         for name in {root.image, *(row.source for row in extras if row.config)}:
             images.touch_image(tx, NAMESPACE, name)
         garbage.trash_done(tx, f"prepared/{root.id}")
@@ -295,6 +303,7 @@ class RootService:
         labels = self._core.db.read(lambda tx: roots.labels_of(tx, root.id))
         return info_of_root(root, specs, labels, mounted=self._own.is_mounted(root))
 
+    @stepped("activate")
     def _activate(self, root: RootRow, call: Call) -> list[MountSpec]:
         """The mounts of a root, after making ready what they name."""
         grounds = self.grounds
@@ -335,6 +344,7 @@ class RootService:
         with self._core.locked("path", path, call=call, attempted=what):
             return self.mount_root(self._require(path, what), call)
 
+    @stepped("mount")
     def mount_root(self, root: RootRow, call: Call) -> PreparedInfo:
         """The same for a row, under the lock of its path."""
         specs = self._activate(root, call)
@@ -357,6 +367,7 @@ class RootService:
 
     # -- Cleanup --------------------------------------------------------------------------------
 
+    @stepped("cleanup", of=1)
     def cleanup(self, path: str, *, call: Call) -> None:
         """See `orlop.images.api.Roots.cleanup`."""
         what = f"clean up {path}"
@@ -395,10 +406,13 @@ class RootService:
             self._core.sweeper.wake()
 
     @staticmethod
-    def forget_root(tx: Transaction, root: RootRow) -> Suspects:
-        """Delete a root's rows, and have its folder deleted; returns what they kept."""
+    def forget_root(tx: Transaction, root: RootRow, *, event: str | None = "root.cleaned") -> Suspects:
+        """Delete a root's rows, and have its folder deleted; returns what they kept.
+
+        ``event`` is None where another tells of it.
+        """
         suspects = garbage.suspects_of_root(tx, root.id)
-        roots.delete_root(tx, root.id)
+        roots.delete_root(tx, root.id, event=event)
         if root.kind == "active":
             garbage.trash_add(tx, f"prepared/{root.id}")
         return suspects

@@ -12,10 +12,10 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument, from_oserror
 from orlop.linux.files import open_in_root
+from orlop.values import dataclass
 
 __all__ = ["MAX_ACCOUNTS", "MAX_GROUPS", "MAX_ID", "User", "resolve_user"]
 

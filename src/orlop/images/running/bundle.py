@@ -24,7 +24,6 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +31,7 @@ from orlop.errors import InvalidArgument, from_oserror
 from orlop.images.running.accounts import User, resolve_user
 from orlop.images.running.namespace import UserNamespace
 from orlop.spec.documents import ImageConfig, RunConfig, encode
+from orlop.values import dataclass
 
 __all__ = [
     "DEFAULT_PATH",
@@ -374,6 +374,8 @@ def _annotations(config: ImageConfig) -> dict[str, str]:
         "os": config.os,
         "architecture": config.architecture,
         "variant": config.variant,
+        "os.version": config.os_version,
+        "os.features": ",".join(config.os_features or ()),
         "author": config.author,
         "created": config.created,
         "stopSignal": run.stop_signal,

@@ -5,11 +5,10 @@ Values: which ids there are.  Nothing is entered or made here (`orlop.linux.user
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 from orlop.errors import FailedPrecondition
 from orlop.images.running.accounts import User
 from orlop.linux.userns import Maps
+from orlop.values import dataclass, replace
 
 __all__ = ["UserNamespace"]
 

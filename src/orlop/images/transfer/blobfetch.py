@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from orlop.errors import DataLoss, FailedPrecondition
 from orlop.images import names
@@ -29,6 +28,7 @@ from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import Manifest, parse_manifest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["BlobFetcher"]
 

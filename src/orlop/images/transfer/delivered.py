@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Manifest
+from orlop.values import dataclass, field
 
 __all__ = ["Delivered"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -42,7 +41,7 @@ from orlop.layers.packing.parallel import Pool
 from orlop.layers.packing.recipes import RECIPES, Recipe
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob
-from orlop.observe import Call, Progress, Rate
+from orlop.observe import Call, Progress, Rate, count, stepped
 from orlop.registry.blobs.foreign import is_foreign
 from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import DiffID, Digest
@@ -56,6 +55,7 @@ from orlop.spec.documents import (
     parse_manifest,
 )
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 __all__ = ["Delivery"]
 
@@ -408,6 +408,7 @@ class Delivery:
             self._core.db.write(lambda tx: layers.add_layer_blob(tx, blob))
         return Descriptor(media_type=media_type, digest=str(digest), size=size, annotations=annotations)
 
+    @stepped("upload", of=1)
     def _upload(self, digest: Digest, size: int, source: Opener, mounts: Sequence[str | None]) -> None:
         mounted = self._core.registry.upload_blob(
             self._target,
@@ -417,6 +418,7 @@ class Delivery:
             mounts=mounts,
             call=self._call,
         )
+        count("blobs_mounted" if mounted else "blobs_pushed")
         self._report(digest, "mounted" if mounted else "done", size)
 
     def _watched(self, source: Opener, item: str, total: int) -> Opener:
@@ -426,6 +428,7 @@ class Delivery:
             rate, done = Rate(), offset
             for chunk in source(offset):
                 done += len(chunk)
+                count("pushed_bytes", len(chunk))
                 if rate.add(len(chunk)):
                     self._call.observer.progress(
                         Progress(item=item, phase="pushing", done=done, total=total, rate=rate.rate)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from orlop.config import BlobFormat, Compression, Settings
@@ -17,6 +16,7 @@ from orlop.errors import DataLoss
 from orlop.layers.packing.recipes import RECIPES, Recipe, check_wish, choose
 from orlop.metadata.layers import LayerBlob
 from orlop.spec.digest import DiffID
+from orlop.values import dataclass
 
 __all__ = ["Wish", "plain_of", "recipe_of_settings", "threads_of", "wish_of", "with_diff_ids"]
 

@@ -11,7 +11,6 @@ import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from orlop.content.blobs import Ingest
 from orlop.errors import (
@@ -36,9 +35,10 @@ from orlop.linux.files import sync_range
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
-from orlop.observe import Call, Progress, Rate, reached, result_of
+from orlop.observe import Call, Progress, Rate, count, reached, result_of, stepped
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass
 
 __all__ = ["BlobLayer", "LayerIngest"]
 
@@ -169,6 +169,7 @@ class LayerIngest:
         for layer in wanted:
             if layer.diff_id not in gone:
                 call.observer.progress(_progress(layer.digest, "exists", layer.size, layer.size))
+                count("layers_reused")
         return missing
 
     def _fetch(
@@ -200,6 +201,7 @@ class LayerIngest:
         except OSError as exc:
             raise from_oserror(what, exc) from exc
 
+    @stepped("fetch", of=2)
     def _fetch_into(
         self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
     ) -> LayerIndex:
@@ -260,8 +262,10 @@ class LayerIngest:
             download.join()
             self._finish(layer, new, unpacked, lease, call, source=ref, ingest=ingest)
             call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
+            count("layers_fetched")
             return unpacked.index
 
+    @stepped("index", of=1)
     def _unpack(
         self, item: str, new: NewLayer, source: int, feed: Feed, call: Call, download: Download | None
     ) -> Unpacked:

@@ -13,7 +13,7 @@ from orlop.images.space import needing
 from orlop.images.transfer.sources import SourceGone, from_registry
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
-from orlop.observe import Call, Progress, Rate
+from orlop.observe import Call, Progress, Rate, count
 from orlop.registry.blobs.sources import Opener
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Descriptor
@@ -88,6 +88,7 @@ def complete(ingest: Ingest, source: Opener, digest: Digest, size: int, what: st
             break
         hasher.update(chunk)
         ingest.write(chunk)
+        count("fetched_bytes", len(chunk))
         if rate.add(len(chunk)):
             progress = Progress(item=digest, phase="fetching", done=ingest.size, total=size, rate=rate.rate)
             call.observer.progress(progress)

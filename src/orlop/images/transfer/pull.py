@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from orlop.config import over_limit
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
@@ -17,12 +16,13 @@ from orlop.images.transfer.plainblobs import fetch_plain
 from orlop.layers.index import LayerIndex
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, stepped
 from orlop.registry.finding.search import first_found
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.documents import ImageConfig, Manifest, parse_config, parse_manifest
 from orlop.spec.platform import Platform, host_platform
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, field
 
 __all__ = ["Pulled", "Puller", "check_image", "wanted_platforms"]
 
@@ -80,6 +80,7 @@ class Puller:
 
         return first_found(self._core.registry.names(name), pull, f"pull {name}")
 
+    @stepped("pull", of=1)
     def pull(
         self,
         ref: Reference,
@@ -123,7 +124,7 @@ class Puller:
                     call=call,
                 )
                 naming = self._several(reader, wanted, job, asked=bool(asked), keep=keep_default)
-            info = name_images(core, [naming], call=call)[0]
+            info = name_images(core, [naming], event="image.pulled", call=call)[0]
         call.observer.progress(Progress(item=name, phase="done"))
         return Pulled(
             name=name, info=info, config=naming.config, diff_ids=naming.diff_ids, indexes=job.indexes

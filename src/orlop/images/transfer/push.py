@@ -16,10 +16,11 @@ from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.transfer.delivered import Delivered
 from orlop.images.transfer.delivery import Delivery
 from orlop.images.transfer.forms import wish_of
+from orlop.images.transfer.pushed import Pushed
 from orlop.metadata import images, layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ManifestRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, stepped
 from orlop.registry.blobs.foreign import is_foreign
 from orlop.spec.reference import Reference
 
@@ -32,6 +33,7 @@ class Pusher:
     def __init__(self, core: Core) -> None:
         self._core = core
 
+    @stepped("push", of=1)
     def push(
         self,
         name: str,
@@ -65,13 +67,15 @@ class Pusher:
         ):
             sent = delivery.image(row.config, row.manifest, recompress=recompress)
             delivery.put(sent.digest, sent.document, sent.media_type, *refs)
+            told = Pushed(name=row.name, digest=sent.digest, config=sent.config, size=sent.size, refs=refs)
             if sent.changed:
+                core.db.write(told.tell)
                 call.observer.warning(
                     f"{refs[0]} is another image than the one here: its ID is {sent.config}"
                 )
             else:
                 remember(core, sent, refs, lease)
-                _name(core, row, sent, refs)
+                _name(core, row, sent, refs, told)
         call.observer.progress(Progress(item=str(refs[0]), phase="done", done=sent.size, total=sent.size))
         return PushResult(
             name=str(refs[0]), digest=sent.digest, size=sent.size, names=tuple(str(ref) for ref in refs)
@@ -109,7 +113,7 @@ def remember(core: Core, sent: Delivered, refs: Sequence[Reference], lease: Leas
     core.db.write(body)
 
 
-def _name(core: Core, row: ImageRow, sent: Delivered, refs: Sequence[Reference]) -> None:
+def _name(core: Core, row: ImageRow, sent: Delivered, refs: Sequence[Reference], told: Pushed) -> None:
     """Names of the image that had no manifest have this one; so have those that it went to."""
     pushed = {str(ref) for ref in refs}
 
@@ -127,5 +131,6 @@ def _name(core: Core, row: ImageRow, sent: Delivered, refs: Sequence[Reference])
                     platform=image.platform,
                     created=image.created,
                 )
+        told.tell(tx)
 
     core.db.write(body)

@@ -7,7 +7,6 @@ would promise what it has not.  So nothing is sent before all is known to be her
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument
 from orlop.images import names
@@ -16,14 +15,16 @@ from orlop.images.core import NAMESPACE, Core
 from orlop.images.indexes import Document, shorten
 from orlop.images.transfer.delivery import Delivery
 from orlop.images.transfer.push import remember, targets
+from orlop.images.transfer.pushed import Pushed
 from orlop.metadata import platforms
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.metadata.platforms import IndexBlob, PlatformRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, stepped
 from orlop.spec.digest import Digest
 from orlop.spec.documents import Descriptor, Index, Manifest, parse_manifest
 from orlop.spec.reference import Reference
+from orlop.values import dataclass, field
 
 __all__ = ["plan_of", "push_index", "rows_of"]
 
@@ -36,6 +37,7 @@ class _Plan:
     missing: list[str] = field(default_factory=list)
 
 
+@stepped("push", of=1)
 def push_index(
     core: Core, name: str, destination: str | None, *, tags: Sequence[str] = (), call: Call
 ) -> PushResult:
@@ -78,6 +80,7 @@ def push_index(
                     delivery.put(thing.digest, thing.data, thing.media_type, _child(refs[0], thing.digest))
                 else:
                     delivery.put(thing.digest, thing.data, thing.media_type, *refs)
+        core.db.write(Pushed(name=row.name, digest=index, config=None, size=size, refs=refs).tell)
     call.observer.progress(Progress(item=str(refs[0]), phase="done", done=size, total=size))
     return PushResult(name=str(refs[0]), digest=index, size=size, names=tuple(str(ref) for ref in refs))
 

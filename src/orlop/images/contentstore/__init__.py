@@ -1,0 +1,1 @@
+"""containerd's content store: blobs by digest in namespaces, and writes that can be resumed."""

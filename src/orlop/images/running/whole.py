@@ -1,0 +1,428 @@
+"""A complete OCI runtime bundle for a prepared root, to be run by whatever runtime its owner likes.
+
+::
+
+    DIR/
+      config.json       mode 0600, for an environment holds secrets; written last
+      hostname, hosts   mounted over those of /etc; with the host's network its resolv.conf, too
+      volumes/<n>/      what stands in for the image's VOLUMEs, with what the image has there
+      rootfs/           empty; only where the root's own mounts are in config.json
+
+`orlop.images.running.bundle` has the translation that this and `orlop run` share; here is what only a bundle
+that is handed on needs: labels as annotations, VOLUMEs as mounts, a filter of system calls, user namespaces,
+hooks.  Nothing is mounted or started, and no row of the store knows of a bundle.
+
+Sources: image-spec 1.1, conversion.md; runtime-spec 1.0.2.
+
+Invariants: labels that runtimes act upon are left out unless asked for, and named in the result
+(conversion.md, "Annotations": a converter may, and has to say so).  No VOLUME hides what the kernel shows.
+What is written is new: a config.json that is there is replaced only if asked.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_oserror
+from orlop.images.api import Mount
+from orlop.images.running.bundle import (
+    CAPABILITIES,
+    MAX_HOSTNAME,
+    RunOptions,
+    Volume,
+    build_spec,
+    write_bundle,
+    write_etc_files,
+)
+from orlop.images.running.namespace import UserNamespace
+from orlop.linux.userns import IdRange, Maps
+from orlop.observe import Call
+from orlop.spec.documents import RunConfig, parse_config
+from orlop.values import dataclass, field, replace
+
+if TYPE_CHECKING:
+    from orlop.images.api import PreparedInfo
+    from orlop.images.api import Store as StoreVerbs
+
+__all__ = ["HOOKS", "UNSAFE", "Bundle", "BundleOptions", "ImageVolumes", "make_bundle"]
+
+ImageVolumes = Literal["folder", "tmpfs", "none"]
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+# What runc, crun, podman, kata, gVisor and those that start them take for orders, not for remarks.
+UNSAFE = (
+    "com.github.containers.",
+    "dev.gvisor.",
+    "io.container.manager",
+    "io.containerd.",
+    "io.katacontainers.",
+    "io.kubernetes.",
+    "io.podman.annotations.",
+    "module.wasm.",
+    "org.criu.",
+    "org.systemd.property.",
+    "run.oci.",
+)
+_NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
+_SYSTEM = ("/proc", "/sys", "/dev")
+_ACCOUNTS = (b"etc/passwd", b"etc/group")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOptions:
+    """What a bundle has beside the image's config.
+
+    ``run`` is what a command line says of the process, as for `orlop run`.  ``image_volumes`` says what the
+    image's VOLUMEs become: folders of the bundle with the image's own content, memory, or nothing: then they
+    stay in the root.  ``mounts`` are further ones, with targets of the container.  ``unsafe_labels`` takes
+    over labels that runtimes act upon, too.  ``seccomp`` is a profile's path, ``auto`` for the one that this
+    machine's podman has, or ``none``.  ``maps`` are of users and groups, for a user namespace of the
+    container's own; without them those that the root was prepared with, if any.  ``root_mounts`` puts the
+    root's mounts into config.json, so that nothing need be mounted before (runc can, crun cannot).
+    ``hooks`` are pairs of a kind and a command.
+    """
+
+    run: RunOptions = RunOptions()
+    image_volumes: ImageVolumes = "folder"
+    annotations: Mapping[str, str] = field(default_factory=lambda: _NO_ANNOTATIONS)
+    unsafe_labels: bool = False
+    mounts: tuple[Mount, ...] = ()
+    seccomp: str = "auto"
+    maps: Maps | None = None
+    root_mounts: bool = False
+    hooks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle that was written: its folder, the config.json, the root that it runs, and what to know of it.
+
+    ``left_out`` are labels that did not become annotations; ``volumes`` the image's VOLUMEs that became
+    mounts, ``unmounted`` those that did not; ``seccomp`` is the profile's path, if any.
+    """
+
+    folder: str
+    config: str
+    root: str
+    left_out: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    unmounted: tuple[str, ...] = ()
+    seccomp: str = ""
+
+
+def make_bundle(
+    verbs: StoreVerbs, info: PreparedInfo, folder: Path, *, options: BundleOptions, call: Call
+) -> Bundle:
+    """Write the bundle of a prepared root into a folder, which is made if it is missing.
+
+    The root is where this process sees it: a daemon's, too, if it is on this machine.  Raises
+    `AlreadyExists` where there is a config.json, `FailedPrecondition` for a root that is not mounted,
+    `InvalidArgument` for what cannot be run.
+    """
+    what = f"bundle {info.path}"
+    config = parse_config(verbs.inspect(info.image_id).config, what)
+    run = config.config or RunConfig()
+    place = None if options.root_mounts else _place(info, what)
+    _begin(folder, options, what)
+    seccomp = _profile(options, what)
+    maps = options.maps or _maps_of(info)
+    order = options.run
+    if maps is not None:
+        many = any(ids.size > 1 for ids in maps[1])  # with one id there is no setgroups(2) without root
+        order = replace(order, namespace=UserNamespace(maps=maps, setgroups=many))
+    hostname = order.hostname or _name_of(info.path)
+    etc = write_etc_files(folder, hostname=hostname, net=order.net)
+    volumes, memory, unmounted = _image_volumes(verbs, info, folder, run, options, call)
+    order = replace(order, hostname=hostname, etc=etc, volumes=(*order.volumes, *volumes))
+    if place is None:
+        root_path = folder / "rootfs"
+        root_path.mkdir(mode=0o755, exist_ok=True)
+    else:
+        root_path = Path(place)
+    with _accounts(verbs, info, folder, place, call) as root_fd:
+        spec = build_spec(config, str(root_path), order, root_fd=root_fd)
+    annotations, left_out = _annotations(run, spec, options)
+    spec["annotations"] = annotations
+    spec["mounts"] = _mounts(spec, info, (*options.mounts, *memory), options, what)
+    _own_namespace(spec, maps)
+    if seccomp:
+        from orlop.images.running.seccomp import seccomp_of
+
+        linux: Any = spec["linux"]
+        linux["seccomp"] = seccomp_of(seccomp, capabilities=CAPABILITIES)
+    if options.hooks:
+        spec["hooks"] = _hooks(options.hooks, what)
+    written = write_bundle(folder, spec)
+    return Bundle(
+        folder=str(folder),
+        config=str(written),
+        root=info.path,
+        left_out=left_out,
+        volumes=(*(one.target for one in volumes), *(one.target for one in memory)),
+        unmounted=unmounted,
+        seccomp=seccomp,
+    )
+
+
+def _place(info: PreparedInfo, what: str) -> str:
+    """Where the root's files are: mounted at its path, or a plain folder."""
+    from orlop.linux.mountinfo import is_mount_point
+
+    if is_mount_point(Path(info.path)):
+        return info.path
+    mounts = info.mounts
+    if info.driver == "native" and len(mounts) == 1 and mounts[0].type == "bind" and info.kind == "active":
+        return mounts[0].source
+    raise FailedPrecondition(
+        what,
+        "it is not mounted here",
+        hint=f"'orlop mount {info.path}' first, or --root-mounts, which runc mounts by itself",
+    )
+
+
+def _begin(folder: Path, options: BundleOptions, what: str) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        there = os.path.lexists(folder / "config.json")
+    except OSError as exc:
+        raise from_oserror(what, exc) from exc
+    if there and not options.force:
+        raise AlreadyExists(
+            what, f"{folder}/config.json is there", hint="--force replaces it, or give another folder"
+        )
+
+
+def _profile(options: BundleOptions, what: str) -> str:
+    """The path of the seccomp profile; empty for none."""
+    from orlop.images.running.seccomp import find_profile
+
+    if options.seccomp == "auto":
+        return find_profile() or ""
+    if options.seccomp in {"", "none"}:
+        return ""
+    if not os.path.isfile(options.seccomp):
+        raise NotFound(what, f"there is no seccomp profile {options.seccomp}")
+    return os.path.abspath(options.seccomp)
+
+
+def _name_of(path: str) -> str:
+    """A host name out of a root's path."""
+    name = posixpath.basename(path)
+    return name if 0 < len(name) <= MAX_HOSTNAME and name.isascii() and name.isalnum() else "orlop"
+
+
+@contextmanager
+def _accounts(
+    verbs: StoreVerbs, info: PreparedInfo, folder: Path, place: str | None, call: Call
+) -> Iterator[int]:
+    """A descriptor of the root; of one that is not mounted, of a folder with its account files alone."""
+    if place is not None:
+        with _opened(place, info) as fd:
+            yield fd
+        return
+    from orlop.linux.files import remove_tree
+
+    scratch = folder / f".accounts-{secrets.token_hex(4)}"
+    (scratch / "etc").mkdir(parents=True, mode=0o700)
+    try:
+        for name in _ACCOUNTS:
+            with suppress(NotFound):
+                data = b"".join(verbs.read_files(info.path, [name], call=call))
+                (scratch / os.fsdecode(name)).write_bytes(data)
+        with _opened(str(scratch), info) as fd:
+            yield fd
+    finally:
+        remove_tree(scratch)
+
+
+@contextmanager
+def _opened(place: str, info: PreparedInfo) -> Iterator[int]:
+    try:
+        fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise from_oserror(f"bundle {info.path}", exc) from exc
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _annotations(
+    run: RunConfig, spec: Mapping[str, object], options: BundleOptions
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What the config implies, then its labels, then the caller's: later ones count.
+
+    Returns the labels that were left out, too.
+    """
+    found: dict[str, str] = dict(spec["annotations"])  # type: ignore[call-overload]  # build_spec's own
+    left_out = []
+    for key, value in sorted((run.labels or {}).items()):
+        if not options.unsafe_labels and key.lower().startswith(UNSAFE):
+            left_out.append(key)
+        elif key and _is_text(key) and _is_text(value):
+            found[key] = value
+        else:
+            left_out.append(key)
+    found.update(options.annotations)
+    return found, tuple(left_out)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _image_volumes(
+    verbs: StoreVerbs,
+    info: PreparedInfo,
+    folder: Path,
+    run: RunConfig,
+    options: BundleOptions,
+    call: Call,
+) -> tuple[list[Volume], list[Mount], tuple[str, ...]]:
+    """The image's VOLUMEs as volumes, or as memory; and those that stay what they are."""
+    taken = {_clean(volume.target) for volume in options.run.volumes}
+    taken |= {_clean(mount.target) for mount in options.mounts}
+    volumes: list[Volume] = []
+    memory: list[Mount] = []
+    unmounted: list[str] = []
+    for text in sorted(run.volumes or {}):
+        target = _clean(text)
+        if target in taken:
+            continue
+        taken.add(target)
+        if options.image_volumes == "none" or not _may_be_volume(target):
+            unmounted.append(text)
+        elif options.image_volumes == "tmpfs":
+            flags = ("nosuid", "nodev", "mode=0755", "tmpcopyup")
+            memory.append(Mount(type="tmpfs", source="tmpfs", target=target, options=flags))
+        else:
+            source = folder / "volumes" / str(len(volumes))
+            _seed(verbs, info, target, source, call)
+            volumes.append(Volume(source=str(source), target=target))
+    return volumes, memory, tuple(unmounted)
+
+
+def _may_be_volume(target: str) -> bool:
+    inside = any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
+    return target != "/" and _is_text(target) and not inside
+
+
+def _clean(path: str) -> str:
+    return "/" + posixpath.normpath(f"/{path}").lstrip("/")
+
+
+def _seed(verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, call: Call) -> None:
+    """Make the folder of a volume as the image has it; one that is there keeps what was written."""
+    from orlop.images.browsing.hostcopy import copy_out
+
+    try:
+        source.parent.mkdir(mode=0o700, exist_ok=True)
+        source.mkdir(mode=0o755)
+    except FileExistsError:
+        return
+    except OSError as exc:
+        raise from_oserror(f"make {source}", exc) from exc
+    inside = os.fsencode(target) + b"/."
+    try:
+        (file,) = verbs.list_files(info.path, inside, itself=True, call=call)
+    except NotFound:
+        return  # the runtime makes what is missing
+    if file.kind != "folder":
+        return
+    privileged = os.geteuid() == 0
+    copy_out(
+        verbs,
+        info.path,
+        inside,
+        os.fsencode(source),
+        archive=privileged,
+        follow=True,
+        platform=None,
+        call=call,
+    )
+    try:
+        if privileged:
+            os.chown(source, file.uid, file.gid)
+        os.chmod(source, file.mode & 0o7777)
+    except OSError as exc:
+        raise from_oserror(f"make {source}", exc) from exc
+
+
+def _mounts(
+    spec: Mapping[str, object],
+    info: PreparedInfo,
+    extra: Sequence[Mount],
+    options: BundleOptions,
+    what: str,
+) -> list[dict[str, object]]:
+    """All mounts in order, outer ones first; a mount at the place of a default takes it."""
+    found: dict[str, dict[str, object]] = {one["destination"]: one for one in spec["mounts"]}  # type: ignore[attr-defined]  # build_spec's own
+    chosen = {_clean(volume.target) for volume in options.run.volumes}
+    for mount in extra:
+        target = _clean(mount.target)
+        if target == "/" or target in chosen:
+            raise InvalidArgument(what, f"a mount cannot have the target {target!r}: it is taken")
+        chosen.add(target)
+        found[target] = _mount(mount, target)
+    ordered = sorted(found.values(), key=lambda one: str(one["destination"]).count("/"))
+    if not options.root_mounts:
+        return ordered
+    beginning = []
+    for mount in info.mounts:
+        inside = posixpath.relpath(mount.target, info.path)
+        beginning.append(_mount(mount, "/" if inside == "." else f"/{inside}"))
+    return [*beginning, *ordered]
+
+
+def _mount(mount: Mount, target: str) -> dict[str, object]:
+    return {
+        "destination": target,
+        "type": mount.type,
+        "source": mount.source or mount.type,
+        "options": list(mount.options),
+    }
+
+
+def _maps_of(info: PreparedInfo) -> Maps | None:
+    """The maps that the root's ids are shown with; None where they are shown as they are."""
+    if not info.uid_map:
+        return None
+    users, groups = (
+        tuple(IdRange(inside=ids.inside, outside=ids.outside, size=ids.size) for ids in ranges)
+        for ranges in (info.uid_map, info.gid_map)
+    )
+    return users, groups
+
+
+def _own_namespace(spec: Mapping[str, object], maps: Maps | None) -> None:
+    """A user namespace of the container's own, where there are maps."""
+    if maps is None:
+        return
+    linux: Any = spec["linux"]
+    linux["namespaces"].append({"type": "user"})
+    for key, ranges in zip(("uidMappings", "gidMappings"), maps, strict=True):
+        linux[key] = [{"containerID": ids.inside, "hostID": ids.outside, "size": ids.size} for ids in ranges]
+
+
+def _hooks(hooks: Sequence[tuple[str, tuple[str, ...]]], what: str) -> dict[str, list[object]]:
+    found: dict[str, list[object]] = {}
+    for kind, command in hooks:
+        if kind not in HOOKS:
+            raise InvalidArgument(what, f"no such hook: {kind!r}", hint=f"one of {', '.join(HOOKS)}")
+        if not command or not command[0].startswith("/"):
+            raise InvalidArgument(
+                what, f"the {kind} hook is no absolute path", hint=f"{kind}=/path/to/program"
+            )
+        found.setdefault(kind, []).append({"path": command[0], "args": list(command)})
+    return found

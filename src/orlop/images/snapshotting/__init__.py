@@ -1,0 +1,1 @@
+"""Snapshots in containerd's sense, over the store: see `orlop.images.snapshots`."""

@@ -1,0 +1,1 @@
+"""What happens in the store, told to those who watch."""

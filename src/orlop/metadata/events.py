@@ -1,0 +1,137 @@
+"""Rows about what happened: images, roots, collections.
+
+An event is written in the transaction that does what it tells, so none is lost, and none tells what was
+undone.  Transactions follow one another, so an event that has become visible has no lower number than one
+that was read before: a reader that remembers the last number misses nothing.
+
+The log is bounded (`Trimmer`): each writer's transactions drop what is too much or too old, from its
+beginning, and never the last event.  So ``seq`` has no gaps, and whoever asks for what was dropped can be
+told.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from orlop.values import dataclass
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
+
+__all__ = ["EventRow", "LogRow", "Trimmer", "add", "first_since", "log_of", "read_after"]
+
+_STRIDE = 256  # events after which a writer looks again whether there are too many
+_MOST_DROPPED = 2_048  # events that one transaction drops, so that none is long
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One event; ``time_ns`` is in nanoseconds since 1970, by the machine's clock."""
+
+    seq: int
+    time_ns: int
+    namespace: str
+    kind: str
+    subject: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRow:
+    """The log: its name, and the numbers of its first and last event (0 and 0 before there are any)."""
+
+    id: str
+    first: int
+    last: int
+
+
+def add(
+    tx: Transaction, namespace: str, kind: str, subject: str, attributes: Mapping[str, object] = _NOTHING
+) -> None:
+    """Write an event; attributes that are None or empty are left out."""
+    said = {key: str(value) for key, value in attributes.items() if value not in (None, "")}
+    tx.execute(
+        "INSERT INTO events (time_ns, namespace, kind, subject, attributes) VALUES (?, ?, ?, ?, ?)",
+        (time.time_ns(), namespace, kind, subject, _encoder()(said) if said else "{}"),
+    )
+
+
+@functools.cache
+def _encoder() -> Callable[[object], str]:
+    from json import JSONEncoder  # not on the way of a command that only looks
+
+    return JSONEncoder(sort_keys=True).encode
+
+
+def log_of(tx: Transaction) -> LogRow:
+    """What there is of the log."""
+    name = tx.execute("SELECT id FROM event_log WHERE rowid = 1").fetchone()[0]
+    return LogRow(id=name, first=_edge(tx, "MIN"), last=_edge(tx, "MAX"))
+
+
+def _edge(tx: Transaction, which: str) -> int:
+    return int(tx.execute(f"SELECT COALESCE({which}(seq), 0) FROM events").fetchone()[0])
+
+
+def first_since(tx: Transaction, time_ns: int) -> int | None:
+    """The number of the first event that happened at a time or later; reads the log up to there."""
+    row = tx.execute("SELECT seq FROM events WHERE time_ns >= ? ORDER BY seq LIMIT 1", (time_ns,)).fetchone()
+    return int(row[0]) if row else None
+
+
+def read_after(tx: Transaction, seq: int, limit: int) -> list[EventRow]:
+    """The next events after a number."""
+    from json import loads
+
+    query = (
+        "SELECT seq, time_ns, namespace, kind, subject, attributes FROM events "
+        "WHERE seq > ? ORDER BY seq LIMIT ?"
+    )
+    return [
+        EventRow(
+            seq=row[0],
+            time_ns=row[1],
+            namespace=row[2],
+            kind=row[3],
+            subject=row[4],
+            attributes=loads(row[5]) if row[5] != "{}" else {},
+        )
+        for row in tx.execute(query, (seq, limit))
+    ]
+
+
+class Trimmer:
+    """Keeps the log to ``most`` events, give or take `_STRIDE`, and to those of the last ``age`` seconds.
+
+    Called at the end of every transaction that writes, by one thread at a time.  ``age`` 0: of any age.
+    """
+
+    __slots__ = ("_age", "_look_at", "_most", "_stride")
+
+    def __init__(self, most: int, age: float) -> None:
+        self._most = most
+        self._age = age
+        self._stride = min(_STRIDE, most)
+        self._look_at = 0  # not before this number
+
+    def __call__(self, tx: Transaction) -> None:
+        """Drop what is too much."""
+        last = _edge(tx, "MAX")
+        if last < self._look_at:
+            return
+        self._look_at = last + self._stride
+        upto = last - self._most
+        if self._age:
+            young = first_since(tx, time.time_ns() - int(self._age * 1e9))
+            upto = max(upto, (last if young is None else young) - 1)
+        if upto < 1:
+            return
+        first = _edge(tx, "MIN")
+        if upto - first >= _MOST_DROPPED:
+            upto = first + _MOST_DROPPED
+            self._look_at = last  # the next transaction goes on
+        tx.execute("DELETE FROM events WHERE seq <= ?", (upto,))
