@@ -30,6 +30,7 @@ from orlop.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    OutOfRange,
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
@@ -73,8 +74,12 @@ if TYPE_CHECKING:
         WastedFile,
     )
     from orlop.images.contents import FileInfo, Found
+    from orlop.images.events import Event, EventStream
     from orlop.images.exports import Exported, ExportOptions
     from orlop.images.forks import CheckpointInfo, ForkOptions
+    from orlop.images.running.bundle import Rlimit, Volume
+    from orlop.images.running.whole import Bundle
+    from orlop.images.shares import Share
     from orlop.images.upkeep import (
         BackedUp,
         Checked,
@@ -101,6 +106,7 @@ __all__ = [
     "BackedUp",
     "Blame",
     "BlameStep",
+    "Bundle",
     "Call",
     "CancelToken",
     "Cancelled",
@@ -116,6 +122,8 @@ __all__ = [
     "Document",
     "DriverInfo",
     "Error",
+    "Event",
+    "EventStream",
     "Explanation",
     "ExportOptions",
     "Exported",
@@ -139,6 +147,7 @@ __all__ = [
     "Mount",
     "NotFound",
     "Observer",
+    "OutOfRange",
     "PermissionDenied",
     "Pin",
     "PrepareOptions",
@@ -149,7 +158,9 @@ __all__ = [
     "Referrer",
     "Remote",
     "ResourceExhausted",
+    "Rlimit",
     "Settings",
+    "Share",
     "Store",
     "StoreInfo",
     "TreeLine",
@@ -157,6 +168,7 @@ __all__ = [
     "Unavailable",
     "Unimplemented",
     "Usage",
+    "Volume",
     "Waste",
     "WastedFile",
     "__version__",
@@ -179,6 +191,8 @@ _LAZY = {
     "Progress": "orlop.observe",
     "Limits": "orlop.config",
     "Settings": "orlop.config",
+    "Event": "orlop.images.events",
+    "EventStream": "orlop.images.events",
     "ExportOptions": "orlop.images.exports",
     "Exported": "orlop.images.exports",
     "CheckpointInfo": "orlop.images.forks",
@@ -222,6 +236,10 @@ _LAZY = {
     "open": "orlop.facade",
     "registries": "orlop.facade",
     "restore": "orlop.facade",
+    "Bundle": "orlop.images.running.whole",
+    "Share": "orlop.images.shares",
+    "Rlimit": "orlop.images.running.bundle",
+    "Volume": "orlop.images.running.bundle",
     "Blame": "orlop.images.comparing",
     "BlameStep": "orlop.images.comparing",
     "Difference": "orlop.images.comparing",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +14,7 @@ from orlop.cli.contents import json_of, platform_option, shown_path
 from orlop.cli.exits import Misuse, one_line
 from orlop.cli.lineage import hint_of
 from orlop.cli.session import Session, pass_session, verb
+from orlop.values import dataclass
 
 if TYPE_CHECKING:
     from orlop.images.comparing import Difference

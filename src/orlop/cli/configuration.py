@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import click
@@ -19,12 +18,14 @@ from orlop.cli.environment import config_files, whose
 from orlop.config.files import PLACES, Configuration, Given, meant, read_file, read_limit
 from orlop.config.values import convert, kinds_of
 from orlop.errors import InvalidArgument, NotFound, PermissionDenied
+from orlop.values import replace
 
-__all__ = ["configuration_of", "configuration_options", "configured", "fields_of"]
+__all__ = ["configuration_again", "configuration_of", "configuration_options", "configured", "fields_of"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 _T = TypeVar("_T")
 _KEY = "orlop.configuration"
+_NAMED = "orlop.configuration.file"
 _LIMITS = "ORLOP_LIMITS"
 _OWN = ("root", "run")  # of a system's file these are for root alone: a user has folders of his own
 
@@ -85,6 +86,7 @@ def _configure(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if ctx.resilient_parsing:  # completions: no error, whatever a file says
         return
     found = configured(value, os.environ, os.geteuid())
+    ctx.meta[_NAMED] = value
     known = {name: found.get(name) for name in found.given if "." not in name}
     ctx.meta[_KEY] = found
     ctx.default_map = known if isinstance(ctx.command, click.Group) else {**_daemon_options(found), **known}
@@ -107,6 +109,12 @@ def configuration_of(ctx: click.Context, limits: Iterable[str]) -> Configuration
         told |= read_limit(text, "--limit")
     ctx.default_map = {"daemon": _daemon_options(found)}
     return found.over(told)
+
+
+def configuration_again(ctx: click.Context) -> Configuration:
+    """As `configuration_of`, with the files as they are now; ``ctx`` is the one that it had."""
+    ctx.meta[_KEY] = configured(ctx.meta.get(_NAMED), os.environ, os.geteuid())
+    return configuration_of(ctx, ctx.params["limits"])
 
 
 def fields_of(cls: type[_T], default: _T, table: Mapping[str, Given], *, beside: Iterable[str]) -> _T:

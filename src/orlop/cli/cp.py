@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass
 
 import click
 
@@ -14,6 +13,7 @@ from orlop.cli.contents import platform_option, write_all
 from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, verb
 from orlop.cli.stdin import check_piped, piped
+from orlop.values import dataclass
 
 __all__ = ["cp_verb", "place_of"]
 

@@ -21,13 +21,13 @@ import os
 import posixpath
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from orlop.cli.foreground import run_program
 from orlop.cli.jobs import Job, find, find_program, host_path, make_place, open_root, read_job
 from orlop.errors import FailedPrecondition, NotFound, PermissionDenied, from_oserror
 from orlop.linux.files import open_in_root
+from orlop.values import dataclass
 
 __all__ = ["Command", "command_of", "elf_loader", "library_folders", "rewritten", "run_direct", "shebang"]
 

@@ -36,7 +36,7 @@ OUTPUT_CLOSED = 141  # 128 + SIGPIPE, likewise
 EXIT_CODES: tuple[tuple[int, tuple[str, ...], str], ...] = (
     (0, (), "success"),
     (UNEXPECTED, ("UNKNOWN",), "unexpected: most likely a bug"),
-    (USAGE, ("INVALID_ARGUMENT",), "wrong usage or a wrong argument"),
+    (USAGE, ("INVALID_ARGUMENT", "OUT_OF_RANGE"), "wrong usage or a wrong argument"),
     (3, ("NOT_FOUND",), "no such image, root or file"),
     (4, ("ALREADY_EXISTS",), "the name or the path is taken"),
     (5, ("FAILED_PRECONDITION",), "the store or the machine is not in the state that this needs"),

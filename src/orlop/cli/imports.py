@@ -27,6 +27,7 @@ __all__ = ["created_of", "import_verb", "owner_of"]
     "import",
     "orlop import ./image.tar",
     "orlop import ./oci-layout localhost/app",
+    "orlop import podman:alpine",
     "podman save alpine | orlop import -",
     """orlop import -c 'CMD ["/bin/sh"]' rootfs.tar.xz localhost/base:1""",
     "orlop import --owner 0:0 ./rootfs localhost/base:2",
@@ -83,8 +84,9 @@ def import_verb(
 
     SOURCE is an OCI layout (a folder or a tar), what `docker save` or `podman save` wrote, or a root file
     system (a folder or a tar); its content says which.  A tar may be compressed by gzip, zstd, xz or bzip2; -
-    reads it from standard input.  Prints the names of the images that it brought: all that are in it, or none
-    where one of the names means another image here, unless --force.
+    reads it from standard input.  podman:IMAGE and docker:IMAGE take an image from there.  Prints the names
+    of the images that it brought: all that are in it, or none where one of the names means another image
+    here, unless --force.
     """
     if positional and name:
         raise Misuse("the name is given twice", "leave out --name")

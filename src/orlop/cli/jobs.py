@@ -14,12 +14,12 @@ import json
 import os
 import posixpath
 import stat
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orlop.errors import FailedPrecondition, NotFound, PermissionDenied, from_oserror
 from orlop.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
+from orlop.values import dataclass, replace
 
 __all__ = [
     "CREATE",

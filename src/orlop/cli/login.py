@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ import click
 from orlop.cli import output
 from orlop.cli.exits import Misuse, one_line
 from orlop.cli.session import Session, pass_session, verb
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.config import Settings

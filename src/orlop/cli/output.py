@@ -6,7 +6,6 @@ Knows nothing of the verbs.  Whatever is written goes through `write`, which tur
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 from orlop.cli.exits import OutputClosed, one_line
 from orlop.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
+from orlop.values import fields, is_dataclass
 
 __all__ = [
     "Binary",
@@ -124,8 +124,8 @@ def note(text: str) -> None:
 
 def plain(value: object) -> Json:
     """A value of the API as what JSON has: dataclasses become objects, tuples arrays."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -18,7 +18,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,7 @@ from orlop.errors import Cancelled, Error, FailedPrecondition, InvalidArgument, 
 from orlop.images.running.bundle import RunOptions, build_spec, write_bundle, write_etc_files
 from orlop.observe import Call
 from orlop.spec.documents import parse_config
+from orlop.values import dataclass, replace
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode

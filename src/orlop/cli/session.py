@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -24,6 +23,7 @@ from orlop.cli.environment import (
 )
 from orlop.config import DRIVERS, Configuration
 from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from orlop.values import dataclass, field, replace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,10 +19,10 @@ import termios
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from orlop.errors import FailedPrecondition, from_oserror
+from orlop.values import dataclass, field
 
 __all__ = ["ConsoleSocket", "Relay", "raw_mode", "window_size"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -12,6 +11,7 @@ from orlop.cli import output
 from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, progress_options, verb
 from orlop.layers.packing.recipes import COMPRESSIONS, FORMATS
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode

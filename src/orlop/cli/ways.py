@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +24,7 @@ from orlop.images.running.namespace import UserNamespace
 from orlop.linux import userns
 from orlop.linux.programs import find_helper
 from orlop.linux.userns import Privilege
+from orlop.values import dataclass
 
 if TYPE_CHECKING:
     from orlop.cli.session import Runner

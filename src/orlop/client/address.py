@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from urllib.parse import quote
 
 from orlop.errors import InvalidArgument
+from orlop.values import dataclass
 
 __all__ = ["SUN_PATH_MAX", "Address", "TcpAddress", "parse_address"]
 

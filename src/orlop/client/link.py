@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -35,12 +34,15 @@ from orlop.observe import Call, CancelToken
 from orlop.proto.orlop.v1 import (
     comparing_pb2_grpc,
     contents_pb2_grpc,
+    events_pb2_grpc,
     forks_pb2_grpc,
     images_pb2_grpc,
     registries_pb2_grpc,
+    sharing_pb2_grpc,
     store_pb2_grpc,
     transfer_pb2_grpc,
 )
+from orlop.values import dataclass
 
 __all__ = ["Link", "Stubs", "unicode_only"]
 
@@ -58,8 +60,9 @@ _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     # A restarted daemon is met again soon: gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # How long one try may take, and no pause: systemd holds the socket of a daemon that is still to start.
+    ("grpc.min_reconnect_backoff_ms", 30_000),
 )
 _left_to_parents: list[grpc.Channel] = []  # kept, as deallocating one in a forked child may hang
 
@@ -77,6 +80,8 @@ class Stubs:
     contents: contents_pb2_grpc.ContentsStub
     forks: forks_pb2_grpc.ForksStub
     comparing: comparing_pb2_grpc.ComparingStub
+    events: events_pb2_grpc.EventsStub
+    sharing: sharing_pb2_grpc.SharingStub
 
 
 class Link:
@@ -222,6 +227,8 @@ class Link:
                     contents_pb2_grpc.ContentsStub(channel),
                     forks_pb2_grpc.ForksStub(channel),
                     comparing_pb2_grpc.ComparingStub(channel),
+                    events_pb2_grpc.EventsStub(channel),
+                    sharing_pb2_grpc.SharingStub(channel),
                 )
             return self._stubs
 

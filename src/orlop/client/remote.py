@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -17,10 +16,12 @@ from orlop.client import wire, wirestore
 from orlop.client.address import TcpAddress
 from orlop.client.comparing import RemoteComparing
 from orlop.client.contents import RemoteContents
+from orlop.client.eventlog import RemoteEvents
 from orlop.client.events import follow as _follow
 from orlop.client.exports import RemoteExports
 from orlop.client.forks import RemoteForks
 from orlop.client.link import Link, unicode_only
+from orlop.client.sharing import RemoteSharing
 from orlop.client.uploads import Upload, can_be_sent, upload
 from orlop.client.wireimport import load_request
 from orlop.errors import Error as OrlopError
@@ -49,6 +50,7 @@ from orlop.images.upkeep import (
 from orlop.layers.packing.recipes import check_wish
 from orlop.observe import NULL_OBSERVER, Call
 from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2
+from orlop.values import replace
 
 __all__ = ["RemoteStore"]
 
@@ -57,7 +59,7 @@ _DEFAULT_COMMIT = CommitOptions()
 _DEFAULT_IMPORT = ImportOptions()
 
 
-class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports):
+class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, RemoteEvents, RemoteSharing):
     """A store behind a daemon; satisfies `orlop.images.api.Store`.  Thread-safe."""
 
     def __init__(self, link: Link) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import grpc
 
 from orlop.errors import FailedPrecondition, InvalidArgument, from_oserror
+from orlop.values import dataclass
 
 __all__ = ["ClientTls", "read_pem"]
 

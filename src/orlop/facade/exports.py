@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from orlop.errors import InvalidArgument
 from orlop.images.exports import EXPORT_FORMATS, Exported, ExportFormat, ExportOptions, Sink, guess_format
 from orlop.observe import Call
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.images.api import Store as StoreVerbs

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from orlop.facade.bundles import PreparedBundles
 from orlop.facade.comparing import PreparedComparing
 from orlop.facade.contents import PreparedContents
 from orlop.facade.forks import PreparedForks
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Prepared"]
 
 
-class Prepared(PreparedForks, PreparedComparing, PreparedContents):
+class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedContents):
     """A prepared root: where it is, how to mount it, what to do with what changed.
 
     Leaving a ``with`` block cleans up: the root is unmounted and what was written is deleted, also

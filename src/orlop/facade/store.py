@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
 from orlop.facade.comparing import StoreComparing
 from orlop.facade.contents import StoreContents
+from orlop.facade.events import StoreEvents
 from orlop.facade.exports import StoreExports
 from orlop.facade.forks import StoreForks
 from orlop.facade.prepared import Prepared
+from orlop.facade.sharing import StoreSharing
 from orlop.images.api import ImageDetails, ImageInfo, PreparedInfo, PrepareOptions
 from orlop.images.imports import ImportOptions, chunks_of
 from orlop.observe import Auth, Call
 from orlop.spec.reference import Reference
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy
@@ -39,7 +41,17 @@ def _with(auth: Auth | None, name: str, call: Call | None) -> Call:
     return replace(call, auth=replace(auth, registry=parsed.registry))
 
 
-class Store(StoreComparing, StoreContents, StoreExports, StoreForks):
+def _of_engine(source: str, call: Call) -> Iterator[bytes] | None:
+    """What another engine saves, where the source names an image of one."""
+    if not source.startswith(("podman:", "docker:")):
+        return None
+    from orlop.facade.engines import engine_of, saved
+
+    named = engine_of(source)
+    return None if named is None else saved(*named, call)
+
+
+class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks, StoreSharing):
     """Images and prepared roots, here or behind a daemon.  Thread-safe; a context manager.
 
     Every method raises the classes of `orlop.errors`; `orlop.images.api` has each verb's contract.
@@ -122,9 +134,10 @@ class Store(StoreComparing, StoreContents, StoreExports, StoreForks):
     ) -> list[ImageInfo]:
         """Import an OCI layout (folder or tar), a ``docker save`` archive, or a root file system.
 
-        ``source`` is a path, a file open for reading in binary mode, or an iterable of bytes.  A name that
-        means another image is moved only with ``replace``.  The options from ``changes`` on are for root file
-        systems; `orlop.images.imports.ImportOptions` says more.
+        ``source`` is a path, a file open for reading in binary mode, an iterable of bytes, or the text
+        ``podman:IMAGE`` or ``docker:IMAGE``: what those programs save (``./podman:x`` is a path).  A name
+        that means another image is moved only with ``replace``.  The options from ``changes`` on are for root
+        file systems; `orlop.images.imports.ImportOptions` says more.
         """
         options = ImportOptions(
             format=format,
@@ -138,16 +151,21 @@ class Store(StoreComparing, StoreContents, StoreExports, StoreForks):
         )
         if source == "":  # which would be the folder that one is in
             raise InvalidArgument("import", "the path is empty")
-        given: ImportSource = (
-            os.path.abspath(source) if isinstance(source, (str, os.PathLike)) else chunks_of(source)
-        )
+        call = call or Call()
+        given: ImportSource
+        if isinstance(source, str) and (saved := _of_engine(source, call)) is not None:
+            given = saved
+        elif isinstance(source, (str, os.PathLike)):
+            given = os.path.abspath(source)
+        else:
+            given = chunks_of(source)
         return self.verbs.load(
             given,
             name=name,
             platform=platform,
             all_platforms=all_platforms,
             options=options,
-            call=call or Call(),
+            call=call,
         )
 
     def images(self) -> list[ImageInfo]:

@@ -1,3 +1,3 @@
 """Generated stubs.  Never edited: `make proto` writes them."""
 
-SOURCES = "5f0f2f2dbb94d142de7e2aa8232be371eca5feb3018402bfe2da550b777e4595"  # of the files under proto/, so that a test sees stale stubs without protoc
+SOURCES = "e81619b6c7729251a0070d3c1152a2fd3d8b2a4d68b59ff10a7673fbe03717eb"  # of the files under proto/, so that a test sees stale stubs without protoc

@@ -14,13 +14,13 @@ import pwd
 import socket
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from orlop.errors import InvalidArgument, PermissionDenied
 from orlop.proto.orlop.v1.images_pb2 import CommitRequest
 from orlop.service.clients import Client, Role
 from orlop.service.pools import ServiceLimits
 from orlop.service.shown import one_line
+from orlop.values import dataclass
 
 __all__ = ["Access", "Peer", "check_owner", "peer_of"]
 
@@ -70,6 +70,17 @@ def _groups(connection: socket.socket) -> frozenset[int]:
     return frozenset()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rules:
+    """Who is named, by numbers; of certificates, by names."""
+
+    users: frozenset[int]
+    groups: frozenset[int]
+    looking_users: frozenset[int]
+    looking_groups: frozenset[int]
+    certificates: tuple[tuple[frozenset[str], Role | None], ...]
+
+
 class Access:
     """The rules of one daemon, made of its `ServiceLimits`.  Raises `InvalidArgument` for unknown names.
 
@@ -78,16 +89,11 @@ class Access:
 
     def __init__(self, limits: ServiceLimits, *, group: int | None, attempted: str) -> None:
         self._own = frozenset({0, os.geteuid()})
-        self._users = _ids(limits.users, _uid, "user", attempted)
-        self._groups = _ids(limits.groups, _gid, "group", attempted) | (
-            {group} if group is not None else set()
-        )
-        self._looking_users = _ids(limits.read_only_users, _uid, "user", attempted)
-        self._looking_groups = _ids(limits.read_only_groups, _gid, "group", attempted)
-        self._certificates: tuple[tuple[frozenset[str], Role | None], ...] = (
-            (frozenset(limits.tls_names), "full"),
-            (frozenset(limits.tls_read_only_names), "read-only"),
-        )
+        self._rules = _rules(limits, group, attempted)
+
+    def replace(self, limits: ServiceLimits, *, group: int | None, attempted: str) -> None:
+        """Go by other rules from now on: all of them, or none where one cannot be.  Raises as making does."""
+        self._rules = _rules(limits, group, attempted)
 
     def owns(self, peer: Peer) -> bool:
         """Whether it is root's or the daemon's own."""
@@ -105,23 +111,39 @@ class Access:
     def certified(self, names: Iterable[str], where: str) -> Client:
         """One that showed a certificate with these names, which its authority has vouched for."""
         names = list(dict.fromkeys(names))
-        for known, role in self._certificates:
+        certificates = self._rules.certificates
+        for known, role in certificates:
             for name in names:
                 if name in known:
                     return Client(key=f"certificate {one_line(name)}", role=role, about=where)
         key = f"certificate {one_line(names[0]) if names else 'without a name'}"
-        role = next((role for known, role in self._certificates if _ANY in known), None)
+        role = next((role for known, role in certificates if _ANY in known), None)
         return Client(key=key, role=role, about=where)
 
     def _role(self, peer: Peer) -> Role | None:
-        if peer.uid in self._own or peer.uid in self._users:
+        rules = self._rules
+        if peer.uid in self._own or peer.uid in rules.users:
             return "full"
-        if peer.uid in self._looking_users:
+        if peer.uid in rules.looking_users:
             return "read-only"
         gids = peer.groups | {peer.gid}
-        if gids & self._groups:
+        if gids & rules.groups:
             return "full"
-        return "read-only" if gids & self._looking_groups else None
+        return "read-only" if gids & rules.looking_groups else None
+
+
+def _rules(limits: ServiceLimits, group: int | None, attempted: str) -> _Rules:
+    own = {group} if group is not None else set()
+    return _Rules(
+        users=_ids(limits.users, _uid, "user", attempted),
+        groups=_ids(limits.groups, _gid, "group", attempted) | own,
+        looking_users=_ids(limits.read_only_users, _uid, "user", attempted),
+        looking_groups=_ids(limits.read_only_groups, _gid, "group", attempted),
+        certificates=(
+            (frozenset(limits.tls_names), "full"),
+            (frozenset(limits.tls_read_only_names), "read-only"),
+        ),
+    )
 
 
 def _ids(names: Iterable[str], find: Callable[[str], int], kind: str, attempted: str) -> frozenset[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextvars import copy_context
 from typing import Generic, TypeVar
 
 import grpc
@@ -19,6 +19,7 @@ from orlop.client import wire
 from orlop.errors import Internal
 from orlop.observe import NULL_OBSERVER, Call, CancelToken, Observer, Progress
 from orlop.proto.orlop.v1 import types_pb2
+from orlop.values import replace
 
 __all__ = ["Warnings", "call_of", "watched", "with_auth"]
 
@@ -126,7 +127,9 @@ def watched(
     """
     relay: _Relay[_T] = _Relay()
     call = call_of(context, relay)
-    worker = threading.Thread(target=relay.run, args=(work, call), name="orlop-work", daemon=True)
+    worker = threading.Thread(  # in a copy of our context: what it logs and traces is this call's
+        target=copy_context().run, args=(relay.run, work, call), name="orlop-work", daemon=True
+    )
     worker.start()
     try:
         yield from relay.events()

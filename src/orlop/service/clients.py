@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orlop.errors import Error, ResourceExhausted, limit_hint, over_limit
+from orlop.values import dataclass, field
 
 __all__ = ["NOBODY", "Client", "Connection", "Ledger", "Role", "ServiceCounts", "call_among"]
 
@@ -50,12 +50,13 @@ class Connection:
     """One that the door let in.
 
     ``client`` of a TLS connection is its address alone until its first call has shown the certificate, which
-    ends ``tls``.
+    ends ``tls``.  ``judge`` says whose it is by the rules of now, once that can be said.
     """
 
     name: str
     client: Client
     tls: bool = False
+    judge: Callable[[], Client] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,27 @@ class Ledger:
         with self._lock:
             self._connections.pop(name, None)
 
+    def certified(self, connection: Connection, judge: Callable[[], Client]) -> None:
+        """Say whose a TLS connection is: what ``judge`` says, now and at every `review`."""
+        with self._lock:
+            connection.judge = judge
+            connection.client = judge()
+            connection.tls = False  # last: another call of it must not be taken for nobody's meanwhile
+
+    def review(self) -> None:
+        """Ask of each connection anew whose it is and what that client may do: the rules have changed."""
+        with self._lock:
+            for connection in self._connections.values():
+                if connection.judge is not None:
+                    connection.client = connection.judge()
+
+    def replace(self, counts: ServiceCounts) -> None:
+        """Count by other limits from now on."""
+        with self._lock:
+            self._counts = counts
+            for account in self._accounts.values():
+                account.tokens = min(account.tokens, float(counts.burst))
+
     def connection(self, peer: str) -> Connection | None:
         """Which one a call came on, by what gRPC says of its peer; None for none of the door's."""
         return self._connections.get(peer.removeprefix(_PEER)) if peer.startswith(_PEER) else None
@@ -124,8 +146,11 @@ class Ledger:
         found = self.connection(told.decode(errors="replace") if isinstance(told, bytes) else str(told))
         return found.client if found is not None else NOBODY
 
-    def begin(self, client: Client, *, stream: bool) -> Error | None:
-        """Count a call in; the error for one that is too much.  Every one that got in is to `end`."""
+    def begin(self, client: Client, *, stream: bool, rated: bool = True) -> Error | None:
+        """Count a call in; the error for one that is too much.  Every one that got in is to `end`.
+
+        One that is not ``rated`` may come at any rate.
+        """
         attempted = f"call as {client}"
         with self._lock:
             account = self._account(client.key)
@@ -133,7 +158,7 @@ class Ledger:
                 return _over("client_calls", account.calls + 1, self._counts.client_calls, attempted)
             if stream and account.streams >= self._counts.client_streams:
                 return _over("client_streams", account.streams + 1, self._counts.client_streams, attempted)
-            if self._counts.rate and not self._take(account):
+            if rated and self._counts.rate and not self._take(account):
                 return ResourceExhausted(
                     attempted,
                     f"more than {self._counts.rate:g} calls a second, after {self._counts.burst} at once",

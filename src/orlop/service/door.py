@@ -24,11 +24,13 @@ import socket
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 from orlop.errors import limit_hint
 from orlop.service.access import Access, peer_of
 from orlop.service.clients import Client, Connection, Ledger
+from orlop.values import dataclass
 
 __all__ = ["Door", "Listening"]
 
@@ -56,6 +58,7 @@ class Listening:
     sock: socket.socket
     behind: str  # a path
     tls: bool = False
+    listens: bool = False  # already: who handed it over chose its backlog
 
 
 class _End:
@@ -116,6 +119,7 @@ class Door:
         self._waker, self._woken = socket.socketpair()
         self._closing = False  # no new connections
         self._stopped = False
+        self._review = False  # the rules have changed
         self._shut = threading.Event()  # the sockets that listened are closed
         self._accepting = False
         self._pause_until = 0.0
@@ -132,9 +136,19 @@ class Door:
         for sock in (*(item.sock for item in self._listening), self._woken, self._waker):
             sock.setblocking(False)
         for item in self._listening:
-            item.sock.listen(_BACKLOG)
+            if not item.listens:
+                item.sock.listen(_BACKLOG)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._thread.start()
+
+    def replace(self, *, connections: int, client_connections: int) -> None:
+        """Count by other limits from now on, and look at all connections by the rules of now.
+
+        Those of clients that may do nothing any more end, with what they have under way.
+        """
+        self._most, self._most_of_one = connections, client_connections
+        self._review = True
+        self._wake()
 
     def shut(self) -> None:
         """Accept no more: who connects is told that nobody listens.  Connections go on."""
@@ -170,6 +184,8 @@ class Door:
                     self._serve(key.data, events)
                 self._see_off()
                 self._give_up_unread()
+                if self._review:
+                    self._part_with_the_unwelcome()
         except Exception:
             _log.exception("the door has failed")
             raise
@@ -238,13 +254,15 @@ class Door:
 
     def _let_in(self, item: Listening, sock: socket.socket, address: object) -> None:
         reserved = False
+        judge = None
         if item.tls:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             host, port = address[:2] if isinstance(address, tuple) else ("?", 0)
             client = Client(key=f"host {host}", role=None, about=f"port {port}")
         else:
             peer = peer_of(sock)
-            client, reserved = self._access.local(peer), self._access.owns(peer)
+            judge = partial(self._access.local, peer)
+            client, reserved = judge(), self._access.owns(peer)
             if client.role is None:
                 self._log_refusal(client, "may not use this daemon")
                 self._refuse(item, sock, 403, f"{client.key} may not use this daemon")
@@ -259,7 +277,7 @@ class Door:
                 self._log_refusal(client, f"{name} is {held + 1}, the limit is {limit}")
                 self._refuse(item, sock, 503, f"{name} is {held + 1}, the limit is {limit} ({hint})")
                 return
-        self._join(item, sock, client)
+        self._join(item, sock, client, judge)
 
     def _refuse(self, item: Listening, sock: socket.socket, status: int, text: str) -> None:
         """Say why, and close once that is read.
@@ -324,7 +342,9 @@ class Door:
                 self._selector.unregister(refused.sock)
                 refused.sock.close()
 
-    def _join(self, item: Listening, sock: socket.socket, client: Client) -> None:
+    def _join(
+        self, item: Listening, sock: socket.socket, client: Client, judge: Callable[[], Client] | None
+    ) -> None:
         behind = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             behind.setblocking(False)
@@ -336,7 +356,8 @@ class Door:
         except OSError:
             behind.close()
             raise
-        joint = _Joint(Connection(name=name, client=client, tls=item.tls), client.key, taken=time.monotonic())
+        connection = Connection(name=name, client=client, tls=item.tls, judge=judge)
+        joint = _Joint(connection, client.key, taken=time.monotonic())
         ends = _End(sock, joint), _End(behind, joint)
         ends[0].other, ends[1].other = ends[1], ends[0]
         joint.ends = ends
@@ -412,6 +433,16 @@ class Door:
         before = time.monotonic() - self._unread
         for joint in tuple(self._slow):
             if joint.taken <= before and _is_hung_up(joint.ends[1].sock):
+                self._part(joint)
+
+    def _part_with_the_unwelcome(self) -> None:
+        """Ask of all connections whose they are, by the rules of now; part those of nobody."""
+        self._review = False
+        self._ledger.review()
+        for joint in tuple(self._joints):
+            connection = joint.connection
+            if connection.judge is not None and connection.client.role is None:
+                self._log_refusal(connection.client, "may not use this daemon any more")
                 self._part(joint)
 
     def _part(self, joint: _Joint, *, linger: bool = False) -> None:

@@ -17,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -31,6 +32,7 @@ from orlop.service.pools import CallPool, Pools, ServiceLimits, arrived, refusal
 from orlop.service.requests import check
 from orlop.service.shown import Veil, one_line
 from orlop.service.tls import names_of
+from orlop.service.watching import Begun, CallWatcher, Seer, metadata_of, request_id
 
 __all__ = ["Gate", "deadlines_by_pool"]
 
@@ -51,6 +53,7 @@ def deadlines_by_pool(pools: Pools, limits: ServiceLimits) -> dict[CallPool, flo
         pools.quick: limits.quick_deadline,
         pools.roots: limits.roots_deadline,
         pools.transfers: limits.transfers_deadline,
+        pools.contents: limits.transfers_deadline,
         pools.idle: limits.transfers_deadline,
     }
 
@@ -75,14 +78,21 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         deadlines: Deadlines,
         seconds: Mapping[CallPool, float],
         request_size: int,
+        messages: Mapping[str, int] | None = None,
         services: Collection[str],
         looks: Collection[str],
         owners: Collection[str],
+        watchers: Sequence[CallWatcher] = (),
     ) -> None:
-        """``looks`` are the methods that change nothing, ``owners`` those of root and our own user alone."""
+        """``looks`` are the methods that change nothing, ``owners`` those of root and our own user alone.
+
+        ``messages`` are bytes that a method's messages may have where that is more than ``request_size``.
+        """
         self.veil = veil
         self.services = frozenset(services) | {""}
         self.request_size = request_size
+        self.messages = messages or {}
+        self.watchers = watchers
         self.deadlines = deadlines
         self.seconds = seconds
         self._looks = frozenset(looks)
@@ -122,8 +132,8 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
             return NOBODY
         if connection.tls:
             names = names_of(cast("Mapping[str, Sequence[bytes]]", context.auth_context()))
-            connection.client = self._access.certified(names, connection.client.key)
-            connection.tls = False  # last: another call of it must not be taken for nobody's meanwhile
+            judge = partial(self._access.certified, names, connection.client.key)
+            self._ledger.certified(connection, judge)
         return connection.client
 
     def admit(self, method: str, client: Client) -> None:
@@ -256,15 +266,21 @@ class _Behaviour:
         self._gate = gate
         self._method = method
         self._behaviour = behaviour
-        self._seconds = gate.seconds.get(pool, 0.0)
+        self._pool = pool
         self.experimental_thread_pool = pool.streams if stream else pool
+
+    @property
+    def _seconds(self) -> float:
+        """How long a call may take, by the limits of now."""
+        return self._gate.seconds.get(self._pool, 0.0)
 
     def _checked(self, request: object, client: Client) -> object:
         attempted = f"call {self._method}"
         if isinstance(request, _Malformed):
             raise InvalidArgument(attempted, "the request's bytes are not the message that it takes")
         if isinstance(request, Message):
-            size, most = request.ByteSize(), self._gate.request_size
+            size = request.ByteSize()
+            most = max(self._gate.request_size, self._gate.messages.get(self._method, 0))
             if size > most:
                 raise over_limit("request_size", size, most, attempted=attempted, table="daemon")
             check(request, attempted)
@@ -273,13 +289,20 @@ class _Behaviour:
             return (self._checked(one, client) for one in request)
         return request
 
-    def _fail(self, exc: Exception, client: Client, number: str, context: _Context) -> NoReturn:
+    def _fail(
+        self, exc: Exception, client: Client, number: str, context: _Context, seer: Seer | None
+    ) -> NoReturn:
         error = exc if isinstance(exc, Error) else self._bug(exc, client, number)
         level = logging.ERROR if isinstance(error, (Internal, DataLoss)) else logging.INFO
         if error is refusal():
             level = self._gate.log_refusal(client, error)
         said = one_line(error)
-        _log.log(level, "%s by %s, request %s: %s: %s", self._method, client, number, error.code, said)
+        ended = {"code": error.code, "seconds": seer.seconds} if seer is not None else None
+        _log.log(
+            level, "%s by %s, request %s: %s: %s", self._method, client, number, error.code, said, extra=ended
+        )
+        if seer is not None:
+            seer.ended(error.code)
         if client.role != "full":
             error = self._gate.veil.error(error)
         code, message, trailers = status_of(error)
@@ -291,11 +314,17 @@ class _Behaviour:
         hint = f"the daemon's log has the details, under request {number}"
         return Internal(f"call {self._method}", "unexpected error", hint=hint)
 
-    def _begin(self, context: _Context) -> tuple[Client, str]:
+    def _begin(self, context: _Context) -> tuple[Client, str, Seer | None]:
         arrived()
         client, number = self._gate.client(context), self._gate.number()
+        seer = None
+        if self._gate.watchers:
+            metadata = metadata_of(context)
+            number = request_id(number, metadata)
+            call = Begun(method=self._method, client=str(client), number=number, metadata=metadata)
+            seer = Seer(self._gate.watchers, call)
         _log.debug("%s by %s, request %s", self._method, client, number)
-        return client, number
+        return client, number, seer
 
     def _shown(self, answer: object, client: Client) -> object:
         if client.role != "full" and isinstance(answer, Message):
@@ -307,27 +336,37 @@ class _Unary(_Behaviour):
     """One answer."""
 
     def __call__(self, request: object, context: _Context) -> object:
-        client, number = self._begin(context)
+        client, number, seer = self._begin(context)
         try:
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
             with self._gate.deadlines.watch(context, limited.time_remaining()):
                 answer = self._behaviour(self._checked(request, client), cast("_Context", limited))
+            if seer is not None:
+                seer.ended("OK")
             return self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - the last place to make a status of it; logged in _fail
-            self._fail(exc, client, number, context)
+            self._fail(exc, client, number, context, seer)
+        finally:
+            if seer is not None:
+                seer.ended("CANCELLED")  # unless it has ended otherwise: the client has gone
 
 
 class _Stream(_Behaviour):
     """A stream of answers."""
 
     def __call__(self, request: object, context: _Context) -> Iterator[object]:
-        client, number = self._begin(context)
+        client, number, seer = self._begin(context)
         try:
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
             with self._gate.deadlines.watch(context, limited.time_remaining()):
                 for answer in self._behaviour(self._checked(request, client), cast("_Context", limited)):
                     yield self._shown(answer, client)
+            if seer is not None:
+                seer.ended("OK")
         except Exception as exc:  # noqa: BLE001 - as above
-            self._fail(exc, client, number, context)
+            self._fail(exc, client, number, context, seer)
+        finally:
+            if seer is not None:
+                seer.ended("CANCELLED")  # unless it has ended otherwise: the client has gone

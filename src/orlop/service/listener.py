@@ -7,6 +7,9 @@ may use it, they are 0755 and 0666, and the door alone decides (orlop.service.do
 
 gRPC's own socket is behind the door, in ``ROOT/locks/door``, mode 0700.
 
+A socket that a service manager has handed over (orlop.service.systemd) is the manager's: its file, folder,
+owner and mode are left alone, and stay when the daemon ends, so that clients wait for the next one.
+
 Invariants: a live socket is never removed; the mode and the owner are right before the first call is
 answered, and nobody else can connect before.
 """
@@ -26,7 +29,7 @@ from orlop.errors import AlreadyExists, Error, FailedPrecondition, InvalidArgume
 from orlop.linux.flock import FileLock
 from orlop.observe import Call
 
-__all__ = ["DEFAULT_GROUP", "Behind", "Owner", "bind_tcp", "claim_root", "claim_socket"]
+__all__ = ["DEFAULT_GROUP", "Behind", "Owner", "bind_tcp", "claim_root", "claim_socket", "take_over"]
 
 DEFAULT_GROUP = "orlop"
 _FOLDER_MODE = 0o750
@@ -86,8 +89,10 @@ def claim_root(root: str, address: Address | TcpAddress, attempted: str) -> File
 
 
 @contextmanager
-def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attempted: str) -> Iterator[None]:
+def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attempted: str) -> Iterator[bool]:
     """Make the socket by ``bind``, with its folder, owner and mode; removed when the block ends.
+
+    Yields whether the folder was made, and so has the owner's mode.
 
     Raises `FailedPrecondition` if another daemon listens there or the place cannot hold a socket, and
     the errno's class where the system refuses.
@@ -95,7 +100,7 @@ def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attem
     path = address.path
     with ExitStack() as undo:
         with _system_errors(attempted):
-            _make_folder(os.path.dirname(path), owner, attempted)
+            made = _make_folder(os.path.dirname(path), owner, attempted)
             lock = FileLock(f"{path}.lock", unlink_on_release=True)
             if not lock.acquire(call=Call(), attempted=attempted, blocking=False):
                 raise _taken(address, attempted)
@@ -109,7 +114,7 @@ def claim_socket(address: Address, owner: Owner, bind: Callable[[], None], attem
                 os.umask(before)
             undo.callback(_unlink, path)
             owner.apply(path, owner.mode)
-        yield
+        yield made
 
 
 def bind_tcp(address: TcpAddress, attempted: str) -> tuple[socket.socket, TcpAddress]:
@@ -132,6 +137,38 @@ def bind_tcp(address: TcpAddress, attempted: str) -> tuple[socket.socket, TcpAdd
     except OSError as exc:
         sock.close()
         raise from_oserror(attempted, exc) from exc
+
+
+def take_over(name: str, fd: int) -> tuple[socket.socket, Address | TcpAddress]:
+    """A socket that was handed over, and where it listens.  The descriptor is the socket's from then on.
+
+    Raises `InvalidArgument` for what is no listening stream socket, or none with an address of ours.
+    """
+    attempted = f"take over the socket {name or fd}"
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as exc:
+        raise InvalidArgument(attempted, f"descriptor {fd} is no socket: {exc.strerror}") from exc
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        where = sock.getsockname()
+    except OSError as exc:
+        sock.close()
+        raise InvalidArgument(attempted, f"descriptor {fd}: {exc.strerror}") from exc
+    if sock.type != socket.SOCK_STREAM or not listens:
+        sock.close()
+        raise InvalidArgument(
+            attempted,
+            "it does not listen for connections",
+            hint="its unit wants ListenStream= and no Accept=yes",
+        )
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return sock, TcpAddress(where[0], where[1])
+    if sock.family == socket.AF_UNIX and isinstance(where, str) and where.startswith("/"):
+        return sock, Address(where)
+    sock.close()
+    raise InvalidArgument(attempted, "it is neither a unix socket at a path nor one of TCP")
 
 
 class Behind:
@@ -184,19 +221,20 @@ def _system_errors(attempted: str) -> Iterator[None]:
         raise from_oserror(attempted, exc) from exc
 
 
-def _make_folder(folder: str, owner: Owner, attempted: str) -> None:
+def _make_folder(folder: str, owner: Owner, attempted: str) -> bool:
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
         if not os.path.isdir(folder):
             raise FailedPrecondition(attempted, f"{folder} is not a folder") from None
-        return
+        return False
     except FileNotFoundError as exc:
         parent = os.path.dirname(folder)
         raise FailedPrecondition(
             attempted, f"the folder {parent} does not exist", hint="make it, or listen elsewhere"
         ) from exc
     owner.apply(folder, owner.folder_mode)
+    return True
 
 
 def _remove_stale(address: Address, attempted: str) -> None:

@@ -1,11 +1,13 @@
 """Threads for calls, in pools that cannot starve one another, and in which no client starves another.
 
 A synchronous gRPC server gives each running call a thread.  With one pool for all, a few slow pulls
-would leave none for a list.  So there are three kinds of calls, each with threads and queues of its own:
+would leave none for a list.  So there are four kinds of calls, each with threads and queues of its own:
 
 - *quick*: answered from metadata.  Also the server's default pool, for health checks.
 - *roots*: they make, change or delete something, and may have to pull first.
 - *transfers*: long by nature.
+- *contents*: containerd reads and writes blobs in them, one thread to a stream, which waits for it most of
+  the time.  It is the machine's own: neither its streams nor its rate are counted.
 
 and threads for *idle* streams (reflection, who watches health), which may be held open without any work.
 
@@ -26,13 +28,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from orlop.errors import Error, InvalidArgument, over_limit
 from orlop.service.clients import Client, Ledger, ServiceCounts, call_among
 from orlop.service.deadlines import Deadlines
+from orlop.values import dataclass, fields
 
 __all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "arrived", "refusal"]
 
@@ -52,6 +54,7 @@ class ServiceLimits:
     quick: int = 16  # threads for calls that metadata answer
     roots: int = 24  # threads for calls that make, change or delete
     transfers: int = 8  # threads for pulls and the like; each has a second one, which does the work
+    contents: int = 128  # threads for containerd's streams of blobs; each is one that it reads or writes
     idle: int = 64  # threads for streams that a client may hold open without work: who watches health
     spare: int = 16  # threads more of each kind, for clients that have no call of it running
     waiting: int = 128  # calls of one client that may queue for each kind, quick ones apart
@@ -68,6 +71,7 @@ class ServiceLimits:
     quick_deadline: float = 60.0  # seconds that a call may take at most, whatever its client allows
     roots_deadline: float = 3_600.0  # likewise, of calls that make, change or delete
     transfers_deadline: float = 86_400.0  # likewise, of pulls and the like
+    grace: float = 10.0  # seconds that running calls have to end once the daemon is to stop; 0: none
     request_size: int = 1 << 20  # bytes of a request; the largest are options with labels
     users: tuple[str, ...] = ()  # names or numbers; who may do everything, besides root and the group
     groups: tuple[str, ...] = ()  # likewise
@@ -140,6 +144,7 @@ class CallPool(ThreadPoolExecutor):
 
     ``waiting`` is how many calls of one client may wait; None for no bound but the ledger's.  ``patience``
     is how many seconds a thread waits for a request once its call has begun, by ``deadlines``; 0: no bound.
+    In a pool for ``owners`` neither their streams nor their rate are limited.
     """
 
     def __init__(
@@ -152,6 +157,7 @@ class CallPool(ThreadPoolExecutor):
         ledger: Ledger,
         deadlines: Deadlines | None = None,
         patience: float = 0.0,
+        owners: bool = False,
     ) -> None:
         super().__init__(max_workers=threads + spare, thread_name_prefix=f"orlop-{name}")
         self.name = name
@@ -161,6 +167,7 @@ class CallPool(ThreadPoolExecutor):
         self._ledger = ledger
         self._deadlines = deadlines
         self._patience = patience
+        self._owners = owners
         self._refuser = ThreadPoolExecutor(_REFUSERS, thread_name_prefix=f"orlop-{name}-refuse")
         self._change = threading.Condition()  # guards all below
         self._calls = 0
@@ -173,6 +180,12 @@ class CallPool(ThreadPoolExecutor):
         """Calls that run or wait."""
         return self._calls
 
+    @property
+    def waiting(self) -> int:
+        """Those among them that wait."""
+        with self._change:
+            return sum(map(len, self._queues.values()))
+
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As the base's, when the client's turn comes; the call counts until it has ended."""
         return self.enter(partial(fn, **kwargs), args, stream=False)
@@ -180,7 +193,9 @@ class CallPool(ThreadPoolExecutor):
     def enter(self, work: Callable[..., _T], args: tuple[Any, ...], *, stream: bool) -> Future[_T]:
         """Let a call in, or have it refused; ``args`` are what gRPC gave with it."""
         client = self._ledger.caller(args)
-        error = self._ledger.begin(client, stream=stream)
+        own = self._owners and client.owner
+        stream = stream and not own
+        error = self._ledger.begin(client, stream=stream, rated=not own)
         if error is not None:
             return self._refuse(partial(work, *_without_request(args)), error)
         job = _Job(Future(), partial(work, *args), client, stream, call_among(args))
@@ -198,6 +213,10 @@ class CallPool(ThreadPoolExecutor):
         most = len(queue)
         error = over_limit("waiting", most + 1, most, attempted=f"call as {client}", table="daemon")
         return self._refuse(partial(work, *_without_request(args)), error)
+
+    def replace(self, *, waiting: int | None, patience: float) -> None:
+        """Let other numbers count from the next call on."""
+        self._queue_size, self._patience = waiting, patience
 
     def wait_idle(self, seconds: float) -> int:
         """Wait until no call is left; the number that is left all the same."""
@@ -325,7 +344,7 @@ class Pools:
     ) -> None:
         self.ledger = ledger or Ledger(limits.counts)
 
-        def pool(name: str, threads: int) -> CallPool:
+        def pool(name: str, threads: int, *, owners: bool = False) -> CallPool:
             waiting = None if name == "quick" else limits.waiting  # the ledger bounds them all
             return CallPool(
                 name,
@@ -335,21 +354,34 @@ class Pools:
                 ledger=self.ledger,
                 deadlines=deadlines,
                 patience=limits.quick_deadline,
+                owners=owners,
             )
 
         self.quick = pool("quick", limits.quick)
         self.roots = pool("roots", limits.roots)
         self.transfers = pool("transfers", limits.transfers)
+        self.contents = pool("contents", limits.contents, owners=True)
         self.idle = pool("idle", limits.idle)
 
+    def replace(self, limits: ServiceLimits) -> None:
+        """Go by other numbers from the next call on, but for those of threads, which are for good."""
+        self.ledger.replace(limits.counts)
+        for pool in (self.quick, self.roots, self.transfers, self.contents, self.idle):
+            waiting = None if pool is self.quick else limits.waiting
+            pool.replace(waiting=waiting, patience=limits.quick_deadline)
+
+    def each(self) -> tuple[CallPool, ...]:
+        """All of them."""
+        return self.quick, self.roots, self.transfers, self.idle
+
     @property
-    def busy(self) -> bool:
-        """Whether any call does or waits to do something; idle streams do not count."""
-        return any(pool.calls for pool in (self.quick, self.roots, self.transfers))
+    def busy(self) -> int:
+        """How many calls do or wait to do something; idle streams do not count."""
+        return sum(pool.calls for pool in (self.quick, self.roots, self.transfers, self.contents))
 
     def shutdown(self, seconds: float) -> int:
         """Take no more calls and wait for those under way; the number that did not end in time."""
-        pools = (self.quick, self.roots, self.transfers, self.idle)
+        pools = (self.quick, self.roots, self.transfers, self.contents, self.idle)
         for pool in pools:
             pool.shutdown(wait=False)
         until = time.monotonic() + seconds

@@ -24,12 +24,17 @@ __all__ = ["check"]
 
 MAX_TEXT = 4_096  # bytes: PATH_MAX, and more than any name has
 MAX_LONG_TEXT = 65_536  # bytes: what a config's history and a label may say
+MAX_WIDE_TEXT = 262_144  # bytes: all annotations of a pod together, Kubernetes' TotalAnnotationSizeLimitB
 MAX_ITEMS = 1_024  # of a list or a map
 MAX_ID = 2**32 - 1  # user_namespaces(7)
 MAX_TIME = 2.0**40  # seconds: some 34,800 years
 
 _LONG = frozenset(
-    {"author", "message", "changes", "set", "labels", "password", "identity_token", "registry_token"}
+    {
+        *("author", "message", "changes", "set", "labels", "auth"),
+        *("password", "identity_token", "registry_token"),
+        *("filters", "paths"),  # of containerd's messages
+    }
 )  # fields, by their last name
 _NAMES = frozenset(  # image names, which may not be looked for by less
     {
@@ -98,9 +103,23 @@ _ANY_SIGN = frozenset(  # times before 1970
     }
 )
 _DATA = frozenset(  # bytes of a file, bounded by the request's size
-    {"orlop.v1.LoadStreamRequest.chunk", "orlop.v1.WriteArchiveRequest.chunk"}
+    {
+        "orlop.v1.LoadStreamRequest.chunk",
+        "orlop.v1.WriteArchiveRequest.chunk",
+        "containerd.services.content.v1.WriteContentRequest.data",
+    }
 )
-_OWN_RULE = frozenset({"orlop.v1.PrepareOptions.quota"})  # in orlop.service.images
+_WIDE = frozenset({"runtime.v1.ImageSpec.annotations"})  # maps with a pod's annotations
+_OWN_RULE = frozenset(
+    {
+        "orlop.v1.PrepareOptions.quota",  # in orlop.service.images
+        # Below zero they mean the same as zero.
+        "containerd.services.content.v1.ReadContentRequest.offset",
+        "containerd.services.content.v1.ReadContentRequest.size",
+        "containerd.services.content.v1.WriteContentRequest.total",
+        "google.protobuf.Timestamp.seconds",  # containerd's clients send the year 1 for no time at all
+    }
+)
 _INTEGERS = frozenset({FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64})
 _TEXTS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 
@@ -123,9 +142,10 @@ def _check_fields(message: Message, where: str, attempted: str) -> None:
         name = f"{where}{field.name}"
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             _check_count(name, len(value), attempted)
+            most = MAX_WIDE_TEXT if field.full_name in _WIDE else MAX_LONG_TEXT
             for key, text in value.items():
                 _check_text(name, key, MAX_TEXT, attempted)
-                _check_text(f"{name}[{key[:40]!r}]", text, MAX_LONG_TEXT, attempted)
+                _check_text(f"{name}[{key[:40]!r}]", text, most, attempted)
         elif isinstance(value, (str, bytes, int, float, Message)):
             _check_value(field, name, value, attempted)
         else:

@@ -7,17 +7,22 @@ A value per service; `orlop.service.table` lists them all, and everything that h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import grpc
 
 from orlop.images.api import Store
+from orlop.images.contentstore.api import ContentApi
+from orlop.images.nodeimages import NodeImages
+from orlop.images.snapshots import Snapshots
 from orlop.remote import api as remote
+from orlop.values import dataclass
 
 __all__ = ["Kind", "Offer", "Served"]
 
-Kind = Literal["quick", "roots", "transfers", "idle"]  # of calls: the pools of orlop.service.pools
+Kind = Literal[
+    "quick", "roots", "transfers", "contents", "idle"
+]  # of calls: the pools of orlop.service.pools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,9 @@ class Offer:
 
     store: Store
     registries: remote.Registries | None = None
+    node_images: NodeImages | None = None
+    snapshots: Snapshots | None = None
+    content: ContentApi | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +42,8 @@ class Served:
 
     ``add`` registers a servicer over what there is to offer.  Each method is named once, under the kind of
     its call.  ``looks`` are those that change nothing, so that who may only look may call them.  A service
-    of the ``owner`` is for root and the daemon's own user alone.
+    of the ``owner`` is for root and the daemon's own user alone.  ``message`` is how many bytes a message to
+    it may have where that is more than others' requests.
     """
 
     name: str
@@ -42,9 +51,11 @@ class Served:
     quick: tuple[str, ...] = ()
     roots: tuple[str, ...] = ()
     transfers: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
     looks: tuple[str, ...] = ()
     owner: bool = False
+    message: int = 0
 
     def methods(self, kind: Kind) -> tuple[str, ...]:
         """The full names (``/package.Service/Method``) of the methods of a kind."""

@@ -5,34 +5,44 @@ Whoever adds a service adds it here and nowhere else.
 
 from __future__ import annotations
 
+from orlop.proto.containerd.services.content.v1 import content_pb2_grpc
+from orlop.proto.containerd.services.snapshots.v1 import snapshots_pb2_grpc
 from orlop.proto.docker.containerkit.types import image_pb2_grpc
 from orlop.proto.orlop.v1 import (
     comparing_pb2_grpc,
     contents_pb2_grpc,
+    events_pb2_grpc,
     forks_pb2_grpc,
     images_pb2_grpc,
     registries_pb2_grpc,
+    sharing_pb2_grpc,
     store_pb2_grpc,
     transfer_pb2_grpc,
 )
+from orlop.proto.runtime.v1 import images_pb2_grpc as cri_grpc
+from orlop.service import cri
 from orlop.service.comparing import Comparing
+from orlop.service.containerd.content import Content
+from orlop.service.containerd.snapshots import Snapshots
 from orlop.service.contents import Contents
+from orlop.service.events import Events
 from orlop.service.forks import Forks
 from orlop.service.images import ContainerkitImages, Images
 from orlop.service.pools import CallPool, Pools
 from orlop.service.registries import Registries
 from orlop.service.served import Kind, Served
+from orlop.service.sharing import Sharing
 from orlop.service.store import Store
 from orlop.service.transfer import Transfer
 
-__all__ = ["LOOKS", "OWNERS", "SERVED", "SERVICES", "WATCH", "pools_by_method"]
+__all__ = ["LOOKS", "MESSAGES", "OWNERS", "SERVED", "SERVICES", "WATCH", "pools_by_method"]
 
 WATCH = "/grpc.health.v1.Health/Watch"
 _REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 )
-_KINDS: tuple[Kind, ...] = ("quick", "roots", "transfers", "idle")
+_KINDS: tuple[Kind, ...] = ("quick", "roots", "transfers", "contents", "idle")
 
 SERVED = (
     Served(
@@ -86,6 +96,41 @@ SERVED = (
         looks=("ListCheckpoints",),
     ),
     Served(
+        name="containerd.services.snapshots.v1.Snapshots",
+        add=lambda offer, server: snapshots_pb2_grpc.add_SnapshotsServicer_to_server(
+            Snapshots(offer.snapshots), server
+        ),
+        quick=("Mounts", "Stat", "Update"),
+        roots=("Prepare", "View", "Commit", "Remove", "List", "Usage", "Cleanup"),
+        owner=True,
+    ),
+    Served(
+        name="containerd.services.content.v1.Content",
+        add=lambda offer, server: content_pb2_grpc.add_ContentServicer_to_server(
+            Content(offer.content), server
+        ),
+        quick=("Info", "Update", "Delete", "Status", "ListStatuses", "Abort"),
+        contents=("List", "Read", "Write"),
+        owner=True,
+        message=(16 << 20) + (64 << 10),  # containerd's DefaultMaxSendMsgSize, and what is around the bytes
+    ),
+    Served(
+        name="orlop.v1.Events",
+        add=lambda offer, server: events_pb2_grpc.add_EventsServicer_to_server(Events(offer.store), server),
+        idle=("Watch",),
+        looks=("Watch",),
+    ),
+    Served(
+        name="orlop.v1.Sharing",
+        add=lambda offer, server: sharing_pb2_grpc.add_SharingServicer_to_server(
+            Sharing(offer.store), server
+        ),
+        quick=("ListShares",),
+        roots=("DropShare",),
+        transfers=("Share",),
+        owner=True,
+    ),
+    Served(
         name="orlop.v1.Comparing",
         add=lambda offer, server: comparing_pb2_grpc.add_ComparingServicer_to_server(
             Comparing(offer.store), server
@@ -93,6 +138,20 @@ SERVED = (
         quick=("History",),
         transfers=("Diff", "Blame", "Tree", "Waste"),
         looks=("History",),
+    ),
+    Served(
+        name="runtime.v1.ImageService",
+        add=lambda offer, server: cri_grpc.add_ImageServiceServicer_to_server(
+            cri.Images(offer.node_images), server
+        ),
+        quick=("ListImages", "ImageStatus"),
+        roots=(
+            "RemoveImage",
+            "StreamImages",
+            "ImageFsInfo",
+        ),  # the last two: not long, and never behind pulls
+        transfers=("PullImage",),
+        owner=True,
     ),
 )
 
@@ -105,6 +164,15 @@ OWNERS = frozenset(
     method for served in SERVED if served.owner for kind in _KINDS for method in served.methods(kind)
 )
 """The calls that are for root and the daemon's own user alone."""
+
+MESSAGES = {
+    method: served.message
+    for served in SERVED
+    if served.message
+    for kind in _KINDS
+    for method in served.methods(kind)
+}
+"""How many bytes a message may have, of the calls in which that is more than a request of others."""
 
 
 def pools_by_method(pools: Pools) -> dict[str, CallPool]:

@@ -1,21 +1,22 @@
 """Mutual TLS for the daemon: its own certificate, and the authority that signs its clients'.
 
 There is no TCP without: who cannot show a certificate of that authority gets no call through.  Who may do
-what with one is `orlop.service.access`.  The files are read once, when the daemon starts.
+what with one is `orlop.service.access`.  The files are read when the daemon starts, and when it is told to
+read them again: what they say then holds for connections made from then on.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
 
 from orlop.client.tls import read_pem
 from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.values import dataclass
 
-__all__ = ["ServerTls", "names_of"]
+__all__ = ["Certificates", "ServerTls", "names_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class ServerTls:
     key: str
     client_ca: str
 
-    def credentials(self, attempted: str) -> grpc.ServerCredentials:
-        """What gRPC listens with; each client has to show a certificate.
+    def configuration(self, attempted: str) -> grpc.ServerCertificateConfiguration:
+        """What the files hold now.
 
         Raises the errno's class for a file that cannot be read, `FailedPrecondition` for what is no
         certificate, or a key that is another's.
@@ -43,9 +44,7 @@ class ServerTls:
                 f"{self.cert}, {self.key} and {self.client_ca} do not serve: {exc}",
                 hint="PEM files of a certificate, its own key without a password, and an authority",
             ) from exc
-        return grpc.ssl_server_credentials(
-            [(key, cert)], root_certificates=authority, require_client_auth=True
-        )
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=authority)
 
     @classmethod
     def of(cls, cert: str | None, key: str | None, client_ca: str | None, attempted: str) -> ServerTls:
@@ -59,6 +58,29 @@ class ServerTls:
                 hint="give --tls-cert, --tls-key and --tls-client-ca, or listen on a unix socket",
             )
         return cls(cert=cert, key=key, client_ca=client_ca)
+
+
+class Certificates:
+    """What is shown to clients and asked of them, which may be read anew.  Raises as `ServerTls` does."""
+
+    def __init__(self, tls: ServerTls, attempted: str) -> None:
+        self._tls = tls
+        self._now = tls.configuration(attempted)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """What gRPC listens with; each client has to show a certificate."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._now, lambda: self._now, require_client_authentication=True
+        )
+
+    def read(self, attempted: str) -> Callable[[], None]:
+        """Read the files again; the call to make for it to hold."""
+        fresh = self._tls.configuration(attempted)
+
+        def use() -> None:
+            self._now = fresh
+
+        return use
 
 
 def names_of(auth_context: Mapping[str, Sequence[bytes]]) -> list[str]:

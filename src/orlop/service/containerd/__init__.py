@@ -1,0 +1,1 @@
+"""containerd's services, over the store: translation only."""
