@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
 export PYTHONDONTWRITEBYTECODE :=  # the tests start thousands of processes: none should compile anew
 
-.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench demo proto lock clean
+.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench deb demo proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ unit: compiled ## the tests that need no privilege
 	$(PYTEST) -n $(TEST_WORKERS) tests/unit
 
 integration: compiled ## the tests with real tools, mounts and registries
-	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile tests/integration
+	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/integration
 
 images: setup ## make the bench images and a registry for them (20 minutes the first time)
 	@tools/setup-system bench
@@ -61,6 +61,9 @@ fuzz: ## fuzz all parsers, FUZZ_SECONDS in all
 
 bench: images ## measure beside other tools
 	$(BIN)/python bench/run.py
+
+deb: setup ## a Debian package of this tree, in dist/
+	packaging/debian/build dist
 
 demo: setup ## the main job, step by step
 	tools/demo

@@ -1,8 +1,8 @@
 """Run the benchmarks and write their tables to build/bench.
 
-    python bench/run.py [pull|fetch|commit|drivers|scale|durable|confinement] [IMAGE ...]
+    python bench/run.py [pull|fetch|commit|drivers|scale|durable|confinement|snapshots] [IMAGE ...]
 
-QUICK=1: two images, two rounds; ROUNDS=N: how often.
+QUICK=1: two images, two rounds; ROUNDS=N: how often.  For snapshots: CLIENTS=8, SECONDS_EACH=20.
 
 Absolute times mean nothing outside one run: read the ratios.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import orlop
-from bench import changes, commit, confinement, drivers, durable, fetch, lab, pull, scale
+from bench import changes, commit, confinement, drivers, durable, fetch, lab, pull, scale, snapshots
 
 OUT = Path("build/bench")
 QUICK = os.environ.get("QUICK") == "1"
@@ -120,6 +120,12 @@ def bench_confinement(disk: Path, images: list[str], rounds: int) -> tuple[str, 
     return text, {"what": what, "ways": {name: asdict(way) for name, way in found.items()}}
 
 
+def bench_snapshots(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
+    ways = snapshots.compare(disk, images or list(snapshots.WAYS), rounds, say)
+    text = f"# containerd's snapshots\n\n{snapshots.table(ways)}\n{version('containerd', '--version')}\n"
+    return text, {"ways": {name: way.summary() for name, way in ways.items()}}
+
+
 PARTS = {
     "pull": bench_pull,
     "fetch": bench_fetch,
@@ -128,6 +134,7 @@ PARTS = {
     "scale": bench_scale,
     "durable": bench_durable,
     "confinement": bench_confinement,
+    "snapshots": bench_snapshots,
 }
 
 
