@@ -7,6 +7,7 @@ has its own of each.  Where nothing may be skipped (CI=true, or ORLOP_NO_SKIP=1)
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import re
@@ -36,6 +37,7 @@ _soak_share = pytest.StashKey[float]()
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ORLOP_CONFIG"] = os.devnull  # no test depends on what this machine's files say
+    gc.disable()  # thousands of tests are collected, and none of what that makes is garbage
     # No property fails because the machine was slow.
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     hypothesis.register_profile("orlop", hypothesis(), deadline=None, suppress_health_check=slow)
@@ -80,6 +82,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     seconds = _soak_seconds()
     trials = sum(1 for item in session.items if item.get_closest_marker("soak"))
     session.config.stash[_soak_share] = seconds / max(trials, 1)
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -165,17 +169,7 @@ def _folder(parent: Path) -> Iterator[Path]:
     folder = parent / str(next(_numbers))
     folder.mkdir()
     yield folder
-    left = disks.users(folder)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    busy = []
-    for mount in disks.mounts_below(folder):
-        done = subprocess.run(["umount", os.fspath(mount)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            busy.append(done.stderr.strip())
-    disks.remove(folder)
-    assert not left, f"still running when the test ended: {left}"
-    assert not busy, f"still in use when the test ended: {busy}"
+    disks.end(folder)
 
 
 # ------------------------------------------------------------------ registries

@@ -49,7 +49,7 @@ class Bench:
         self.call = Call()
 
     def ingest(self) -> Ingest:
-        return Ingest(self.folder / "ingest", Digest(self.server.layer.digest), self.folder / "blob")
+        return Ingest(self.folder / "ingest", self.folder / "blob")
 
     def download(self, ingest: Ingest, *, pace: Pace = EAGER, settle: bool = False) -> Download:
         wanted = Wanted(

@@ -32,6 +32,7 @@ from orlop.client.address import Address
 from orlop.images import api
 from orlop.images.api import CommitOptions, ExtraMount, IdMap, PrepareOptions
 from orlop.images.contents import FindOptions
+from orlop.images.events import EventQuery
 from orlop.images.exports import ExportOptions
 from orlop.images.forks import ForkOptions
 from orlop.images.imports import ImportOptions
@@ -316,6 +317,12 @@ STEPS = [
     ("collect", lambda s, c: s.collect(call=c)),
     ("collect", lambda s, c: s.collect(call=c)),
     ("info", lambda s, c: s.info()),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(), call=c))),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(oldest=True, kinds=("root",)), call=c))),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(since_ns=1), call=c))),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(cursor="0fa4e000-1"), call=c))),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(cursor="00000000-1"), call=c))),
+    ("watch_events", lambda s, c: list(s.watch_events(EventQuery(kinds=("no",)), call=c))),
 ]
 
 
@@ -338,7 +345,7 @@ def test_every_verb_gives_the_same_as_the_store_itself(place, remote):
         expected = outcome(step, direct)
         assert outcome(step, remote) == expected, f"step {number}: {verb}"
         failures += isinstance(expected[0], tuple)
-    assert failures == 47, "a step that should fail does not, or the reverse"
+    assert failures == 49, "a step that should fail does not, or the reverse"
     verbs = {name for name, _ in inspect.getmembers(api.Store, inspect.isfunction) if name[0] != "_"}
     assert {verb for verb, _ in STEPS} == verbs - {"close"}
 
@@ -1056,8 +1063,9 @@ def test_a_signal_ends_the_daemon_cleanly(signum, place):
         remote.close()
 
 
-def test_no_signal_is_lost_while_the_daemon_starts_to_wait(place):
-    for _ in range(10):
+@pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=(pytest.mark.soak, pytest.mark.large))])
+def test_no_signal_is_lost_while_the_daemon_starts_to_wait(place, rounds):
+    for _ in range(rounds):
         with served(place, grace=60.0) as process:
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=SOON)

@@ -16,11 +16,14 @@ from typing import Any
 import orlop
 from orlop.images.api import ExtraMount, IdMap
 from orlop.images.backups.restore import restore
+from orlop.images.snapshots import LABEL_REF
 from orlop.images.upkeep import Keep
 from orlop.layers.worker.client import Template
-from orlop.spec.digest import Digest
+from orlop.observe import Call
+from orlop.spec.digest import DiffID, Digest, chain_id
 from orlop.testing.crashes import At
 from support import images
+from support.eventlog import check_log
 from support.layers import Layer
 
 FILES: dict[str, dict[str, bytes]] = {
@@ -28,8 +31,10 @@ FILES: dict[str, dict[str, bytes]] = {
     "app": {"top": b"top", "deep/top": b"t" * 5_000},
 }
 MINE = {"mine": b"written below a root" * 500}
+CONTENT = b"content" * 3_000
 MADE = "localhost/made:v1"
 ROOTFS = "localhost/rootfs:1"
+SPACE = "k8s.io"  # the namespace of snapshots
 
 
 def layer(name: str) -> bytes:
@@ -281,9 +286,68 @@ def lose_leases(world: World) -> None:
     world.store.verbs._core.db.write(lambda tx: tx.execute("DELETE FROM leases"))
 
 
+def write_content(world: World) -> None:
+    """A blob through containerd's API, in two goes and wherever the last one stopped; another gets it, too."""
+    content = world.store.verbs.content_store
+    digest, half = Digest.of(CONTENT), len(CONTENT) // 2
+    for end in (half, len(CONTENT)):
+        with contextlib.suppress(orlop.AlreadyExists):
+            writer = content.write("one", "ref", len(CONTENT), digest)
+            if end == half and writer.status.offset >= half:
+                assert writer.digest == Digest.of(CONTENT[: writer.status.offset])
+                writer.close()
+                continue
+            writer.write(writer.status.offset, CONTENT[writer.status.offset : end])
+            if end > half:
+                writer.commit({"containerd.io/gc.root": "x"})
+            writer.close()
+    world.answered("content", "one")
+    with contextlib.suppress(orlop.AlreadyExists):
+        writer = content.write("two", "ref", 0, digest)
+        assert writer.status.offset == len(CONTENT)
+        writer.commit({})
+        writer.close()
+    world.answered("content", "two")
+
+
+def delete_content(world: World) -> None:
+    """It goes with the last who has it."""
+    for namespace in ("one", "two"):
+        with contextlib.suppress(orlop.NotFound):
+            world.store.verbs.content_store.delete(namespace, Digest.of(CONTENT))
+        world.answered("no content", namespace)
+
+
 def pin(world: World) -> None:
     world.store.pin(world.image, "kept")
     world.answered("pin", "kept")
+
+
+def snapshot(world: World) -> None:
+    """containerd's: one that is written to and committed, one of a layer of the store, and one on each."""
+    snapshots = world.store.verbs.snapshots()
+    there = {info.name for part in snapshots.walk(SPACE) for info in part}
+    layers = [DiffID(images.digest_of(layer(name))) for name in FILES]
+    none: dict[str, str] = {}
+    if "written" not in there:
+        if "writing" not in there:
+            snapshots.prepare(SPACE, "writing", "", labels=none, call=Call())
+        (mount,) = snapshots.mounts(SPACE, "writing", call=Call())
+        for name, data in MINE.items():
+            Path(mount.source, name).write_bytes(data)
+        snapshots.commit(SPACE, "written", "writing", labels=none, call=Call())
+    world.answered("snapshot", "written")
+    for count in range(1, len(layers) + 1):
+        below, name = chain_id(layers[: count - 1]) if count > 1 else "", chain_id(layers[:count])
+        with contextlib.suppress(orlop.AlreadyExists):
+            snapshots.prepare(SPACE, "unpacking", below, labels={LABEL_REF: name}, call=Call())
+            raise AssertionError(f"{name} is to be unpacked")
+        world.answered("snapshot", name)
+    for key, parent in (("one", "written"), ("two", name)):
+        if key not in there:
+            snapshots.prepare(SPACE, key, parent, labels=none, call=Call())
+        snapshots.remove(SPACE, key, call=Call())
+        world.answered("no snapshot", key)
 
 
 _EXTRA = (ExtraMount(type="tmpfs", source="tmpfs", target="/new/place", options=("size=64k",)),)
@@ -346,6 +410,9 @@ SCENARIOS = {
         Scenario(name="repair-lost", act=repair_and_pull, damaged=True, setup=((load, None), (rot, None))),
         Scenario(name="restore", act=bring_back, setup=((load, None), (back_up, None))),
         Scenario(name="pin", act=pin, setup=((load, None),)),
+        Scenario(name="snapshot", act=snapshot, setup=((load, None),)),
+        Scenario(name="content", act=write_content),
+        Scenario(name="content-delete", act=delete_content, setup=((write_content, None),)),
         Scenario(
             name="gc",
             act=collect,
@@ -386,11 +453,17 @@ def judge(world: World, scenario: Scenario) -> None:
         store.get(root.path).cleanup()
     for pin in store.pins():
         store.unpin(pin.name)
+    while found := [info for part in store.verbs.snapshots().walk(SPACE) for info in part]:
+        for name in {info.name for info in found} - {info.parent for info in found}:
+            store.verbs.snapshots().remove(SPACE, name, call=Call())
     for image in store.images():
         store.remove(image.name)
+    for blob in store.verbs.content_store.content(None, ()):
+        store.verbs.content_store.delete(None, blob.digest)
     for data in (world.root / "content/ingest").glob("*/data"):
         os.utime(data, (0, 0))  # a download waits a day to be resumed; now the day is over
     store.collect()
+    check_log(store)
     left = {"again": store.collect(dry_run=True).items, "rows": store.verbs._core.db.read(_rows)}
     world.close()
     left |= left_on_disk(world)
@@ -403,6 +476,9 @@ def check_answered(world: World) -> None:
     images = {info.name for info in world.store.images()}
     roots = {info.path for info in world.store.prepared()}
     there = {"image": images, "root": roots, "pin": {pin.name for pin in world.store.pins()}}
+    there["snapshot"] = {info.name for part in world.store.verbs.snapshots().walk(SPACE) for info in part}
+    content = world.store.verbs.content_store
+    there["content"] = {name for name in ("one", "two") if list(content.content(name, ()))}
     for what, name in said:
         found = name in there[what.removeprefix("no ")]
         assert found == (not what.startswith("no ")), f"{what} {name}"
@@ -413,11 +489,25 @@ def check_whole(world: World) -> None:
     store, place = world.store, world.work / "view"
     checked = store.check(full=True)
     assert checked.clean, checked.findings
+    check_log(store)
+    content = store.verbs.content_store
+    for blob in content.content(None, ()):
+        assert Digest.of(b"".join(part for _, part in content.read(None, blob.digest, 0, 0))) == blob.digest
     for info in store.images():
         store.inspect(info.name)
         with store.prepare(info.name, place, view=True, pull="never", mount=True):
             assert read_tree(place) == expected(info.name), info.name
         assert not place.exists(), f"the view of {info.name} is not cleaned up"
+    snapshots = store.verbs.snapshots()
+    for info in (info for part in snapshots.walk(SPACE) for info in part):
+        if info.name == "written":
+            size = snapshots.usage(SPACE, "written", call=Call()).size
+            (mount,) = snapshots.view(SPACE, "checking", "written", labels={}, call=Call())
+            assert read_tree(Path(mount.source)) == MINE
+            assert size >= sum(map(len, MINE.values()))
+            snapshots.remove(SPACE, "checking", call=Call())
+        elif info.kind == "active":
+            assert snapshots.mounts(SPACE, info.name, call=Call())
     for root in store.prepared():
         again = store.get(root.path)
         again.mount()
@@ -445,7 +535,8 @@ def read_tree(top: Path) -> dict[str, bytes]:
 def left_on_disk(world: World) -> dict[str, list[str]]:
     """What lies in the folders of a store that should be empty."""
     root = world.root
-    places = ["layers", "chains", "folders", "prepared", "trash", "content/ingest", "content/blobs/sha256"]
+    places = ["layers", "chains", "folders", "prepared", "snapshots", "trash"]
+    places += ["content/ingest", "content/blobs/sha256"]
     found = {place: os.listdir(root / place) for place in places}
     found["locks"] = [name for name in os.listdir(root / "locks") if "-" in name]
     found["root"] = [name for name in os.listdir(root) if name.startswith(".tmp-")]
@@ -462,4 +553,4 @@ def _rows(tx: Any) -> dict[str, int]:
     return {table: count for table, count in counts.items() if count and table not in _LASTING}
 
 
-_LASTING = {"unsynced", "sqlite_sequence"}
+_LASTING = {"unsynced", "sqlite_sequence", "events", "event_log"}

@@ -43,6 +43,10 @@ class Crew:
         self._members[name] = process
         return process
 
+    def member(self, name: str) -> subprocess.Popen[bytes]:
+        """The process of a name."""
+        return self._members[name]
+
     def said(self, name: str) -> str:
         """The end of what a process wrote; where Python itself crashed, from there on."""
         wrote = (self._folder / f"{name}.out").read_bytes()
@@ -94,16 +98,23 @@ class Crew:
 
 @contextmanager
 def daemon(
-    crew: Crew, root: Path, run: Path, *, socket: Path, registry: str = "", options: Sequence[str] = ()
+    crew: Crew,
+    root: Path,
+    run: Path,
+    *,
+    socket: Path,
+    registry: str = "",
+    options: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> Iterator[str]:
-    """A daemon for a store, answering calls; yields its address.  ``options`` are global ones."""
+    """A daemon for a store, answering calls; yields its address.  ``options`` are global ones, ``words`` its own."""
     address = f"unix://{socket}"
     options = [*options, *(["--insecure-registry", registry] if registry else [])]
     process = crew.start(
         "daemon",
         [
             *(sys.executable, "-m", "orlop", "--root", root, "--run", run, *options),
-            *("daemon", "--listen", address),
+            *("daemon", "--listen", address, *words),
         ],
     )
     _wait_for(address, crew, process)

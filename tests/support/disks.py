@@ -50,7 +50,8 @@ def disk(*, features: str = "", size: int = SIZE) -> Iterator[Path]:
         options = ["-O", features] if features else []
         _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", *options, os.fspath(image))
         mounted.mkdir()
-        _run("mount", "-o", "loop", os.fspath(image), os.fspath(mounted))
+        # No barriers: the power of this disk is never cut, and a flush of a file is a flush of the machine's disk
+        _run("mount", "-o", "loop,nobarrier", os.fspath(image), os.fspath(mounted))
         # As on a systemd machine: what a test unmounts goes also from the namespaces of containers that
         # another test has just started, where it would keep an upper in use.
         _run("mount", "--make-shared", os.fspath(mounted))
@@ -85,6 +86,28 @@ def remove(folder: Path) -> None:
     for mount in mounts_below(folder):
         if not _try("umount", os.fspath(mount)):
             _try("umount", "--lazy", os.fspath(mount))
+    _delete(folder)
+
+
+def end(folder: Path) -> None:
+    """A test ends: delete its folder; what still runs there, or cannot be unmounted, fails the test."""
+    left = users(folder)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    busy = []
+    for mount in mounts_below(folder):
+        done = subprocess.run(["umount", os.fspath(mount)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            busy.append(done.stderr.strip())
+    if left or busy:
+        remove(folder)
+    else:
+        _delete(folder)
+    assert not left, f"still running when the test ended: {left}"
+    assert not busy, f"still in use when the test ended: {busy}"
+
+
+def _delete(folder: Path) -> None:
     # GNU rm descends by directory descriptors, so no depth of folders stops it
     _run("rm", "-rf", "--one-file-system", os.fspath(folder))
 
@@ -104,28 +127,29 @@ def users(folder: Path) -> dict[int, str]:
     """Other processes with a root, a working folder, a program or an open file below a folder."""
     top = os.fspath(folder.resolve())
     found: dict[int, str] = {}
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
+    for name in os.listdir("/proc"):  # plain strings: every root test asks this
+        if not name.isdigit() or int(name) == os.getpid():
             continue
-        what = _use(process, top)
+        what = _use(f"/proc/{name}/", top)
         if what:
-            found[int(process.name)] = f"{_command(process)} ({what})"
+            found[int(name)] = f"{_command(Path('/proc', name))} ({what})"
     return found
 
 
-def _use(process: Path, top: str) -> str:
-    links = [process / "cwd", process / "root", process / "exe"]
+def _use(process: str, top: str) -> str:
     try:
-        links += (process / "fd").iterdir()
+        os.readlink(process + "exe")
+        links = ["exe", "cwd", "root", *(f"fd/{fd}" for fd in os.listdir(process + "fd"))]
     except OSError:
-        return ""  # ended, or not ours to see
+        return ""  # a thread of the kernel's, ended, or not ours to see
+    below = top + "/"
     for link in links:
         try:
-            target = os.readlink(link)
+            target = os.readlink(process + link)
         except OSError:
             continue
-        if target == top or target.startswith(top + "/"):
-            return f"{link.name} is {target}"
+        if target == top or target.startswith(below):
+            return f"{link.rpartition('/')[2]} is {target}"
     return ""
 
 

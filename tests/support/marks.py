@@ -46,7 +46,7 @@ class Marks(Generic[T]):
 
     def marks_of(self, source: str, name: str) -> list[tuple[str, list[T]]]:
         """The marked tests of one file, and their arguments.  Raises `ValueError` for a mark that fits no test."""
-        if self.name not in source:
+        if f".{self.name}" not in source:
             return []
         module = ast.parse(source, name)
         seen: set[ast.Call] = set()

@@ -152,12 +152,16 @@ def test_every_setting_can_be_set_in_a_file() -> None:
         "compression_threads": 2,
         "stall_rate": 9,
         "retry_wait": 2,
+        "events_kept": 9,
+        "events_age": 2,
         "hosts_dirs": ["/d"],
         "registries_conf": ["/c"],
         "search_registries": ["r"],
         "auth_config": "{}",
         "foreign_layers": True,
         "nondistributable": True,
+        "content_sharing": "isolated",
+        "content_shareable": ["n"],
         "helper_path": "/bin",
     }
     kinds = kinds_of(Settings)

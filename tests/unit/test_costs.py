@@ -190,6 +190,11 @@ def random_store(draw: random.Random) -> Store:
         store.lease(number, draw.sample(things, draw.randint(1, 2)), alive=draw.random() < 0.6)
     for number in range(draw.randint(0, 2)):
         kind, ref = draw.choice(things)
+        if kind == "blob":
+            times = {"created_at": 0, "updated_at": 0}
+            store.insert("contents", namespace=f"n{number}", digest=ref, size=1, labels="{}", **times)
+    for number in range(draw.randint(0, 2)):
+        kind, ref = draw.choice(things)
         store.pin(number, kind, ref, draw.choice([None, BEFORE, LATER]))
     return store
 

@@ -6,20 +6,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from google.protobuf import timestamp_pb2
 
 from orlop.client.address import TcpAddress, parse_address
 from orlop.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
+from orlop.proto.containerd.services.content.v1 import content_pb2
 from orlop.proto.docker.containerkit.types import image_pb2
 from orlop.proto.orlop.v1 import (
     comparing_pb2,
     contents_pb2,
+    events_pb2,
     forks_pb2,
     images_pb2,
     registries_pb2,
+    sharing_pb2,
     store_pb2,
     transfer_pb2,
     types_pb2,
 )
+from orlop.proto.runtime.v1 import images_pb2 as cri_pb2
 from orlop.service import requests
 from orlop.service.access import Access, Peer, check_owner
 from orlop.service.clients import NOBODY, Client, Connection, Ledger, ServiceCounts
@@ -36,7 +41,9 @@ MODULES = (
     registries_pb2,
     contents_pb2,
     comparing_pb2,
+    events_pb2,
     forks_pb2,
+    sharing_pb2,
     image_pb2,
 )
 
@@ -118,7 +125,7 @@ def test_a_read_only_client_may_ask_for_nothing_that_changes():
     assert set(chosen) >= LOOKS
     assert looks == {
         *("ListPrepared", "List", "Inspect", "Info", "Usage", "Explain", "ListPins"),
-        *("Tags", "Manifest", "Referrers", "History", "ListCheckpoints"),
+        *("Tags", "Manifest", "Referrers", "History", "ListCheckpoints", "Watch"),
         "ServerReflectionInfo",
     }
 
@@ -219,8 +226,9 @@ def pool():
 class Fixed(Ledger):
     """Every call says itself who makes it."""
 
-    def __init__(self):
-        super().__init__(ServiceCounts(client_calls=100, client_streams=100, rate=0.0, burst=1))
+    def __init__(self, **counts):
+        usual = {"client_calls": 100, "client_streams": 100, "rate": 0.0, "burst": 1}
+        super().__init__(ServiceCounts(**{**usual, **counts}))
 
     def caller(self, args):
         return args[0]
@@ -246,6 +254,28 @@ def test_a_pool_gives_a_thread_to_who_has_none_and_refuses_one_clients_flood(poo
         over.set()
     assert [future.result(SOON) for future in held + waiting] == [None] * 5
     assert pool.wait_idle(SOON) == 0
+
+
+def test_a_pool_for_owners_counts_neither_their_streams_nor_their_rate():
+    counted = Fixed(client_streams=1, rate=1.0, burst=1)
+    made = CallPool("test", threads=4, spare=1, waiting=9, ledger=counted, owners=True)
+    over = threading.Event()
+    mine = Client(key="uid 0", role="full", owner=True)
+
+    def work(client):
+        assert refusal() or over.wait(SOON)
+        return refusal()
+
+    try:
+        streams = [made.streams.submit(work, mine) for _ in range(3)]
+        other, refused = made.streams.submit(work, ONE), made.streams.submit(work, ONE)
+        assert "client_streams is 2" in str(refused.result(SOON))
+    finally:
+        over.set()
+    assert [future.result(SOON) for future in [*streams, other]] == [None] * 4
+    assert made.wait_idle(SOON) == 0
+    made.shutdown(wait=True)
+    assert counted.begin(mine, stream=True) is None  # all that was begun was ended
 
 
 def test_a_thread_that_becomes_free_goes_to_who_has_fewest(pool):
@@ -409,10 +439,23 @@ def test_a_line_of_the_log_is_one_line():
     assert len(one_line("x" * 10_000)) < 2_100
 
 
+def test_a_pods_annotations_may_be_as_long_as_kubernetes_lets_them_be():
+    assert {cri_pb2.ImageSpec.DESCRIPTOR.fields_by_name["annotations"].full_name} == requests._WIDE
+
+    def asked(length):
+        spec = cri_pb2.ImageSpec(image="a", annotations={"last-applied": "x" * length})
+        requests.check(cri_pb2.ImageStatusRequest(image=spec), "call")
+
+    asked(256 * 1024)
+    with pytest.raises(InvalidArgument, match=r"image\.annotations"):
+        asked(256 * 1024 + 1)
+    requests.check(cri_pb2.PullImageRequest(auth=cri_pb2.AuthConfig(auth="x" * 10_000)), "call")
+
+
 def test_the_rules_for_fields_name_fields_that_there_are():
     known = {
         field.full_name
-        for module in (*MODULES, types_pb2)
+        for module in (*MODULES, types_pb2, content_pb2, timestamp_pb2)
         for message in module.DESCRIPTOR.message_types_by_name.values()
         for field in message.fields
     }
@@ -458,6 +501,13 @@ def test_every_text_that_a_call_is_about_has_a_rule():
         "orlop.v1.FindFilesRequest.platform",
         "orlop.v1.ReadArchiveRequest.platform",
         "orlop.v1.CopyRequest.tags",  # in orlop.remote.names
+        "orlop.v1.ShareRequest.folder",  # in orlop.images.sharing.sharer, as that of DropShare
+        "orlop.v1.DropShareRequest.folder",
+        "orlop.v1.ShareRequest.names",
+        "orlop.v1.ShareRequest.form",  # in orlop.client.wiresharing
+        "orlop.v1.ShareRequest.platform",
+        "orlop.v1.WatchRequest.cursor",  # in orlop.images.events
+        "orlop.v1.WatchRequest.kinds",
     }
     for module in MODULES:
         for service in module.DESCRIPTOR.services_by_name.values():

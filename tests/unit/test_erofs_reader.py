@@ -123,7 +123,7 @@ def blocks_of(extents: list[Extent]) -> list[tuple[int, int, int]]:
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(trees())
 def test_a_tree_comes_back_as_it_was_written(root: Node) -> None:
     image = Image(build(root, devices=DEVICES, uuid=UUID))
@@ -166,7 +166,7 @@ def read_everything(image: Image) -> None:
             list(image.entries(inode))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(trees(), st.data())
 def test_damage_is_an_error_or_another_tree_never_a_crash(root: Node, data: st.DataObject) -> None:
     image = build(root, devices=DEVICES, uuid=UUID)

@@ -59,7 +59,7 @@ def test_what_lies_behind_the_files_end_is_not_believed() -> None:
 
 
 def opened(folder: Path) -> Ingest:
-    return Ingest(folder / "one", Digest.of(b""), folder / "blob")
+    return Ingest(folder / "one", folder / "blob")
 
 
 def test_a_download_that_grows_at_its_end_alone_has_no_record(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ STEPS: list[Callable[[Layer, str, str], object]] = [
 ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(range(len(STEPS))), PATHS, PATHS), max_size=25))
 def test_any_entries_make_a_proper_index_or_are_refused(steps: list[tuple[int, str, str]]) -> None:
     layer = Layer()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -15,23 +16,37 @@ from hypothesis import strategies as st
 
 import orlop.proto
 from orlop import errors
-from orlop.client import wire, wirecomparing, wirecontents, wireforks, wireregistries, wirestore
+from orlop.client import (
+    wire,
+    wirecomparing,
+    wirecontents,
+    wireevents,
+    wireforks,
+    wireregistries,
+    wiresharing,
+    wirestore,
+)
 from orlop.client.address import SUN_PATH_MAX, Address
 from orlop.client.status import DETAIL_KEY, error_of, status_of
 from orlop.config import DRIVERS
-from orlop.images import api, comparing, contents, forks, upkeep
+from orlop.images import api, comparing, contents, events, forks, shares, upkeep
 from orlop.observe import Progress
+from orlop.proto.containerd.services.content.v1 import content_pb2
+from orlop.proto.containerd.services.snapshots.v1 import snapshots_pb2
 from orlop.proto.docker.containerkit.types import image_pb2
 from orlop.proto.orlop.v1 import (
     comparing_pb2,
     contents_pb2,
+    events_pb2,
     forks_pb2,
     images_pb2,
     registries_pb2,
+    sharing_pb2,
     store_pb2,
     transfer_pb2,
     types_pb2,
 )
+from orlop.proto.runtime.v1 import images_pb2 as cri_pb2
 from orlop.remote import api as remote
 from orlop.service.pools import DEFAULT_LIMITS, Pools
 from orlop.service.table import pools_by_method
@@ -42,14 +57,22 @@ FILES = [image_pb2.DESCRIPTOR] + [
     for module in (
         comparing_pb2,
         contents_pb2,
+        events_pb2,
         forks_pb2,
         images_pb2,
         registries_pb2,
+        sharing_pb2,
         store_pb2,
         transfer_pb2,
         types_pb2,
     )
 ]
+
+FOREIGN = [
+    cri_pb2.DESCRIPTOR,
+    content_pb2.DESCRIPTOR,
+    snapshots_pb2.DESCRIPTOR,
+]  # what others defined, and have clients for
 
 # ------------------------------------------------------------------ shape
 
@@ -131,12 +154,115 @@ def test_an_enums_zero_is_unspecified():
 def test_every_method_is_given_a_pool():
     methods = {
         f"/{service.full_name}/{method.name}"
-        for file in FILES
+        for file in FILES + FOREIGN
         for service in file.services_by_name.values()
         for method in service.methods
     }
     chosen = pools_by_method(Pools(DEFAULT_LIMITS))
     assert methods == {method for method in chosen if not method.startswith("/grpc.")}
+
+
+def test_no_stream_runs_in_a_quick_thread_whoever_defined_it():
+    pools = Pools(DEFAULT_LIMITS)
+    chosen = pools_by_method(pools)
+    for file in FOREIGN:
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                quick = chosen[f"/{service.full_name}/{method.name}"] is pools.quick
+                assert not (quick and method.server_streaming), method.full_name
+
+
+def test_the_snapshots_of_containerd_have_their_names_and_numbers():
+    file = descriptor_pb2.FileDescriptorProto()
+    snapshots_pb2.DESCRIPTOR.CopyToProto(file)
+    fields = {
+        message.name: " ".join(f"{f.name}={f.number}" for f in message.field) for message in file.message_type
+    }
+    make, one, mounts = "snapshotter=1 key=2 parent=3 labels=4", "snapshotter=1 key=2", "mounts=1"
+    assert snapshots_pb2.DESCRIPTOR.package == "containerd.services.snapshots.v1"
+    assert fields == {
+        "PrepareSnapshotRequest": make,
+        "PrepareSnapshotResponse": mounts,
+        "ViewSnapshotRequest": make,
+        "ViewSnapshotResponse": mounts,
+        "MountsRequest": one,
+        "MountsResponse": mounts,
+        "RemoveSnapshotRequest": one,
+        "CommitSnapshotRequest": "snapshotter=1 name=2 key=3 labels=4",
+        "StatSnapshotRequest": one,
+        "Info": "name=1 parent=2 kind=3 created_at=4 updated_at=5 labels=6",
+        "StatSnapshotResponse": "info=1",
+        "UpdateSnapshotRequest": "snapshotter=1 info=2 update_mask=3",
+        "UpdateSnapshotResponse": "info=1",
+        "ListSnapshotsRequest": "snapshotter=1 filters=2",
+        "ListSnapshotsResponse": "info=1",
+        "UsageRequest": one,
+        "UsageResponse": "size=1 inodes=2",
+        "CleanupRequest": "snapshotter=1",
+    }
+    assert dict(snapshots_pb2.Kind.items()) == {"UNKNOWN": 0, "VIEW": 1, "ACTIVE": 2, "COMMITTED": 3}
+
+
+def test_the_image_service_of_cri_has_its_names_and_numbers():
+    file = descriptor_pb2.FileDescriptorProto()
+    cri_pb2.DESCRIPTOR.CopyToProto(file)
+    numbers = {message.name: {f.name: f.number for f in message.field} for message in file.message_type}
+    assert cri_pb2.DESCRIPTOR.package == "runtime.v1"
+    spec = {"image": 1, "annotations": 2, "user_specified_image": 18, "runtime_handler": 19, "image_ref": 20}
+    assert numbers["ImageSpec"] == spec
+    counted = {  # from 1 on
+        "Image": "id repo_tags repo_digests size uid username spec pinned",
+        "AuthConfig": "username password auth server_address identity_token registry_token",
+        "FilesystemUsage": "timestamp fs_id used_bytes inodes_used",
+        "ImageFsInfoResponse": "image_filesystems container_filesystems",
+        "PullImageRequest": "image auth sandbox_config",
+        "ImageStatusResponse": "image info",
+    }
+    for message, names in counted.items():
+        assert numbers[message] == {name: number for number, name in enumerate(names.split(), 1)}
+    [service] = cri_pb2.DESCRIPTOR.services_by_name.values()
+    assert [(m.name, m.input_type.name, m.output_type.name) for m in service.methods] == [
+        (name, f"{name}Request", f"{name}Response")
+        for name in ("ListImages", "StreamImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo")
+    ]
+
+
+def test_the_content_service_of_containerd_has_its_names_and_numbers():
+    messages = content_pb2.DESCRIPTOR.message_types_by_name
+    assert content_pb2.DESCRIPTOR.package == "containerd.services.content.v1"
+    counted = {  # from 1 on
+        "Info": "digest size created_at updated_at labels",
+        "InfoRequest": "digest",
+        "InfoResponse": "info",
+        "UpdateRequest": "info update_mask",
+        "UpdateResponse": "info",
+        "ListContentRequest": "filters",
+        "ListContentResponse": "info",
+        "DeleteContentRequest": "digest",
+        "ReadContentRequest": "digest offset size",
+        "ReadContentResponse": "offset data",
+        "Status": "started_at updated_at ref offset total expected",
+        "StatusRequest": "ref",
+        "StatusResponse": "status",
+        "ListStatusesRequest": "filters",
+        "ListStatusesResponse": "statuses",
+        "WriteContentRequest": "action ref total expected offset data labels",
+        "WriteContentResponse": "action started_at updated_at offset total digest labels",
+        "AbortRequest": "ref",
+    }
+    assert set(counted) == {name for name in messages if "." not in name}
+    for message, names in counted.items():
+        assert {field.name: field.number for field in messages[message].fields} == {
+            name: number for number, name in enumerate(names.split(), 1)
+        }
+    assert content_pb2.WriteAction.items() == [("STAT", 0), ("WRITE", 1), ("COMMIT", 2)]
+    [service] = content_pb2.DESCRIPTOR.services_by_name.values()
+    streams = {m.name: (m.client_streaming, m.server_streaming) for m in service.methods}
+    assert streams == {
+        **dict.fromkeys(("Info", "Update", "Delete", "Status", "ListStatuses", "Abort"), (False, False)),
+        **dict.fromkeys(("List", "Read"), (False, True)),
+        "Write": (True, True),
+    }
 
 
 def test_streams_are_what_may_report_progress_and_run_in_no_quick_thread():
@@ -145,7 +271,8 @@ def test_streams_are_what_may_report_progress_and_run_in_no_quick_thread():
     for file in FILES:
         for service in file.services_by_name.values():
             for method in service.methods:
-                watched = {"progress", "warning"} <= set(method.output_type.fields_by_name)
+                fields = set(method.output_type.fields_by_name)
+                watched = {"progress", "warning"} <= fields or "position" in fields  # events are the report
                 assert watched == method.server_streaming, method.full_name
                 if method.server_streaming:
                     assert chosen[f"/{service.full_name}/{method.name}"] is not pools.quick
@@ -503,6 +630,34 @@ FORK_VALUES = [
         wireforks.fork_options_from,
     ),
 ]
+EVENT_VALUES = [
+    (
+        st.builds(
+            events.Event,
+            cursor=TEXT,
+            seq=SIZE,
+            time_ns=SIZE,
+            kind=TEXT,
+            namespace=TEXT,
+            subject=TEXT,
+            attributes=LABELS,
+        ),
+        wireevents.event_to,
+        wireevents.event_from,
+    ),
+    (
+        st.builds(
+            events.EventQuery,
+            cursor=TEXT,
+            since_ns=st.none() | SIZE,
+            oldest=st.booleans(),
+            follow=st.booleans(),
+            kinds=TEXTS,
+        ),
+        wireevents.query_to,
+        wireevents.query_from,
+    ),
+]
 FILES_OF_THINGS = CONTENT_VALUES[0][0]
 PATH = st.binary(max_size=9)
 COUNT = st.integers(0, 2**31 - 1)
@@ -571,7 +726,21 @@ COMPARING_VALUES = [
         wirecomparing.waste_from,
     ),
 ]
-VALUES += REGISTRY_VALUES + CONTENT_VALUES + COMPARING_VALUES + FORK_VALUES
+SHARE_VALUES = [
+    (
+        st.builds(
+            shares.Share,
+            folder=TEXT,
+            form=st.sampled_from(shares.SHARE_FORMS),
+            images=st.lists(TEXT, max_size=2).map(tuple),
+            created=TEXT,
+            state=st.sampled_from(get_args(shares.ShareState)),
+        ),
+        wiresharing.share_to,
+        wiresharing.share_from,
+    ),
+]
+VALUES += REGISTRY_VALUES + CONTENT_VALUES + COMPARING_VALUES + FORK_VALUES + EVENT_VALUES + SHARE_VALUES
 NAMES = [to.__name__.removesuffix("_to") for _, to, _ in VALUES]
 
 
@@ -627,6 +796,11 @@ def test_what_a_newer_daemon_says_of_a_change_is_an_error():
 def test_every_value_of_the_verbs_about_contents_is_tried():
     kinds = {name for name, kind in vars(contents).items() if dataclasses.is_dataclass(kind)} - {"Call"}
     assert kinds == {"FileInfo", "Found", "FindOptions"}
+
+
+def test_every_value_of_events_is_tried():
+    kinds = {name for name, kind in vars(events).items() if dataclasses.is_dataclass(kind)} - {"Call"}
+    assert kinds == {"Event", "EventQuery", "Position"}  # the last is one field
 
 
 def test_every_value_of_the_verbs_about_forks_is_tried():

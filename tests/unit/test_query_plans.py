@@ -12,8 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from orlop.metadata import captures, folders, garbage, images, layers, pins, platforms, roots, uses
+from orlop.metadata import (
+    captures,
+    contents,
+    events,
+    folders,
+    garbage,
+    images,
+    layers,
+    pins,
+    platforms,
+    roots,
+    snapshots,
+    uses,
+)
 from orlop.metadata.captures import CaptureRow, CheckpointRow
+from orlop.metadata.contents import ContentRow
 from orlop.metadata.db import Database, Transaction
 from orlop.metadata.folders import FolderRow
 from orlop.metadata.garbage import Suspects
@@ -21,6 +35,7 @@ from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.metadata.platforms import IndexBlob, PlatformRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
+from orlop.metadata.snapshots import SnapshotRow
 from orlop.spec.digest import DiffID, Digest
 
 NS = "default"
@@ -50,9 +65,14 @@ ROOT = RootRow(
 )
 MANIFEST = ManifestRow(digest=BLOB, media_type="m", size=1)
 PLATFORM = PlatformRow(config=BLOB, manifest=BLOB, platform="linux/amd64")
+CONTENT = ContentRow(namespace=NS, digest=BLOB, size=1, labels={}, created=0, updated=0)
 INDEX_BLOB = IndexBlob(digest=BLOB, media_type="m", size=1)
 LAYER_ROW = LayerRow(diff_id=LAYER, size=1, data_size=0, index_size=1, entries=1)
 LAYER_BLOB = LayerBlob(diff_id=LAYER, digest=BLOB, size=1, media_type="x")
+
+SNAPSHOT = SnapshotRow(
+    id="s1", namespace=NS, key="k", kind="committed", created=1, updated=1, chain="c1", labels={"k": "v"}
+)
 
 Body = Callable[[Transaction], object]
 LOOKUPS: dict[str, Body] = {
@@ -71,6 +91,16 @@ LOOKUPS: dict[str, Body] = {
     "list an index's blobs": lambda tx: platforms.index_blobs(tx, BLOB),
     "find a blob of an index": lambda tx: platforms.index_blob(tx, BLOB),
     "ask what an image keeps": lambda tx: garbage.suspects_of_image(tx, NS, "a"),
+    "give a namespace a blob": lambda tx: contents.add_content(tx, CONTENT),
+    "look at a namespace's blob": lambda tx: contents.get_content(tx, NS, BLOB),
+    "look at a blob of any namespace": lambda tx: contents.get_content(tx, None, BLOB),
+    "change a namespace's blob": lambda tx: contents.update_content(tx, CONTENT),
+    "take a blob from a namespace": lambda tx: contents.delete_content(tx, NS, BLOB),
+    "take a blob from all namespaces": lambda tx: contents.delete_content(tx, None, BLOB),
+    "list a namespace's blobs": lambda tx: contents.list_contents(tx, NS, "", 9),
+    "list all namespaces' blobs": lambda tx: contents.list_contents(tx, None, "", 9),
+    "look for a blob in some namespaces": lambda tx: contents.is_in_one_of(tx, [NS, "b"], BLOB),
+    "ask for a blob's size": lambda tx: contents.blob_size(tx, BLOB),
     "touch an image": lambda tx: images.touch_image(tx, NS, "a"),
     "describe a config": lambda tx: images.describe_config(tx, BLOB, platform="p", created=""),
     "add a config": lambda tx: images.add_config(tx, BLOB, [LAYER]),
@@ -114,6 +144,17 @@ LOOKUPS: dict[str, Body] = {
     "ask what a root keeps": lambda tx: garbage.suspects_of_root(tx, "r1"),
     "ask when an image was used": lambda tx: uses.image_use(tx, NS, "a"),
     "ask whether it is unused": lambda tx: uses.is_unused_since(tx, NS, "a", BLOB, used=0.0, now=1.0),
+    "add a snapshot": lambda tx: snapshots.add_snapshot(tx, SNAPSHOT, "add", [LAYER]),
+    "find a snapshot": lambda tx: snapshots.require_snapshot(tx, NS, "k", "find"),
+    "find a snapshot in all namespaces": lambda tx: snapshots.require_snapshot(tx, None, "k", "find"),
+    "find a snapshot's row": lambda tx: snapshots.is_snapshot(tx, "s1"),
+    "find a snapshot's children": lambda tx: snapshots.has_children(tx, "s1"),
+    "list a snapshot's folders": lambda tx: snapshots.stack_of(tx, "s1"),
+    "list a snapshot's layers": lambda tx: snapshots.layers_of(tx, "s1"),
+    "find layers that lie on one": lambda tx: snapshots.candidates(tx, [LAYER], most=9),
+    "label a snapshot": lambda tx: snapshots.set_labels(tx, "s1", {"k": "v"}, 1),
+    "commit a snapshot": lambda tx: snapshots.commit_snapshot(tx, SNAPSHOT, "commit"),
+    "forget a snapshot": lambda tx: snapshots.delete_snapshot(tx, "s1"),
     "put a pin": lambda tx: pins.put_pin(tx, NS, "p", kind="layer", ref=LAYER, expires=None),
     "take a pin": lambda tx: pins.take_pin(tx, NS, "p"),
     "add to a lease": lambda tx: garbage.lease_add(tx, "l1", "layer", LAYER),
@@ -123,6 +164,10 @@ LOOKUPS: dict[str, Body] = {
     "forget what went with them": lambda tx: garbage.forget(
         tx, Suspects(configs={BLOB}, layers={LAYER}, blobs={BLOB}, chains={"c1"})
     ),
+    "add an event": lambda tx: events.add(tx, NS, "image.created", "a", {"id": BLOB}),
+    "look at the log": events.log_of,
+    "read events": lambda tx: events.read_after(tx, 1, 10),
+    "drop events": events.Trimmer(1, 0),
     "forget trash": lambda tx: garbage.trash_done(tx, "layers/a"),
 }
 LISTS: dict[str, Body] = {
