@@ -4,12 +4,14 @@ import http.client
 import json
 import logging
 import re
+import select
 import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,6 +227,22 @@ def test_clients_that_say_nothing_keep_nobody_from_scraping(place):
         assert connection.getresponse().read() == b"orlop 1\n"
         connection.close()
         for one in silent:
+            one.close()
+
+
+def test_a_request_that_trickles_is_ended_and_its_place_is_anothers(place):
+    with serving(parse("127.0.0.1:0"), lambda: b"orlop 1\n", patience=1.0) as where:
+        slow = [socket.create_connection(where, timeout=BOUND) for _ in range(16)]
+        until, ended = time.monotonic() + BOUND, False
+        while not ended and time.monotonic() < until:
+            try:
+                for one in slow:
+                    one.sendall(b"G")  # never a line, and never as much as a second without a byte
+                ended = bool(select.select(slow, [], [], 0.05)[0])
+            except OSError:
+                ended = True
+        assert ended
+        for one in slow:
             one.close()
 
 

@@ -67,6 +67,7 @@ class Content:
     """The calls in one namespace; None says none."""
 
     def __init__(self, channel: grpc.Channel, namespace: str | None) -> None:
+        self.channel = channel
         self.stub = content_pb2_grpc.ContentStub(channel)
         self.namespace = namespace
         metadata = [("containerd-namespace", namespace)] if namespace is not None else []

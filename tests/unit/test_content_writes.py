@@ -10,7 +10,9 @@ import pytest
 from orlop.content.blobs import BlobStore
 from orlop.content.writes import About, Writes
 from orlop.linux.sync import Sync
+from orlop.observe import watch_points
 from orlop.spec.digest import Digest
+from orlop.testing.crashes import recording
 
 ABOUT = About(namespace="n", ref="../r", total=30, expected=Digest.of(b"x"), started=7, boot="one")
 
@@ -75,6 +77,37 @@ def test_what_was_never_synced_is_not_believed_in_another_boot(writes: Writes) -
     write.write(b"0123456789")
     write.drop()
     assert size_in(writes, "two") == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_who_dies_as_he_goes_on_in_another_boot_leaves_nothing_more_to_be_believed(
+    writes: Writes, known: bool
+) -> None:
+    def begin() -> None:
+        write = writes.open(ABOUT)
+        write.truncate()
+        write.write(b"0123456789")
+        write.close()
+        write = writes.open(in_boot("one"))
+        write.write(b"zeros, perhaps")
+        write.drop()
+        if not known:
+            (writes.folder(writes.key("n", "../r")) / "about").unlink()
+
+    hits: list[str] = []
+    begin()
+    with recording(hits):
+        size_in(writes, "two")
+    for last in hits:
+
+        def die(point: str, last: str = last) -> None:
+            if point == last:
+                raise InterruptedError
+
+        begin()
+        with watch_points(die), pytest.raises(InterruptedError):
+            writes.open(in_boot("two"))
+        assert size_in(writes, "two") == (10 if known else 0), last
 
 
 def test_what_is_begun_anew_is_not_taken_for_what_was_synced(writes: Writes) -> None:

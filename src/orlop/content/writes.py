@@ -117,14 +117,13 @@ class OpenWrite:
         self._sync = sync
         self._folder = folder
         self.about = about
-        folder.mkdir(mode=0o700, exist_ok=True)
-        reached("write.made")
-        self._note()
         self.ingest = Ingest(folder, None, sync)
         try:
             self.updated = max(os.fstat(self.ingest.fd).st_mtime_ns, about.started)
             if size is not None and size < self.ingest.size:
                 self.ingest.cut(size)
+            reached("write.made")
+            self._note()  # last: in this boot, whose name it bears, all that is there is believed
         except BaseException:
             self.ingest.close()
             raise

@@ -366,13 +366,13 @@ class Pools:
     def replace(self, limits: ServiceLimits) -> None:
         """Go by other numbers from the next call on, but for those of threads, which are for good."""
         self.ledger.replace(limits.counts)
-        for pool in (self.quick, self.roots, self.transfers, self.contents, self.idle):
+        for pool in self.each():
             waiting = None if pool is self.quick else limits.waiting
             pool.replace(waiting=waiting, patience=limits.quick_deadline)
 
     def each(self) -> tuple[CallPool, ...]:
         """All of them."""
-        return self.quick, self.roots, self.transfers, self.idle
+        return self.quick, self.roots, self.transfers, self.contents, self.idle
 
     @property
     def busy(self) -> int:

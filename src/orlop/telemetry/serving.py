@@ -8,12 +8,14 @@ Each connection answers one request and has seconds to ask it; only so many are 
 from __future__ import annotations
 
 import http.server
+import io
 import logging
 import os
 import socket
 import socketserver
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -25,7 +27,8 @@ __all__ = ["Address", "parse", "serving"]
 _log = logging.getLogger(__name__)
 
 _MOST = 16  # connections at a time; Prometheus needs one
-_PATIENCE = 10.0  # seconds for a request to come, and for each part of an answer to go
+_PATIENCE = 10.0  # seconds for a whole request to come, and again for its answer to go
+_PAUSE = 0.1  # seconds without a look, where a connection cannot be taken
 _END = 5.0  # seconds for the thread to end
 Address = str | tuple[str, int]
 
@@ -48,15 +51,19 @@ def parse(text: str) -> Address:
 
 
 @contextmanager
-def serving(address: Address, text: Callable[[], bytes]) -> Iterator[Address]:
+def serving(
+    address: Address, text: Callable[[], bytes], *, patience: float = _PATIENCE
+) -> Iterator[Address]:
     """Serve what ``text`` returns for the length of a ``with`` block; the address, with the port if it was 0.
+
+    A request has ``patience`` seconds to come, and so has its answer to go.
 
     Raises the errno's class where the address cannot be had, `AlreadyExists` where something that is no
     socket is in its place, `FailedPrecondition` where somebody listens there.
     """
     with ExitStack() as undo:
         sock = _bound(address, undo)
-        server = _Server(sock, text)
+        server = _Server(sock, text, patience)
         undo.callback(server.server_close)
         thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="orlop-metrics", daemon=True)
         thread.start()
@@ -124,9 +131,10 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, sock: socket.socket, text: Callable[[], bytes]) -> None:
+    def __init__(self, sock: socket.socket, text: Callable[[], bytes], patience: float) -> None:
         super().__init__((), _Request)
         self.text = text
+        self.patience = patience
         self._sock = sock
         self._room = threading.BoundedSemaphore(_MOST)
 
@@ -136,8 +144,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """The next connection; there is always a name for who has it."""
-        sock, peer = self._sock.accept()
-        sock.settimeout(_PATIENCE)
+        try:
+            sock, peer = self._sock.accept()
+        except OSError:  # no descriptor is left, say: what waits is still there at the next look
+            time.sleep(_PAUSE)
+            raise
+        sock.settimeout(self.patience)
         return sock, peer or ("unix", 0)
 
     def verify_request(self, request: object, client_address: object) -> bool:
@@ -171,12 +183,44 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         _log.debug("a scrape failed", exc_info=True)
 
 
+class _Asked(io.RawIOBase):
+    """What comes on a connection, all of it within a time: bytes that trickle do not begin it anew."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        super().__init__()
+        self._sock = sock
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # of io.BufferedReader alone
+        """The next bytes; raises TimeoutError past the time."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request does not come")
+        self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+
 class _Request(http.server.BaseHTTPRequestHandler):
     """One request; HTTP/1.0, so that the connection ends with it."""
 
     server: _Server
     server_version = "orlop"
     sys_version = ""
+
+    def setup(self) -> None:
+        """Read within the time there is."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Asked(self.connection, self.server.patience))
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Begin an answer, which has a time of its own."""
+        self.connection.settimeout(self.server.patience)
+        super().send_response(code, message)
 
     def do_GET(self) -> None:
         """Answer with the metrics."""

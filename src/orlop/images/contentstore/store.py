@@ -186,16 +186,18 @@ class ContentStore(Parts):
             found: Iterator[tuple[About, int, int]] = (one for one in looks if one is not None)
         else:
             found = writes.all()
+
+        def is_asked(about: About) -> bool:
+            return (namespace is None or about.namespace in (namespace, "")) and ref in (None, about.ref)
+
+        with self._guard:
+            mine = dict(self._open)
         for about, size, updated in found:
-            if (namespace is not None and about.namespace not in (namespace, "")) or ref not in (
-                None,
-                about.ref,
-            ):
+            writer = mine.pop(writes.key(about.namespace, about.ref), None)
+            if not is_asked(about):
                 continue
-            with self._guard:
-                mine = self._open.get(writes.key(about.namespace, about.ref))
-            if mine is not None:
-                yield mine.status
+            if writer is not None:
+                yield writer.status
                 continue
             yield WriteStatus(
                 ref=about.ref,
@@ -205,6 +207,9 @@ class ContentStore(Parts):
                 started=about.started,
                 updated=updated,
             )
+        for writer in mine.values():  # they have no file: of what is shared nothing was written
+            if is_asked(writer.about):
+                yield writer.status
 
     @verb("write content")
     def write(
@@ -305,13 +310,14 @@ class ContentStore(Parts):
         rules.check_namespace(namespace, what)
         rules.check_ref(ref, what)
         writes = self._core.blobs.writes()
-        keys = [
-            writes.key(about.namespace, ref)
-            for about, _, _ in writes.all()
-            if about.ref == ref and (namespace is None or about.namespace in (namespace, ""))
-        ]
+        if namespace is not None:
+            names = {namespace, ""}
+        else:
+            names = {"", *(about.namespace for about, _, _ in writes.all() if about.ref == ref)}
+            with self._guard:
+                names.update(one.about.namespace for one in self._open.values() if one.about.ref == ref)
         found = False
-        for key in keys:
+        for key in (writes.key(name, ref) for name in sorted(names)):
             lock = self._core.try_locked("ref", key)
             if lock is None:
                 raise Unavailable(what, "somebody writes to this ref", hint="wait for its end")

@@ -126,6 +126,11 @@ class LocalWriter:
         self._hasher = hasher
 
     @property
+    def about(self) -> About:
+        """Whose it is, and what it is to become."""
+        return self._about
+
+    @property
     def status(self) -> WriteStatus:
         """See the protocol."""
         about, write = self._about, self._write

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from orlop.values import dataclass, field
 
 __all__ = ["Fault", "Seen"]
 

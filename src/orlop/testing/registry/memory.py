@@ -10,13 +10,13 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Literal, Self
 
 from orlop.spec.digest import Digest
 from orlop.testing.registry.exchange import Exchange, Server
 from orlop.testing.registry.faults import Fault, Seen
+from orlop.values import dataclass
 
 __all__ = ["MemoryRegistry"]
 
