@@ -31,7 +31,7 @@ from orlop.config.limits import Limits
 from orlop.config.settings import ProxySettings, Settings
 from orlop.config.values import convert, kinds_of
 from orlop.errors import InvalidArgument, PermissionDenied, from_oserror
-from orlop.values import dataclass, field, replace
+from orlop.values import dataclass, field, fields, replace
 
 __all__ = [
     "PLACES",
@@ -96,7 +96,7 @@ class Configuration:
 
     def settings(self, base: Settings | None = None) -> Settings:
         """The settings: ``base``, or the defaults, and over them what was given."""
-        known = _settings_kinds()
+        known = {item.name for item in fields(Settings)} - {*_TABLES}
         values = {name: item.value for name, item in self.given.items() if name in known}
         base = base or Settings()
         proxy = {name: item.value for name, item in self.table("proxy").items()}
