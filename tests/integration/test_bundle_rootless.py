@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import orlop
+from orlop.images.api import IdMap
 from support import images, users
 from support.layers import Layer
 
@@ -41,3 +43,17 @@ def test_a_user_without_root_runs_a_bundle_of_his_own_root(workdir: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[:2] == [str(bundle), "0"], (done.stdout, done.stderr)
     assert "A /made" in done.stdout
+
+
+def test_a_volume_belongs_to_whom_the_user_namespace_shows(store: orlop.Store, workdir: Path) -> None:
+    layer = Layer().folder("data", uid=5, gid=6, mode=0o2770).file("data/mine", b"1", uid=7, mode=0o4755)
+    config = {"config": {"Cmd": ["/x"], "Volumes": {"/data": {}}}}
+    image = images.make_image([layer.file("data/far", b"", uid=90_000).tar()], config=config)
+    store.load(images.write_layout(workdir / "box", {"v1": image}), name="localhost/volume")
+    ids = (IdMap(inside=0, outside=200_000, size=65_536),)
+    with store.prepare("localhost/volume", workdir / "a", mount=True) as root:
+        root.bundle(workdir / "b", uid_map=ids, gid_map=ids, seccomp="none")
+    found = {path: (workdir / "b/volumes/data" / path).lstat() for path in (".", "mine", "far")}
+    assert (found["."].st_uid, found["."].st_gid, found["."].st_mode & 0o7777) == (200_005, 200_006, 0o2770)
+    assert (found["mine"].st_uid, found["mine"].st_mode & 0o7777) == (200_007, 0o4755)
+    assert found["far"].st_uid == 90_000

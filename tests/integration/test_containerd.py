@@ -315,6 +315,7 @@ def test_containerd_fetches_no_layer_that_orlop_has_or_can_fetch(
         assert service is not None
         with orlop.connect(service.address) as store:
             store.pull(image)
+        logged(registry, known)
         assert pulled_by(ctd, image, known, registry) == []
         fetched = pulled_by(ctd, f"{registry.host}/containerd/new:1", new, registry)
         above = json.loads(new.document)["layers"][1]["digest"]  # the one below is the known image's
@@ -336,6 +337,15 @@ def pulled_by(ctd: Containerd, name: str, image: images.Image, registry: Registr
     said = ctd.run("--rm", name, container, "/bin/sh", "-c", "cat /srv/upper", namespace="k8s.io")
     assert said == "upper"
     return [(agent, digest) for agent, digest in gets(registry)[asked:] if digest in layers]
+
+
+def logged(registry: Registry, image: images.Image) -> None:
+    """Wait until the registry's log tells of each layer: it writes a line after it has answered."""
+    layers = {layer["digest"] for layer in json.loads(image.document)["layers"]}
+    deadline = time.monotonic() + 60
+    while not layers <= {digest for _, digest in gets(registry)}:
+        assert time.monotonic() < deadline, registry.log.read_text()[-2000:]
+        time.sleep(0.01)
 
 
 def gets(registry: Registry) -> list[tuple[str, str]]:

@@ -383,6 +383,20 @@ def test_namespaces_do_not_see_each_other_but_the_collector_all(
     assert code(lambda: one.stat(own)) == "NOT_FOUND"
 
 
+def test_a_name_that_means_another_snapshot_by_now_is_built_on(snapshots: Snapshots, target: Path) -> None:
+    for content in ("first", "second"):
+        with mounted(snapshots.prepare("tmp"), target):
+            (target / "file").write_text(content)
+        snapshots.commit("base", "tmp")
+        for make in (snapshots.prepare, snapshots.view):
+            with mounted(make("a", "base"), target):
+                assert (target / "file").read_text() == content
+            snapshots.remove("a")
+        snapshots.remove("base")
+        snapshots.cleanup()  # nothing is left of what the name meant
+        assert code(lambda: snapshots.prepare("a", "base")) == "NOT_FOUND"
+
+
 def test_of_those_who_ask_at_once_for_one_key_one_gets_it(snapshots: Snapshots) -> None:
     snapshots.prepare("tmp")
     snapshots.commit("base", "tmp")
@@ -522,6 +536,45 @@ def test_layers_are_fetched_by_what_the_labels_say(
         assert (target / "etc/top").read_text() == "top"
         assert not (target / "gone").exists()
     assert served[0].images() == []
+
+
+def test_a_name_that_meant_layers_may_mean_a_folder_later(
+    served: tuple[LocalStore, grpc.Channel],
+    snapshots: Snapshots,
+    registry: MemoryRegistry,
+    image: images.Image,
+) -> None:
+    low = refs(registry, image)[0]
+    name = offered(snapshots, low, "")
+    snapshots.prepare("a", name)
+    snapshots.remove("a")
+    snapshots.remove(name)
+    snapshots.cleanup()
+    assert os.listdir(served[0].root / "layers") == []
+    snapshots.prepare("tmp")
+    snapshots.commit(name, "tmp")
+    assert "chains" not in str(snapshots.prepare("a", name))
+
+
+def test_a_containerds_namespaces_share_the_layers_that_it_finds_without_saying_one(
+    served: tuple[LocalStore, grpc.Channel], registry: MemoryRegistry, image: images.Image, target: Path
+) -> None:
+    every, (low, high) = Snapshots(served[1], None), refs(registry, image)
+
+    def offer(key: str, labels: dict[str, str], parent: str) -> str:
+        """As containerd does: the first that its list has is what it takes."""
+        assert code(lambda: every.prepare(key, parent, labels)) == "ALREADY_EXISTS"
+        return next(iter(every.list(f'labels."{REF}"=={labels[REF]},parent=="{parent}"')))
+
+    first = offer("first/1/extract", low, "")
+    assert offer("second/2/extract", low, "") == first
+    above = offer("second/3/extract", high, first)
+    with mounted(every.prepare("second/4/container", above), target):
+        assert (target / "etc/top").read_text() == "top"
+    every.prepare("second/5/container", first)
+    assert code(lambda: every.remove(first)) == "FAILED_PRECONDITION"
+    assert code(lambda: Snapshots(served[1], "second").prepare("mine", first)) == "NOT_FOUND"
+    every.remove_all()
 
 
 def test_what_does_not_follow_from_the_layers_is_left_to_containerd(

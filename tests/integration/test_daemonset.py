@@ -47,6 +47,7 @@ def test_roots_of_a_daemon_in_a_pod_are_the_nodes_and_outlive_the_pod(
     places = {"/var/lib/orlop": store_dirs.root, "/run/orlop": store_dirs.run, "/srv/orlop": roots}
     for place in places.values():
         place.mkdir(mode=0o700)
+    places["/dev"] = Path("/dev")
     address = f"unix://{store_dirs.run}/socket/orlop.sock"
     words = [f"--root={store_dirs.root}", f"--run={store_dirs.run}", f"--insecure-registry={registry.host}"]
     command = [sys.executable, "-m", "orlop", *words, "daemon", f"--listen={address}"]
@@ -59,7 +60,7 @@ def test_roots_of_a_daemon_in_a_pod_are_the_nodes_and_outlive_the_pod(
             mine.mkdir()
             for mount in store.prepare(name, mine).mounts:  # performed by us, on the node
                 mounts.perform(mount.type, mount.source, mount.target, mount.options)
-            store.prepare(name, theirs, mount=True)  # by the daemon, in its container
+            store.prepare(name, theirs, mount=True, quota=32 << 20)  # by the daemon, on a loop device
             for root in (mine, theirs):
                 assert (root / "motd").read_bytes() == b"of the image"
                 (root / "new").write_text("written on the node")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +14,7 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.client import RemoteStore
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from orlop.service.daemon import Daemon
-from orlop.testing.fake import FakeStore
 from support import images
 from support.layers import Layer
 from support.podmans import Podman
@@ -72,9 +68,12 @@ def state(store: orlop.Store) -> str:
 
 
 def test_podman_runs_pushes_and_keeps_what_orlop_has_without_a_copy(
-    store: orlop.Store, box: str, folder: Path, podman: Podman
+    store: orlop.Store, box: str, folder: Path, podman: Podman, workdir: Path
 ) -> None:
     assert store.share(folder, box, form="store").images == ("localhost/box:latest",)
+    odd = images.make_image([below()], config={"created": "yesterday"})  # podman would read nothing at all
+    store.load(images.write_layout(workdir / "odd", {"v1": odd}), name="localhost/odd")
+    assert len(store.share(folder, "localhost/odd").images) == 2
     option = ("--storage-opt", f"additionalimagestore={folder}")
     script = "ls /etc /all; cat /etc/changed; stat -c ' %u %a' /etc/changed"
     done = podman.run("podman", *option, "run", "--rm", "--network=none", box, "sh", "-c", script)
@@ -188,26 +187,3 @@ def test_what_cannot_be_shared_is_refused_and_leaves_nothing(
         with pytest.raises(AlreadyExists, match="share of the store"):
             other.share(folder, box)
         assert other.shares() == []
-
-
-def test_a_daemon_shares_as_a_store_does() -> None:
-    with tempfile.TemporaryDirectory(prefix="orlop-", dir="/var/tmp") as place:
-        fake = FakeStore(f"{place}/root", f"{place}/run")
-        fake.publish("alpine", layers=(10,))
-        fake.pull("alpine")
-        daemon = Daemon(fake, f"unix://{place}/socket/orlop.sock")
-        daemon.start()
-        remote = RemoteStore.connect(str(daemon.address))
-        try:
-            made = remote.share("/srv/s", ["alpine"], form="store", run_only=True)
-            assert made == fake.shares()[0]
-            assert remote.shares() == [made]
-            with pytest.raises(NotFound):
-                remote.share("/srv/none", [])
-            with pytest.raises(AlreadyExists):
-                remote.share("/srv/s", ["alpine"], form="layout")
-            remote.drop_share("/srv/s")
-            assert remote.shares() == fake.shares() == []
-        finally:
-            remote.close()
-            daemon.stop(grace=0.0)

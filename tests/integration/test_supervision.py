@@ -333,9 +333,13 @@ def test_sighup_reads_the_files_again_and_a_broken_one_changes_nothing(place: Pa
             assert client.info().limits == {"depth": 77}
         assert said == ["; the configuration on disk is broken, see the log"] * 7
         assert daemon.log.count("the configuration stays as it was") == 7
-        later = "durable = false\n[daemon]\nquick = 3\nlog_level = 'debug'"
+        later = (
+            "durable = false\n[daemon]\nquick = 3\nlog_level = 'debug'\nlog_format = 'json'\ntracing = true"
+        )
         assert reload(later) == ""
-        assert "quick, request_size, durable wait for a restart" in daemon.log
+        assert (
+            "quick, request_size, daemon.log_format, daemon.tracing, durable wait for a restart" in daemon.log
+        )
         assert client.info().limits == {}
         assert "DEBUG orlop.service.gate: /orlop.v1.Store/Info" in daemon.log
         daemon.process.send_signal(signal.SIGTERM)

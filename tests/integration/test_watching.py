@@ -416,6 +416,29 @@ def test_a_traceback_is_one_line_and_what_others_log_has_the_call(place, capsys)
     assert "request" not in second
 
 
+def test_no_text_makes_a_line_of_its_own_in_the_log_for_people(capsys):
+    from orlop.service.logs import log_handler
+
+    handler, logger = log_handler("text"), logging.getLogger("orlop.test")
+    logger.addHandler(handler)
+    logger.propagate = False
+    forged = "2026-01-01 00:00:00,000 INFO orlop: all is well"
+    try:
+        logger.warning("no image %s", f"a\n{forged}\x1b[2J")
+        try:
+            raise KeyError from OSError(f"a\n{forged}")
+        except KeyError:
+            logger.exception("went wrong")
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+    first, second, *traceback = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"WARNING orlop.test: no image a\\x0a{forged}\\x1b[2J")
+    assert second.endswith("ERROR orlop.test: went wrong")
+    assert f"  {forged}" in traceback
+    assert all(line.startswith("  ") for line in traceback)
+
+
 # ------------------------------------------------------------------ health and reflection
 
 

@@ -34,6 +34,7 @@ MINE = {"mine": b"written below a root" * 500}
 CONTENT = b"content" * 3_000
 MADE = "localhost/made:v1"
 ROOTFS = "localhost/rootfs:1"
+OTHER = "localhost/other:v1"
 SPACE = "k8s.io"  # the namespace of snapshots
 
 
@@ -323,6 +324,22 @@ def pin(world: World) -> None:
     world.answered("pin", "kept")
 
 
+def share(world: World) -> None:
+    """A layout for podman; then another name in it, which goes."""
+    world.store.share(world.work / "share", world.image)
+    world.answered("share", str(world.work / "share"))
+    world.store.tag(world.image, OTHER)
+    world.store.share(world.work / "share", OTHER)
+    world.store.remove(OTHER)
+
+
+def drop_share(world: World) -> None:
+    """A store of mounts, and away with it."""
+    world.store.share(world.work / "share", world.image, form="store", run_only=True)
+    world.store.drop_share(world.work / "share")
+    world.answered("no share", str(world.work / "share"))
+
+
 def snapshot(world: World) -> None:
     """containerd's: one that is written to and committed, one of a layer of the store, and one on each."""
     snapshots = world.store.verbs.snapshots()
@@ -411,6 +428,8 @@ SCENARIOS = {
         Scenario(name="restore", act=bring_back, setup=((load, None), (back_up, None))),
         Scenario(name="pin", act=pin, setup=((load, None),)),
         Scenario(name="snapshot", act=snapshot, setup=((load, None),)),
+        Scenario(name="share", act=share, setup=((load, None),)),
+        Scenario(name="share-drop", act=drop_share, setup=((load, None),)),
         Scenario(name="content", act=write_content),
         Scenario(name="content-delete", act=delete_content, setup=((write_content, None),)),
         Scenario(
@@ -451,6 +470,8 @@ def judge(world: World, scenario: Scenario) -> None:
     check_whole(world)
     for root in store.prepared():
         store.get(root.path).cleanup()
+    for shared in store.shares():
+        store.drop_share(shared.folder)
     for pin in store.pins():
         store.unpin(pin.name)
     while found := [info for part in store.verbs.snapshots().walk(SPACE) for info in part]:
@@ -476,6 +497,7 @@ def check_answered(world: World) -> None:
     images = {info.name for info in world.store.images()}
     roots = {info.path for info in world.store.prepared()}
     there = {"image": images, "root": roots, "pin": {pin.name for pin in world.store.pins()}}
+    there["share"] = {shared.folder for shared in world.store.shares()}
     there["snapshot"] = {info.name for part in world.store.verbs.snapshots().walk(SPACE) for info in part}
     content = world.store.verbs.content_store
     there["content"] = {name for name in ("one", "two") if list(content.content(name, ()))}
@@ -540,6 +562,7 @@ def left_on_disk(world: World) -> dict[str, list[str]]:
     found = {place: os.listdir(root / place) for place in places}
     found["locks"] = [name for name in os.listdir(root / "locks") if "-" in name]
     found["root"] = [name for name in os.listdir(root) if name.startswith(".tmp-")]
+    found["shares"] = os.listdir(root / "shares") if (root / "shares").exists() else []
     for place in ("chains", "maps", "disks"):
         found[f"RUN/{place}"] = os.listdir(world.run / place) if (world.run / place).exists() else []
     found["work"] = [name for name in os.listdir(world.work) if name != world.said.name]

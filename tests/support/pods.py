@@ -83,7 +83,7 @@ def _spec(pod: Any, places: Mapping[str, Path], command: Sequence[str], name: st
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc"},
-        *(_bind(place, place, ["rbind", "rslave"]) for place in ("/dev", "/sys")),
+        _bind("/sys", "/sys", ["rbind", "rslave"]),
         *(_bind(place, place, ["bind", "ro"]) for place in _programs()),
     ]
     for mount in container["volumeMounts"]:

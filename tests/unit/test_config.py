@@ -313,14 +313,18 @@ class Numbers:
     names: tuple[str, ...] = ()
 
 
+OPTIONS = {"group": str, "tracing": bool}
+
+
 def test_numbers_of_a_daemon_are_fields_of_its_own_dataclass() -> None:
     table = {
         "calls": Given(value="2K", source="--limit"),
         "pause": Given(value=3, source="f"),
         "names": Given(value=["a"], source="f"),
         "group": Given(value="g", source="f"),
+        "tracing": Given(value=True, source="f"),
     }
-    assert fields_of(Numbers, Numbers(), table, beside=["group"]) == Numbers(
+    assert fields_of(Numbers, Numbers(), table, beside=OPTIONS) == Numbers(
         calls=2_048, pause=3.0, names=("a",)
     )
     for name, value, said in (
@@ -328,9 +332,10 @@ def test_numbers_of_a_daemon_are_fields_of_its_own_dataclass() -> None:
         ("calls", "x", "daemon.calls"),
         ("pause", True, "daemon.pause"),
         ("group", ["g"], "daemon.group is ['g']; it takes a text"),
+        ("tracing", "perhaps", "daemon.tracing"),
     ):
         with pytest.raises(InvalidArgument) as caught:
-            fields_of(Numbers, Numbers(), {name: Given(value=value, source="f")}, beside=["group"])
+            fields_of(Numbers, Numbers(), {name: Given(value=value, source="f")}, beside=OPTIONS)
         assert said in f"{caught.value.reason} {caught.value.hint}"
         assert caught.value.attempted == "read f"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orlop.errors import InvalidArgument
 from orlop.images.contentstore import rules
 from orlop.images.contentstore.api import ContentInfo, WriteStatus
-from orlop.images.filters import MAX_FILTER, MAX_FILTERS, label_field, parse_filters
+from orlop.images.filters import MAX_FILTER, MAX_FILTERS, MAX_PATTERNS, label_field, parse_filters
 from orlop.images.patterns import MAX_PATTERN, Pattern
 from orlop.spec.digest import Digest
 
@@ -123,6 +123,9 @@ def test_filters_have_bounds():
         parse_filters(["n" * (MAX_FILTER + 1)], "list")
     with pytest.raises(InvalidArgument, match="characters"):
         parse_filters(["name~=" + "x" * (MAX_PATTERN + 1)], "list")
+    parse_filters(["name~=x,name~=y"] * (MAX_PATTERNS // 2), "list")
+    with pytest.raises(InvalidArgument, match="patterns"):
+        parse_filters(["name~=x,name~=y"] * (MAX_PATTERNS // 2) + ["name~=z"], "list")
 
 
 # ------------------------------------------------------------------ patterns

@@ -328,6 +328,38 @@ def test_settings_bound_the_log(tmp_path):
         assert 5 <= len(list(store.events())) <= 10
 
 
+def test_other_settings_bound_the_log_of_an_open_store(store):
+    tell(store, *["image.created"] * 30)
+    store.verbs.reconfigure(orlop.Settings(durable=False, events_kept=5))
+    tell(store, "image.created")
+    assert seqs(store.events()) == [27, 28, 29, 30, 31]
+
+
+def test_numbers_that_a_power_cut_may_have_taken_back_are_another_logs(store, tmp_path):
+    tell(store, "image.created", "image.created")
+    cursor = next(iter(store.events())).cursor
+    store.close()
+    with sqlite3.connect(tmp_path / "root/meta.db") as database:
+        assert database.execute("UPDATE unsynced SET boot = 'another'").rowcount == 1
+    names = []
+    for durable in (True, False, True):
+        again = orlop.open(tmp_path / "root", tmp_path / "run", settings=orlop.Settings(durable=durable))
+        with again, pytest.raises(orlop.FailedPrecondition, match="another store's events") as caught:
+            list(again.events(cursor))
+        names.append(caught.value.details["oldest"])
+    assert len(set(names)) == 1
+
+
+@pytest.mark.parametrize("cursor", ["00000000-7", "9"], ids=["another log's", "of the future"])
+def test_where_there_is_something_again_is_told_of_a_log_that_was_trimmed(store, cursor):
+    trimmed(store, 5)
+    tell(store, *["image.created"] * 20)
+    log = db_of(store).read(events.log_of)
+    with pytest.raises(orlop.FailedPrecondition) as caught:
+        list(store.events(cursor if "-" in cursor else f"{log.id}-99"))
+    assert list(store.events(caught.value.details["oldest"])) == list(store.events("oldest")) != []
+
+
 def test_a_cursor_before_what_is_kept_is_an_error_that_says_what_to_do(store):
     trimmed(store, 5)
     tell(store, "image.created")
@@ -403,7 +435,7 @@ def test_what_is_no_question_is_refused_at_once(store):
 
 def test_a_cursor_is_read_as_it_is_written():
     check_query(EventQuery(cursor=cursor_of("1a2b3c4d", 0)))
-    assert seq_of(cursor_of("1a2b3c4d", 17), "1a2b3c4d", 17) == 17
+    assert seq_of(cursor_of("1a2b3c4d", 17), "1a2b3c4d", 1, 17) == 17
 
 
 # ------------------------------------------------------------------ the same of a fake, and in a backup

@@ -120,10 +120,17 @@ def test_the_scripts_of_the_package_are_shell_that_ends_at_an_error(name: str) -
 
 
 @pytest.mark.parametrize(
-    ("rows", "answer"), [(0, ""), (2, "2 root(s) are prepared"), (None, "its metadata cannot be read")]
+    ("rows", "snapshots", "answer"),
+    [
+        (0, None, ""),
+        (0, 0, ""),
+        (2, 3, "2 root(s) are prepared"),
+        (0, 3, "3 snapshot(s) are containerd's"),
+        (None, None, "its metadata cannot be read"),
+    ],
 )
-def test_a_purge_asks_the_metadata_whether_a_root_is_prepared(
-    rows: int | None, answer: str, tmp_path: Path
+def test_a_purge_asks_the_metadata_whether_anything_is_in_use(
+    rows: int | None, snapshots: int | None, answer: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "meta.db"
     if rows is None:
@@ -133,6 +140,11 @@ def test_a_purge_asks_the_metadata_whether_a_root_is_prepared(
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("CREATE TABLE prepared (path)")
             database.executemany("INSERT INTO prepared VALUES (?)", [(str(n),) for n in range(rows)])
+            if snapshots is not None:
+                database.execute("CREATE TABLE snapshots (id)")
+                database.executemany(
+                    "INSERT INTO snapshots VALUES (?)", [(str(n),) for n in range(snapshots)]
+                )
     function = (PACKAGING / "debian" / "postrm").read_text().partition("in_use() {")[2].partition("\n}\n")[0]
     done = _run("sh", "-c", f"ROOT={tmp_path} RUN=/nowhere; in_use() {{{function}\n}}; in_use")
     assert done.stdout.strip() == answer

@@ -67,6 +67,22 @@ def test_a_name_of_ours_tells_it_as_the_one_that_was_asked_for() -> None:
     assert names.beside("mine", "sha256:ab") == "sha256:ab"
 
 
+@pytest.mark.parametrize(
+    ("namespace", "key", "parent", "found"),
+    [
+        ("a", "a/2/x", "b/0/p", "b"),  # a containerd's
+        ("a", "a/2/x", "p", "a"),
+        ("a", "a/2/x", "", "a"),
+        ("a", "x", "b/0/p", "a"),
+        ("a", "b/2/x", "b/0/p", "a"),
+    ],
+)
+def test_a_parent_is_where_a_containerds_name_for_it_tells(
+    namespace: str, key: str, parent: str, found: str
+) -> None:
+    assert names.parents_namespace(namespace, key, parent) == found
+
+
 @pytest.mark.parametrize("namespace", ["default", "k8s.io", "a", "A_b-c.9", "x" * 76])
 def test_what_containerd_takes_for_a_namespace_is_one(namespace: str) -> None:
     names.check_namespace(namespace, "try")
@@ -138,6 +154,41 @@ def test_what_does_not_fit_into_one_mount_is_refused(core: Core) -> None:
 
 
 # ------------------------------------------------------------------ the pool
+
+
+class Lots(Pool):
+    """Draws the lots for its names that it is told to draw."""
+
+    drawn = ("0" * 8, "0" * 8, "1" * 8)
+
+    def _prefix(self) -> str:
+        lot, *rest = self.drawn
+        self.drawn = tuple(rest)
+        return lot
+
+
+def test_a_name_that_is_taken_already_costs_nobody_what_lies_there(core: Core) -> None:
+    there = core.layout.snapshots / ("0" * 8 + "01") / "fs" / "file"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"somebody's")
+    made = Lots(core)._make(3)
+    assert [name for name, _ in made] == ["1" * 8 + number for number in ("00", "01", "02")]
+    assert there.read_bytes() == b"somebody's"
+    assert sorted(os.listdir(core.layout.snapshots)) == sorted([there.parts[-3], *(name for name, _ in made)])
+    made[0][1].lock.release()
+
+
+def test_folders_are_synced_each_before_they_are_anybodys(core: Core) -> None:
+    class Folders(Sync):
+        def folder(self, folder: Path | str | int) -> None:
+            synced.append(os.fspath(folder))  # type: ignore[arg-type]  # no descriptor is given
+
+    synced: list[str] = []
+    core.sync = Folders(True)  # type: ignore[misc]
+    ((name, batch),) = Pool(core)._make(1)
+    place = os.fspath(core.layout.snapshots)
+    assert synced == [f"{place}/{name}/fs", f"{place}/{name}", place]
+    batch.lock.release()
 
 
 def test_folders_wait_and_what_was_not_named_is_gone(core: Core) -> None:

@@ -117,6 +117,26 @@ def test_the_watchdog_is_told_of_answers_alone(address: str) -> None:
             dog.stop()
 
 
+def test_a_watchdog_is_hushed_while_its_question_hangs_and_tells_nothing_after(address: str) -> None:
+    asked, go_on, ends = threading.Event(), threading.Event(), []
+
+    def check(seconds: float) -> None:
+        asked.set()
+        ends.append(go_on.wait(4 * LONG))
+
+    with manager(address) as told:
+        dog = Watchdog(Notifier(address), 1e6, check)
+        dog.start()
+        assert asked.wait(LONG)
+        dog.hush()  # were it to wait for the check, that would end without the word
+        go_on.set()
+        dog.stop()
+        assert ends == [True]
+        told.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            told.recv(100)
+
+
 def test_a_bug_in_a_check_ends_no_watchdog(address: str) -> None:
     turns = iter([ZeroDivisionError, None])
 

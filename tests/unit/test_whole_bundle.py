@@ -233,11 +233,60 @@ def test_options_count_instead_of_the_image(prepared: Prepared, tmp_path: Path) 
 
 def test_a_bundle_that_is_there_stays_unless_forced(prepared: Prepared, tmp_path: Path) -> None:
     written(prepared, tmp_path / "b")
-    (tmp_path / "b/volumes/0/kept").write_text("")
+    (tmp_path / "b/volumes/data/kept").write_text("")
     with pytest.raises(AlreadyExists, match=r"config\.json is there"):
         prepared.bundle(tmp_path / "b")
     written(prepared, tmp_path / "b", force=True)
-    assert (tmp_path / "b/volumes/0/kept").exists()
+    assert (tmp_path / "b/volumes/data/kept").exists()
+
+
+def test_a_volume_keeps_its_folder_whatever_other_volumes_there_are(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    written(prepared, tmp_path / "b")
+    mine = Volume(source="/srv", target="/data")
+    spec, _ = written(prepared, tmp_path / "b", force=True, volumes=[mine])
+    sources = {mount["destination"]: mount["source"] for mount in spec["mounts"]}
+    assert sources["/data"] == "/srv"
+    assert sources["/data/deep"] == str(tmp_path / "b/volumes/data%2Fdeep")
+
+
+def test_files_that_are_no_bundles_are_not_written_over_and_a_failure_leaves_none(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    (tmp_path / "hosts").write_text("mine")
+    with pytest.raises(AlreadyExists, match="hosts is there"):
+        prepared.bundle(tmp_path, seccomp="none")
+    assert (tmp_path / "hosts").read_text() == "mine"
+    with pytest.raises(InvalidArgument):
+        prepared.bundle(tmp_path / "b", seccomp="none", user="nobody-known")
+    written(prepared, tmp_path / "b")
+
+
+def test_of_account_files_without_end_no_more_is_read_than_counts(prepared: Prepared, tmp_path: Path) -> None:
+    class Endless(Asked):
+        def read_files(self, thing: str, paths: list[bytes], **options: object) -> Iterator[bytes]:
+            for _ in range(100):  # of a megabyte
+                yield b"x" * (1 << 20)
+            raise AssertionError("all of it was read")
+
+    endless = Prepared(Endless(CONFIG), prepared.info)  # type: ignore[arg-type]  # it answers what is asked
+    with pytest.raises(InvalidArgument, match="larger than"):
+        endless.bundle(tmp_path / "b", seccomp="none", root_mounts=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mounts": [Mount(type="tmpfs", source="tmpfs", target="/\udcff", options=())]},
+        {"mounts": [Mount(type="tmpfs", source="tmpfs", target="/x", options=("\udcff",))]},
+        {"annotations": {"a": "\udcff"}},
+        {"hooks": [("poststop", ["/\udcff"])]},
+    ],
+)
+def test_what_json_cannot_say_is_refused(prepared: Prepared, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument):
+        prepared.bundle(tmp_path / "b", seccomp="none", **options)
 
 
 @pytest.mark.parametrize(

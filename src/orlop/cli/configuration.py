@@ -117,19 +117,19 @@ def configuration_again(ctx: click.Context) -> Configuration:
     return configuration_of(ctx, ctx.params["limits"])
 
 
-def fields_of(cls: type[_T], default: _T, table: Mapping[str, Given], *, beside: Iterable[str]) -> _T:
+def fields_of(cls: type[_T], default: _T, table: Mapping[str, Given], *, beside: Mapping[str, type]) -> _T:
     """A dataclass from what was given of ``[daemon]``; names in ``beside`` are options, not its fields.
 
     Raises `InvalidArgument` for a name that is neither, and for a value that cannot be.
     """
-    kinds, beside = kinds_of(cls), set(beside)
+    kinds = kinds_of(cls)
     values: dict[str, Any] = {}
     for name, given in table.items():
         dotted, attempted = f"daemon.{name}", f"read {given.source}"
         if name in kinds:
             values[name] = convert(given.value, kinds[name], dotted, attempted)
         elif name in beside:
-            convert(given.value, str, dotted, attempted)
+            convert(given.value, beside[name], dotted, attempted)
         else:
             hint = meant(dotted, {f"daemon.{known}" for known in {*kinds, *beside}})
             raise InvalidArgument(attempted, f"there is no setting {dotted[:100]!r}", hint=hint)

@@ -24,6 +24,7 @@ from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.config import Configuration, Driver, Settings
+    from orlop.service.logs import LogFormat
     from orlop.service.pools import ServiceLimits
     from orlop.service.process import Fresh
     from orlop.service.systemd import Supervision
@@ -34,7 +35,18 @@ __all__ = ["daemon_verb", "orlopd"]
 _F = TypeVar("_F", bound=Callable[..., object])
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 # Settings of a file that a daemon has for good, and says so when they differ.
-_FOR_GOOD = ("root", "run", "daemon.listen", "daemon.group", "daemon.tls_cert", "daemon.tls_key")
+_FOR_GOOD = (
+    *(
+        "root",
+        "run",
+        "daemon.listen",
+        "daemon.group",
+        "daemon.log_format",
+        "daemon.metrics",
+        "daemon.tracing",
+    ),
+    *("daemon.tls_cert", "daemon.tls_key", "daemon.tls_client_ca"),
+)
 _NAMED = (  # options that are fields of ServiceLimits, too: who may do what
     ("--user", "users", "USER", "Who else may do everything."),
     ("--allow-group", "groups", "GROUP", "Whose members may do everything."),
@@ -171,8 +183,11 @@ def _serve(
     target = session.target
     attempted = f"listen on {listen}" if listen else "serve"
     with needs_extra(attempted, "daemon"):
-        from orlop.service.process import serve
+        from orlop.service.process import begin_log, serve
         from orlop.service.tls import ServerTls
+    level = log_level or _usual_level(target)
+    form: LogFormat = "json" if log_format == "json" else "text"
+    begin_log(level, form)  # before the store is opened, which may have something to say
     supervision = _supervision()
     addresses = listen.split(",") if listen else []
     if not addresses and not supervision.sockets:
@@ -194,8 +209,8 @@ def _serve(
             group=group,
             limits=limits,
             tls=tls,
-            log_level=log_level or _usual_level(target),
-            log_format="json" if log_format == "json" else "text",
+            log_level=level,
+            log_format=form,
             watchers=watchers,
             registries=registries,
             supervision=supervision,
@@ -232,7 +247,10 @@ def _usual_level(target: Target) -> str:
 def _limits(configuration: Configuration) -> ServiceLimits:
     from orlop.service.pools import DEFAULT_LIMITS, ServiceLimits
 
-    options = [param.name or "" for param in daemon_verb.params]
+    options = {
+        param.name or "": bool if isinstance(param, click.Option) and param.is_flag else str
+        for param in daemon_verb.params
+    }
     return fields_of(ServiceLimits, DEFAULT_LIMITS, configuration.table("daemon"), beside=options)
 
 

@@ -107,6 +107,7 @@ class Core:
         self._traffic: dict[str, Traffic] = {}
         self._closed = False
         self._guard = threading.Lock()  # guards the lazy parts above, and _closed
+        self._trimmer = events.Trimmer(settings.events_kept, settings.events_age)
         self.db = self._open_database()
         self.sweeper = Sweeper(self)
 
@@ -121,7 +122,7 @@ class Core:
     def _open_database(self) -> Database:
         """Open meta.db; a store that does not sync says so in it, durably, before anything else."""
         path, lock = self.layout.database, self.layout.locks / "write"
-        last = events.Trimmer(self.settings.events_kept, self.settings.events_age)
+        last = self._trimmer
         try:
             database = Database.open(path, lock, relief=self.reserve.relieve, last=last)
         except ResourceExhausted as exc:  # even reading takes some pages that its users share
@@ -139,6 +140,9 @@ class Core:
                     " 'orlop check --full --repair' finds and mends what was lost",
                     self.layout.root,
                 )
+                name = events.name_of(self.boot)
+                if database.read(events.log_of).id != name:
+                    database.write(lambda tx: events.rename_log(tx, name))
             if self.sync.durable:
                 return database
             if not database.read(lambda tx: boots.is_marked(tx, self.boot)):
@@ -244,6 +248,7 @@ class Core:
             self.settings = replace(settings, durable=self.settings.durable)
             before, self._registry = self._registry, registry
             self._traffic.clear()
+            self._trimmer.replace(settings.events_kept, settings.events_age)
         if before is not None:
             before.close()
         return kept

@@ -204,16 +204,20 @@ def cursor_of(log: str, seq: int) -> str:
     return f"{log}-{seq}"
 
 
-def seq_of(cursor: str, log: str, last: int) -> int:
-    """The number that a cursor stands for.  Raises `FailedPrecondition` for one of another log."""
+def seq_of(cursor: str, log: str, first: int, last: int) -> int:
+    """The number that a cursor stands for, in a log that has the events from ``first`` to ``last``.
+
+    Raises `FailedPrecondition` for one of another log, or past the last.
+    """
+    oldest = cursor_of(log, max(0, first - 1))
     match = _CURSOR.fullmatch(cursor)
     if match is None:
         raise InvalidArgument("read events", f"not a cursor: {cursor[:_SHOWN]!r}")
     if match[1] != log:
-        raise lost(cursor, "it is of another store's events, or this one was made anew", f"{log}-0")
+        raise lost(cursor, "it is of another store's events, or this one was made anew", oldest)
     seq = int(match[2])
     if seq > last:
-        raise lost(cursor, "the store has not come that far: it was put back to an earlier state", f"{log}-0")
+        raise lost(cursor, "the store has not come that far: it was put back to an earlier state", oldest)
     return seq
 
 

@@ -27,6 +27,7 @@ __all__ = ["Fields", "Filter", "label_field", "parse_filters"]
 
 MAX_FILTERS = 256
 MAX_FILTER = 8_192  # characters: a label has 4,096 bytes at most
+MAX_PATTERNS = 64  # in all filters: each may have a machine of thousands of states
 
 Fields = Callable[[Sequence[str]], str | None]
 """What a thing says of a field path; None where it has no such field."""
@@ -78,7 +79,13 @@ def parse_filters(texts: Sequence[str], attempted: str) -> Filter:
     """Parse filters.  Raises `InvalidArgument`, which shows the place."""
     if len(texts) > MAX_FILTERS:
         raise InvalidArgument(attempted, f"there are {len(texts)} filters, and may be {MAX_FILTERS}")
-    return Filter([_Parser(text, attempted).parse() for text in texts])
+    found: list[list[_Selector]] = []
+    patterns = 0
+    for text in texts:
+        parser = _Parser(text, attempted, patterns)
+        found.append(parser.parse())
+        patterns = parser.patterns
+    return Filter(found)
 
 
 def label_field(labels: Mapping[str, str], path: Sequence[str]) -> str | None:
@@ -89,10 +96,12 @@ def label_field(labels: Mapping[str, str], path: Sequence[str]) -> str | None:
 class _Parser:
     """One filter's text."""
 
-    def __init__(self, text: str, attempted: str) -> None:
+    def __init__(self, text: str, attempted: str, patterns: int) -> None:
+        """``patterns`` is how many there were before."""
         self._text = text
         self._at = 0
         self._attempted = attempted
+        self.patterns = patterns
 
     def parse(self) -> list[_Selector]:
         if len(self._text) > MAX_FILTER:
@@ -134,7 +143,12 @@ class _Parser:
             self._at = start
             raise self._wrong("an operator (==, != or ~=) is expected")
         value = self._value(alternatives=operator == "~=")
-        pattern = Pattern(value, self._attempted) if operator == "~=" else None
+        pattern = None
+        if operator == "~=":
+            self.patterns += 1
+            if self.patterns > MAX_PATTERNS:
+                raise self._wrong(f"there are more than {MAX_PATTERNS} patterns")
+            pattern = Pattern(value, self._attempted)
         return _Selector(path=tuple(path), operator=operator, value=value, pattern=pattern)
 
     def _field(self) -> str:

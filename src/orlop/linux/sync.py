@@ -10,12 +10,8 @@ from __future__ import annotations
 import os
 
 from orlop.linux._syscall import Path
-from orlop.linux.mountinfo import filesystem_magic
 
-__all__ = ["DURABLE", "Sync", "has_ordered_log"]
-
-# Of file systems that write the making of files and folders to one log, in order (linux/magic.h).
-_ORDERED = frozenset({0xEF53, 0x58465342, 0x9123683E})  # ext4, XFS, btrfs
+__all__ = ["DURABLE", "Sync"]
 
 
 class Sync:
@@ -43,14 +39,6 @@ class Sync:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def has_ordered_log(folder: Path) -> bool:
-    """Whether an fsync of a folder makes all new folders durable that lie below it, whatever their depth.
-
-    POSIX promises that of names in the folder alone.
-    """
-    return filesystem_magic(folder) in _ORDERED
 
 
 DURABLE = Sync(True)

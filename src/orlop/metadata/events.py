@@ -21,7 +21,17 @@ from orlop.values import dataclass
 if TYPE_CHECKING:
     from orlop.metadata.db import Transaction
 
-__all__ = ["EventRow", "LogRow", "Trimmer", "add", "first_since", "log_of", "read_after"]
+__all__ = [
+    "EventRow",
+    "LogRow",
+    "Trimmer",
+    "add",
+    "first_since",
+    "log_of",
+    "name_of",
+    "read_after",
+    "rename_log",
+]
 
 _STRIDE = 256  # events after which a writer looks again whether there are too many
 _MOST_DROPPED = 2_048  # events that one transaction drops, so that none is long
@@ -73,6 +83,18 @@ def log_of(tx: Transaction) -> LogRow:
     return LogRow(id=name, first=_edge(tx, "MIN"), last=_edge(tx, "MAX"))
 
 
+def name_of(boot: str) -> str:
+    """The name of a log that was begun anew in a boot of the machine."""
+    from hashlib import sha256
+
+    return sha256(boot.encode()).hexdigest()[:8]
+
+
+def rename_log(tx: Transaction, name: str) -> None:
+    """Make it another log: events may have been lost, and their numbers come again."""
+    tx.execute("UPDATE event_log SET id = ?", (name,))
+
+
 def _edge(tx: Transaction, which: str) -> int:
     return int(tx.execute(f"SELECT COALESCE({which}(seq), 0) FROM events").fetchone()[0])
 
@@ -113,6 +135,10 @@ class Trimmer:
     __slots__ = ("_age", "_look_at", "_most", "_stride")
 
     def __init__(self, most: int, age: float) -> None:
+        self.replace(most, age)
+
+    def replace(self, most: int, age: float) -> None:
+        """Go by other bounds, from the next transaction on."""
         self._most = most
         self._age = age
         self._stride = min(_STRIDE, most)

@@ -4,8 +4,8 @@ A line that is written while a call runs, in its thread or in the one that works
 number, method and client, whoever writes it; the line about its end has the code and the seconds, too.  In
 JSON these are fields (docs/daemon.md).
 
-Invariant: one record is one line, whatever text clients send; requests are not written, so their secrets are
-not either.
+Invariant: one record is one line, whatever text clients send; in the form for people a traceback follows, its
+lines indented.  Requests are not written, so their secrets are not either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orlop.service.shown import one_line
 
@@ -33,7 +33,6 @@ LogFormat = Literal["text", "json"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("text", "json")
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _FIELDS = ("request", "method", "client", "code", "seconds")
-_LONGEST = 2_000  # characters of a line of a traceback
 _MOST_LINES = 100  # of a traceback
 _current: ContextVar[Begun | None] = ContextVar("orlop_call", default=None)
 
@@ -47,6 +46,23 @@ class _OfCall(logging.Filter):
         if call is not None and not hasattr(record, "request"):
             record.request, record.method, record.client = call.number, call.method, call.client
         return True
+
+
+class _Text(logging.Formatter):
+    """A record for people."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's
+        """The line."""
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802 - the base's
+        """A traceback's lines, none of which can be taken for a record."""
+        return "\n".join(f"  {line}" for line in _traceback(super().formatException(ei)))
+
+
+def _traceback(text: str) -> list[str]:
+    return [one_line(line) for line in text.splitlines()[-_MOST_LINES:]]
 
 
 class _Json(logging.Formatter):
@@ -66,8 +82,7 @@ class _Json(logging.Formatter):
             if value is not None:
                 said[name] = one_line(value) if isinstance(value, str) else value
         if record.exc_info:
-            lines = self.formatException(record.exc_info).splitlines()
-            said["traceback"] = [line[:_LONGEST] for line in lines[-_MOST_LINES:]]
+            said["traceback"] = _traceback(self.formatException(record.exc_info))
         return json.dumps(said)
 
 
@@ -75,7 +90,7 @@ def log_handler(form: LogFormat) -> logging.Handler:
     """A handler that writes to standard error in a form."""
     handler = logging.StreamHandler()
     handler.addFilter(_OfCall())
-    handler.setFormatter(_Json() if form == "json" else logging.Formatter(_TEXT))
+    handler.setFormatter(_Json() if form == "json" else _Text(_TEXT))
     return handler
 
 

@@ -33,7 +33,7 @@ from orlop.service.tls import ServerTls
 from orlop.service.watching import CallWatcher
 from orlop.values import dataclass
 
-__all__ = ["Fresh", "serve"]
+__all__ = ["Fresh", "begin_log", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def serve(
     if threading.current_thread() is not threading.main_thread():
         raise FailedPrecondition("serve", "signals reach the main thread only", hint="use Daemon")
     supervision = supervision or Supervision()
-    logging.basicConfig(level=_level(log_level), handlers=[log_handler(log_format)])
+    begin_log(log_level, log_format)
     notifier = Notifier(supervision.notify)
     daemon = Daemon(
         store,
@@ -95,11 +95,14 @@ def serve(
     )
     with _Signals(daemon.hurry, stop_on_hangup=reread is None) as signals, ExitStack() as undo:
         daemon.start()
-        undo.callback(_stop, daemon, notifier, grace)
         if supervision.watchdog:
             dog = Watchdog(notifier, supervision.watchdog, SelfCheck(daemon.own_address))
+            undo.callback(dog.stop)  # last: a question that is under way ends with the daemon
+            undo.callback(_stop, daemon, notifier, grace)
+            undo.callback(dog.hush)
             dog.start()
-            undo.callback(dog.stop)
+        else:
+            undo.callback(_stop, daemon, notifier, grace)
         status = f"serving {store.info().root} on {', '.join(map(str, daemon.addresses))}"
         notifier.ready(status)
         if ready is not None:
@@ -110,6 +113,11 @@ def serve(
             said = _reload(daemon, reread)
             notifier.ready(f"{status}{said}")
     _log.info("stopped")
+
+
+def begin_log(level: str, form: LogFormat) -> None:
+    """Log to standard error in a form, unless the process has set up logging.  Idempotent."""
+    logging.basicConfig(level=_level(level), handlers=[log_handler(form)])
 
 
 def _stop(daemon: Daemon, notifier: Notifier, grace: float | None) -> None:

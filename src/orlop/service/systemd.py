@@ -140,9 +140,13 @@ class Watchdog:
         """Begin, with a check at once."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ping no more."""
+    def hush(self) -> None:
+        """Ask and ping no more; waits for nothing."""
         self._stopped.set()
+
+    def stop(self) -> None:
+        """Ping no more, and wait for a check that is under way."""
+        self.hush()
         if self._thread.is_alive():
             self._thread.join(self._pause)
 
@@ -157,5 +161,6 @@ class Watchdog:
             except Exception:  # noqa: BLE001 - logged; a bug in the check must not end the thread silently
                 _log.exception("the daemon cannot ask itself, and the watchdog is not told")
             else:
-                self._notifier.ping()
+                if not self._stopped.is_set():
+                    self._notifier.ping()
             self._stopped.wait(max(0.0, began + self._pause - time.monotonic()))

@@ -51,9 +51,7 @@ def parse(text: str) -> Address:
 
 
 @contextmanager
-def serving(
-    address: Address, text: Callable[[], bytes], *, patience: float = _PATIENCE
-) -> Iterator[Address]:
+def serving(address: Address, text: Callable[[], bytes], *, patience: float = _PATIENCE) -> Iterator[Address]:
     """Serve what ``text`` returns for the length of a ``with`` block; the address, with the port if it was 0.
 
     A request has ``patience`` seconds to come, and so has its answer to go.

@@ -44,7 +44,7 @@ class FakeEvents(FakeBase):
             end = len(self._told)
             at = end if query.follow and not query.oldest else 0
             if query.cursor:
-                at = seq_of(query.cursor, _LOG, end)
+                at = seq_of(query.cursor, _LOG, 1 if end else 0, end)
             elif query.since_ns is not None:
                 at = sum(event.time_ns < query.since_ns for event in self._told)
         yield Position(cursor=cursor_of(_LOG, at))

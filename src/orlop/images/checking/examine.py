@@ -232,11 +232,14 @@ class Examiner:
 
     def snapshot(self, snapshot_id: str) -> list[Problem]:
         """A snapshot's folder; nothing if it has no row."""
-        if not self._core.db.read(lambda tx: snapshots.is_snapshot(tx, snapshot_id)):
-            return []
         folder = self._core.layout.snapshots / snapshot_id
         problems = self.place(folder, FOLDER)
-        return problems if is_lost(problems, folder) else problems + self._of_kind(folder / "fs")
+        if not is_lost(problems, folder):
+            problems += self._of_kind(folder / "fs")
+        # A removal takes the row first, so this is asked last.
+        if problems and not self._core.db.read(lambda tx: snapshots.is_snapshot(tx, snapshot_id)):
+            return []
+        return problems
 
     def _writable(self, row: RootRow) -> list[Problem]:
         folder = self._core.layout.prepared / row.id

@@ -121,7 +121,7 @@ def _unnamed(core: Core) -> list[Path]:
 def _temporaries(core: Core) -> list[Path]:
     """What `write_durably` was writing."""
     layout = core.layout
-    folders = [layout.root, layout.chains, *(layout.content / "blobs").iterdir()]
+    folders = [layout.root, layout.chains, layout.shares, *(layout.content / "blobs").iterdir()]
     return [path for folder in folders for path in folder.glob(".tmp-*")]
 
 

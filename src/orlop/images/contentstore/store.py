@@ -139,6 +139,8 @@ class ContentStore(Parts):
             fd = os.open(self._core.blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError as exc:
             self.info(namespace, digest)  # unless it was deleted meanwhile
+            if self._core.blobs.has(digest):  # and written again
+                return self._begin_read(digest, namespace, offset, size)
             raise DataLoss(
                 what, "its file is gone", hint="'orlop check --repair' says what can be done"
             ) from exc

@@ -5,7 +5,7 @@
     DIR/
       config.json       mode 0600, for an environment holds secrets; written last
       hostname, hosts   mounted over those of /etc; with the host's network its resolv.conf, too
-      volumes/<n>/      what stands in for the image's VOLUMEs, with what the image has there
+      volumes/<target>/ what stands in for the image's VOLUMEs, with what the image has there
       rootfs/           empty; only where the root's own mounts are in config.json
 
 `orlop.images.running.bundle` has the translation that this and `orlop run` share; here is what only a bundle
@@ -21,17 +21,21 @@ What is written is new: a config.json that is there is replaced only if asked.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.images.api import Mount
+from orlop.images.running.accounts import MAX_ACCOUNTS
 from orlop.images.running.bundle import (
     CAPABILITIES,
     MAX_HOSTNAME,
@@ -44,7 +48,7 @@ from orlop.images.running.bundle import (
 from orlop.images.running.namespace import UserNamespace
 from orlop.linux.userns import IdRange, Maps
 from orlop.observe import Call
-from orlop.spec.documents import RunConfig, parse_config
+from orlop.spec.documents import ImageConfig, RunConfig, parse_config
 from orlop.values import dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -71,6 +75,7 @@ UNSAFE = (
 )
 _NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
 _SYSTEM = ("/proc", "/sys", "/dev")
+_FILES = ("config.json", "hostname", "hosts", "resolv.conf")
 _ACCOUNTS = (b"etc/passwd", b"etc/group")
 
 
@@ -128,9 +133,29 @@ def make_bundle(
     """
     what = f"bundle {info.path}"
     config = parse_config(verbs.inspect(info.image_id).config, what)
-    run = config.config or RunConfig()
     place = None if options.root_mounts else _place(info, what)
     _begin(folder, options, what)
+    try:
+        return _make(verbs, info, folder, config, place, options=options, what=what, call=call)
+    except BaseException:
+        if not options.force:  # then they are ours, and would stand in the way of the next try
+            for name in _FILES:
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _make(
+    verbs: StoreVerbs,
+    info: PreparedInfo,
+    folder: Path,
+    config: ImageConfig,
+    place: str | None,
+    *,
+    options: BundleOptions,
+    what: str,
+    call: Call,
+) -> Bundle:
+    run = config.config or RunConfig()
     seccomp = _profile(options, what)
     maps = options.maps or _maps_of(info)
     order = options.run
@@ -139,7 +164,7 @@ def make_bundle(
         order = replace(order, namespace=UserNamespace(maps=maps, setgroups=many))
     hostname = order.hostname or _name_of(info.path)
     etc = write_etc_files(folder, hostname=hostname, net=order.net)
-    volumes, memory, unmounted = _image_volumes(verbs, info, folder, run, options, call)
+    volumes, memory, unmounted = _image_volumes(verbs, info, folder, run, options, maps, call)
     order = replace(order, hostname=hostname, etc=etc, volumes=(*order.volumes, *volumes))
     if place is None:
         root_path = folder / "rootfs"
@@ -159,7 +184,10 @@ def make_bundle(
         linux["seccomp"] = seccomp_of(seccomp, capabilities=CAPABILITIES)
     if options.hooks:
         spec["hooks"] = _hooks(options.hooks, what)
-    written = write_bundle(folder, spec)
+    try:
+        written = write_bundle(folder, spec)
+    except UnicodeEncodeError as exc:
+        raise InvalidArgument(what, "what config.json would say is not UTF-8") from exc
     return Bundle(
         folder=str(folder),
         config=str(written),
@@ -190,12 +218,12 @@ def _place(info: PreparedInfo, what: str) -> str:
 def _begin(folder: Path, options: BundleOptions, what: str) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        there = os.path.lexists(folder / "config.json")
+        there = [name for name in _FILES if os.path.lexists(folder / name)]
     except OSError as exc:
         raise from_oserror(what, exc) from exc
     if there and not options.force:
         raise AlreadyExists(
-            what, f"{folder}/config.json is there", hint="--force replaces it, or give another folder"
+            what, f"{folder}/{there[0]} is there", hint="--force replaces it, or give another folder"
         )
 
 
@@ -233,13 +261,22 @@ def _accounts(
     (scratch / "etc").mkdir(parents=True, mode=0o700)
     try:
         for name in _ACCOUNTS:
-            with suppress(NotFound):
-                data = b"".join(verbs.read_files(info.path, [name], call=call))
-                (scratch / os.fsdecode(name)).write_bytes(data)
+            with suppress(NotFound), closing(verbs.read_files(info.path, [name], call=call)) as chunks:
+                _save(chunks, scratch / os.fsdecode(name))
         with _opened(str(scratch), info) as fd:
             yield fd
     finally:
         remove_tree(scratch)
+
+
+def _save(chunks: Iterable[bytes], path: Path) -> None:
+    """Write an account file, and not much more than is read of it."""
+    size = 0
+    with open(path, "wb") as file:
+        for data in chunks:
+            size += file.write(data)
+            if size > MAX_ACCOUNTS:
+                break
 
 
 @contextmanager
@@ -288,6 +325,7 @@ def _image_volumes(
     folder: Path,
     run: RunConfig,
     options: BundleOptions,
+    maps: Maps | None,
     call: Call,
 ) -> tuple[list[Volume], list[Mount], tuple[str, ...]]:
     """The image's VOLUMEs as volumes, or as memory; and those that stay what they are."""
@@ -307,8 +345,8 @@ def _image_volumes(
             flags = ("nosuid", "nodev", "mode=0755", "tmpcopyup")
             memory.append(Mount(type="tmpfs", source="tmpfs", target=target, options=flags))
         else:
-            source = folder / "volumes" / str(len(volumes))
-            _seed(verbs, info, target, source, call)
+            source = folder / "volumes" / _volume_name(target)
+            _seed(verbs, info, target, source, maps, call)
             volumes.append(Volume(source=str(source), target=target))
     return volumes, memory, tuple(unmounted)
 
@@ -322,17 +360,39 @@ def _clean(path: str) -> str:
     return "/" + posixpath.normpath(f"/{path}").lstrip("/")
 
 
-def _seed(verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, call: Call) -> None:
-    """Make the folder of a volume as the image has it; one that is there keeps what was written."""
-    from orlop.images.browsing.hostcopy import copy_out
+def _volume_name(target: str) -> str:
+    """The folder of a volume: the same for a target whatever other volumes there are."""
+    name = quote(target.lstrip("/"), safe="")
+    return name if len(name) <= 200 else hashlib.sha256(target.encode()).hexdigest()
 
+
+def _seed(
+    verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, maps: Maps | None, call: Call
+) -> None:
+    """Make the folder of a volume as the image has it; one that is there keeps what was written."""
+    from orlop.linux.files import remove_tree
+
+    beside = source.with_name(f".new-{secrets.token_hex(4)}")
     try:
         source.parent.mkdir(mode=0o700, exist_ok=True)
-        source.mkdir(mode=0o755)
-    except FileExistsError:
-        return
+        if source.is_dir():
+            return
+        beside.mkdir(mode=0o755)
+        try:
+            _fill(verbs, info, target, beside, call)
+            if maps is not None and os.geteuid() == 0:
+                _shift(beside, maps)
+            beside.rename(source)
+        except BaseException:
+            remove_tree(beside)
+            raise
     except OSError as exc:
         raise from_oserror(f"make {source}", exc) from exc
+
+
+def _fill(verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, call: Call) -> None:
+    from orlop.images.browsing.hostcopy import copy_out
+
     inside = os.fsencode(target) + b"/."
     try:
         (file,) = verbs.list_files(info.path, inside, itself=True, call=call)
@@ -351,12 +411,30 @@ def _seed(verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, call
         platform=None,
         call=call,
     )
-    try:
-        if privileged:
-            os.chown(source, file.uid, file.gid)
-        os.chmod(source, file.mode & 0o7777)
-    except OSError as exc:
-        raise from_oserror(f"make {source}", exc) from exc
+    if privileged:
+        os.chown(source, file.uid, file.gid)
+    os.chmod(source, file.mode & 0o7777)
+
+
+def _shift(top: Path, maps: Maps) -> None:
+    """Give a folder and what is in it to the ids that the container's user namespace shows."""
+    users, groups = maps
+    paths = [str(top)]
+    for folder, folders, files in os.walk(top):
+        paths += (os.path.join(folder, name) for name in (*folders, *files))
+    for path in paths:
+        status = os.lstat(path)
+        os.chown(path, _outside(users, status.st_uid), _outside(groups, status.st_gid), follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) takes set-id bits
+
+
+def _outside(ranges: Sequence[IdRange], number: int) -> int:
+    """The id outside the namespace; one that is not mapped stays what it is, and is nobody's inside."""
+    for ids in ranges:
+        if ids.inside <= number < ids.inside + ids.size:
+            return ids.outside + number - ids.inside
+    return number
 
 
 def _mounts(

@@ -7,6 +7,8 @@ one is not remembered: pushed by orlop, the image has the manifest that it alway
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from pathlib import Path
 
 from orlop.errors import NotFound
@@ -26,6 +28,10 @@ from orlop.spec.documents import (
 from orlop.values import dataclass
 
 __all__ = ["SharedDocuments", "documents_of"]
+
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,7 @@ def documents_of(
     sizes = tuple(_size(core, diff_id, what) for diff_id in diff_ids)
     config_file = (config, core.blobs.path(config))
     data = core.blobs.read(config)
-    created = parse_config(data, what).created or ""
+    created = _time(parse_config(data, what).created or "")
     if manifest is not None:
         document, text = manifest_of(core, manifest, what)
         digests = [one.checked_digest() for one in document.layers]
@@ -106,6 +112,17 @@ def documents_of(
         ),
         created=created,
     )
+
+
+def _time(text: str) -> str:
+    """An image's time, if Go would read it: one that it cannot read would cost podman the whole store."""
+    if not _RFC3339.fullmatch(text):
+        return ""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return ""
+    return text
 
 
 def _size(core: Core, diff_id: DiffID, what: str) -> int:

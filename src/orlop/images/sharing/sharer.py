@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ from orlop.spec.digest import Digest, chain_id
 __all__ = ["Sharer"]
 
 _MARK = "orlop-share.json"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{16}")  # what `write_durably` leaves when it is killed
 
 
 class Sharer:
@@ -122,6 +124,9 @@ class Sharer:
                     self._check_mark(place, what)
                     view = storeview if record.form == "store" else layoutview
                     view.remove(place)
+                    for path in place.iterdir():
+                        if _TEMPORARY.fullmatch(path.name):
+                            path.unlink()
                     (place / _MARK).unlink()
                     with suppress(OSError):  # somebody else has put something there
                         place.rmdir()
@@ -158,7 +163,7 @@ class Sharer:
             if (place / _MARK).exists():
                 self._check_mark(place, what)
                 return
-            if any(place.iterdir()):
+            if any(not _TEMPORARY.fullmatch(path.name) for path in place.iterdir()):
                 raise AlreadyExists(what, "the folder holds something else", hint="give an empty one")
         except OSError as exc:
             raise from_oserror(what, exc) from exc

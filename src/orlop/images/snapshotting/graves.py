@@ -41,6 +41,8 @@ class Graves:
     def _begin(self) -> None:
         self._change = threading.Condition()  # guards the fields below
         self._ids: list[str] = []
+        self._added = 0  # of all times
+        self._done = 0  # the same: deleted, or left to a collection
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()  # set while somebody waits for the end
 
@@ -58,16 +60,24 @@ class Graves:
         """Have a removed snapshot's folder deleted soon.  Never blocks."""
         with self._change:
             self._ids.append(snapshot_id)
+            self._added += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="orlop-graves", daemon=True)
                 self._thread.start()
 
     def finish(self) -> None:
-        """Return when all that was added is deleted, or left to a collection."""
+        """Return when all that was added until now is deleted, or left to a collection."""
+        with self._change:
+            upto = self._added
+            self._hurry.set()
+            self._change.wait_for(lambda: self._done >= upto or self._thread is None)
+            self._hurry.clear()
+
+    def close(self) -> None:
+        """Wait for the thread's end; nothing is added any more."""
         with self._change:
             self._hurry.set()
             self._change.wait_for(lambda: self._thread is None)
-            self._hurry.clear()
 
     def _run(self) -> None:
         while True:
@@ -88,6 +98,9 @@ class Graves:
                     self._thread = None  # a bug; who comes next has a new thread
                     self._change.notify_all()
                 raise
+            with self._change:
+                self._done += len(ids)
+                self._change.notify_all()
 
     def _bury(self, ids: list[str]) -> None:
         core = self._core

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from orlop.errors import InvalidArgument
 from orlop.images.filters import Fields
 
-__all__ = ["Matches", "beside", "check_key", "check_namespace", "checked_labels", "namespace_in"]
+__all__ = [
+    "Matches",
+    "beside",
+    "check_key",
+    "check_namespace",
+    "checked_labels",
+    "namespace_in",
+    "parents_namespace",
+]
 
 Matches = Callable[[Fields], bool]
 
@@ -36,6 +44,17 @@ def beside(key: str, name: str) -> str:
     """A name as the client who uses ``key`` makes them; containerd's own numbers begin with 1."""
     namespace = namespace_in(key)
     return f"{namespace}/0/{name}" if namespace else name
+
+
+def parents_namespace(namespace: str, key: str, parent: str) -> str:
+    """The namespace of the parent that a new snapshot names.
+
+    Among a containerd's names it is the one that the parent's tells: where it lists without a namespace, it
+    finds the snapshot of a layer that another of its namespaces has, and builds on that.
+    """
+    if namespace_in(key) != namespace:
+        return namespace
+    return namespace_in(parent) or namespace
 
 
 def check_key(key: str, what: str) -> None:

@@ -26,7 +26,6 @@ from collections.abc import Iterator
 from orlop.errors import Error, Unavailable, from_oserror
 from orlop.images.core import Core
 from orlop.linux.flock import FileLock
-from orlop.linux.sync import has_ordered_log
 from orlop.metadata import snapshots as rows
 from orlop.metadata.forks import watch_forks
 from orlop.observe import reached
@@ -60,7 +59,6 @@ class Pool:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._one_log = has_ordered_log(core.layout.snapshots)
         self._begin()
         watch_forks(self)
 
@@ -142,26 +140,31 @@ class Pool:
                     self._thread = None
                     return
 
+    @staticmethod
+    def _prefix() -> str:
+        return secrets.token_hex(_PREFIX // 2)
+
     def _make(self, count: int) -> list[tuple[str, _Batch]]:
         core, parent = self._core, self._core.layout.snapshots
-        prefix = secrets.token_hex(_PREFIX // 2)
+        prefix = self._prefix()
         lock = core.try_locked("pool", prefix)
         if lock is None:
-            raise Unavailable("make snapshot", "its name is taken", hint="try again")
-        ids = [f"{prefix}{number:02x}" for number in range(count)]
+            return self._make(count)  # others make folders with these names
+        ids: list[str] = []
         try:
             base = os.fspath(parent)
-            for snapshot_id in ids:
+            for number in range(count):
+                snapshot_id = f"{prefix}{number:02x}"
                 place = f"{base}/{snapshot_id}"
                 os.mkdir(place, 0o700)
+                ids.append(snapshot_id)  # what lay there before is a snapshot of somebody's
                 os.mkdir(f"{place}/fs", 0o755)
                 os.chmod(f"{place}/fs", 0o755)  # noqa: S103 - whatever the umask; above it nobody passes
                 os.mkdir(f"{place}/work", 0o700)
             reached("snapshot.folders")
-            if not self._one_log:
-                for snapshot_id in ids:
-                    core.sync.folder(parent / snapshot_id / "fs")
-                    core.sync.folder(parent / snapshot_id)
+            for snapshot_id in ids:
+                core.sync.folder(f"{base}/{snapshot_id}/fs")
+                core.sync.folder(f"{base}/{snapshot_id}")
             core.sync.folder(parent)
             reached("snapshot.pooled")
         except BaseException as exc:
@@ -169,6 +172,8 @@ class Pool:
                 with contextlib.suppress(Error):  # the first failure is the one to report
                     core.discard(parent / snapshot_id)
             lock.release()
+            if isinstance(exc, FileExistsError):
+                return self._make(count)
             if isinstance(exc, OSError):
                 raise from_oserror("make snapshot", exc) from exc
             raise

@@ -74,9 +74,10 @@ class Remote:
         except InvalidArgument:
             return False  # some other client's name: nothing that follows from layers
         name = names.beside(key, target)
+        within = names.parents_namespace(namespace, key, parent)
 
         def look(tx: Transaction) -> tuple[SnapshotRow | None, tuple[DiffID, ...], SnapshotRow | None]:
-            under = rows.require_parent(tx, namespace, parent, what) if parent else None
+            under = rows.require_parent(tx, within, parent, what) if parent else None
             below = rows.layers_of(tx, under.id) if under is not None and not under.has_folder else ()
             return under, below, rows.find_snapshot(tx, namespace, name)
 
@@ -197,10 +198,8 @@ class Remote:
 
     @staticmethod
     def _name(tx: Transaction, row: SnapshotRow, layers: Sequence[DiffID], what: str) -> None:
-        if (
-            row.parent is not None
-            and rows.require_parent(tx, row.namespace, row.parent_key, what).id != row.parent
-        ):
+        within = names.parents_namespace(row.namespace, row.key, row.parent_key)
+        if row.parent is not None and rows.require_parent(tx, within, row.parent_key, what).id != row.parent:
             raise Aborted(what, "the parent was removed meanwhile")
         if any(layer_rows.get_layer(tx, layer) is None for layer in layers):
             raise Aborted(what, "a layer was removed meanwhile")

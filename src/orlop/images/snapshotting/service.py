@@ -68,7 +68,7 @@ class SnapshotService(Parts):
     def close(self) -> None:
         """Discard what was made beforehand.  Idempotent."""
         self._pool.close()
-        self._graves.finish()
+        self._graves.close()
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -108,8 +108,9 @@ class SnapshotService(Parts):
         what: str,
         call: Call,
     ) -> list[Mount]:
+        within = names.parents_namespace(namespace, key, parent)
         for attempt in range(1, _TRIES + 1):
-            under, folders, layers = self._below(namespace, parent, what) if parent else _NOTHING
+            under, folders, layers = self._below(within, parent, what) if parent else _NOTHING
             # A view of something has nothing of its own.
             owned = self._pool.taken() if kind == "active" or under is None else nullcontext()
             try:
@@ -135,9 +136,9 @@ class SnapshotService(Parts):
                     self._core.db.write(lambda tx, row=row: self._name(tx, row, what), call=call)  # type: ignore[misc]  # bound now
                     reached("snapshot.named")
                 return mounts
-            except Aborted:
-                self._known.pop((namespace, parent), None)
-                if attempt == _TRIES:
+            except (Aborted, NotFound) as exc:  # not there: perhaps of what the parent's name meant before
+                remembered = self._known.pop((within, parent), None)
+                if attempt == _TRIES or (remembered is None and isinstance(exc, NotFound)):
                     raise
         raise AssertionError("unreachable")
 
@@ -164,7 +165,8 @@ class SnapshotService(Parts):
     @staticmethod
     def _name(tx: Transaction, row: SnapshotRow, what: str) -> None:
         """Raises `Aborted` where a removal or a collection was faster."""
-        if row.parent is not None and not rows.is_parent(tx, row.namespace, row.parent_key, row.parent):
+        within = names.parents_namespace(row.namespace, row.key, row.parent_key)
+        if row.parent is not None and not rows.is_parent(tx, within, row.parent_key, row.parent):
             raise Aborted(what, f"the parent {row.parent_key!r} was removed meanwhile", hint="try again")
         if row.chain is not None and not roots.chain_stack(tx, row.chain):
             raise Aborted(what, "its chain was collected meanwhile", hint="try again")

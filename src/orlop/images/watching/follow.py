@@ -63,7 +63,7 @@ def _begin(tx: Transaction, query: EventQuery, call: Call) -> tuple[LogRow, int]
     """The log as it is, and the number after which to begin."""
     log = events.log_of(tx)
     if query.cursor:
-        return log, seq_of(query.cursor, log.id, log.last)
+        return log, seq_of(query.cursor, log.id, log.first, log.last)
     if query.since_ns is not None:
         first = events.first_since(tx, query.since_ns)
         if log.first > 1 and first == log.first:

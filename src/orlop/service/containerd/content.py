@@ -32,6 +32,7 @@ __all__ = ["Content"]
 
 _Context = grpc.ServicerContext
 _BATCH = 100  # blobs in one message of a list, as containerd has it
+_BATCH_SIZE = 1 << 20  # bytes after which a message is full all the same: one blob's labels may have 4 MiB
 _SECOND = 10**9
 
 
@@ -67,11 +68,13 @@ class Content(content_pb2_grpc.ContentServicer):
         """Blobs."""
         found = self._content.content(namespace_of(context), tuple(request.filters), call=call_of(context))
         batch: list[pb.Info] = []
+        size = 0
         for info in found:
             batch.append(_info(info))
-            if len(batch) == _BATCH:
+            size += batch[-1].ByteSize()
+            if len(batch) == _BATCH or size >= _BATCH_SIZE:
                 yield pb.ListContentResponse(info=batch)
-                batch = []
+                batch, size = [], 0
         if batch:
             yield pb.ListContentResponse(info=batch)
 
