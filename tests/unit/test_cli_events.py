@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from orlop.cli import main
 from orlop.facade import Store
+from orlop.images.events import Event, EventQuery, Position
+from orlop.observe import Call
 from orlop.testing.fake import FakeStore
 
 Run = Callable[..., tuple[int, str, str]]
@@ -85,3 +88,23 @@ def test_what_cannot_be_is_said_in_one_line_with_a_way_on(run: Run, words: list[
     assert not out
     assert said in err
     assert "hint: " in err
+
+
+class Interrupted(FakeStore):
+    """Somebody presses Ctrl-C once the first event has been shown."""
+
+    def watch_events(self, query: EventQuery, *, call: Call | None = None) -> Generator[Event | Position]:
+        pressed = False
+        for step in super().watch_events(query, call=call):
+            yield step
+            if isinstance(step, Event) and not pressed:
+                pressed = True
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_is_how_following_ends_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    store = Interrupted()
+    store.tell("image.created", "a", id="1")
+    code = main(("events", "--follow", "--since", "oldest"), open_store=lambda target: Store(store))
+    told = capsys.readouterr()
+    assert (code, "image.created a id=1" in told.out, "error" in told.err) == (0, True, False)

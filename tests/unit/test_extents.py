@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from orlop.content.extents import ENTRY_SIZE, Extents, decode_entries, encode_entry
 from orlop.content.ingests import Ingest, bytes_there
-from orlop.spec.digest import Digest
 
 SIZE = 64
 RANGES = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), max_size=12)

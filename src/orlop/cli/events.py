@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from orlop.cli import output
 from orlop.cli.exits import one_line
 from orlop.cli.quantities import duration_of
 from orlop.cli.session import Session, pass_session, verb
-from orlop.errors import InvalidArgument
+from orlop.errors import Cancelled, InvalidArgument
 
 if TYPE_CHECKING:
     from orlop.images.events import Event
@@ -53,6 +54,7 @@ def events_verb(
     right after it.  Without --since all is shown that is kept; with --follow, what happens from now on.
     """
     with (
+        suppress(Cancelled) if follow else nullcontext(),  # that is how following ends
         session.store() as store,
         session.call(quiet=False, progress="none") as call,
         store.events(_since(since), follow=follow, kinds=kinds, call=call) as found,

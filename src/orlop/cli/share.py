@@ -20,7 +20,8 @@ __all__ = ["add_verb", "drop_verb", "list_verb", "renew_verb", "share_verb"]
 @click.group(
     "share",
     invoke_without_command=True,
-    epilog="\b\nExamples:\n  orlop share add /srv/layout alpine && podman run oci:/srv/layout:alpine\n"
+    epilog="\b\nExamples:\n  orlop share add /srv/layout alpine\n"
+    "  podman run oci:/srv/layout:docker.io/library/alpine:latest\n"
     "  orlop share add --form store /srv/images alpine\n"
     "  podman --storage-opt additionalimagestore=/srv/images run alpine\n"
     "  orlop share renew && orlop share list\n  orlop share drop /srv/images",

@@ -148,7 +148,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One of those that keep a thing: its kind (``image``, ``root``, ``lease``, ``pin``, ``content``, ...) and name.
+    """One of those that keep a thing: its kind (``image``, ``root``, ``lease``, ``pin``, ...) and its name.
 
     ``note`` says how: ``its layer 3 of 5``, ``pull alpine, process 1234``.
     """
