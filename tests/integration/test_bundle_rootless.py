@@ -57,3 +57,5 @@ def test_a_volume_belongs_to_whom_the_user_namespace_shows(store: orlop.Store, w
     assert (found["."].st_uid, found["."].st_gid, found["."].st_mode & 0o7777) == (200_005, 200_006, 0o2770)
     assert (found["mine"].st_uid, found["mine"].st_mode & 0o7777) == (200_007, 0o4755)
     assert found["far"].st_uid == 90_000
+    for folder in (workdir / "b", workdir / "b/volumes"):  # on the way to it
+        assert (folder.stat().st_gid, folder.stat().st_mode & 0o7777) == (200_000, 0o710)

@@ -162,6 +162,8 @@ def _make(
     if maps is not None:
         many = any(ids.size > 1 for ids in maps[1])  # with one id there is no setgroups(2) without root
         order = replace(order, namespace=UserNamespace(maps=maps, setgroups=many))
+        if os.geteuid() == 0:
+            _let_in(folder, _outside(maps[1], 0), what)
     hostname = order.hostname or _name_of(info.path)
     etc = write_etc_files(folder, hostname=hostname, net=order.net)
     volumes, memory, unmounted = _image_volumes(verbs, info, folder, run, options, maps, call)
@@ -225,6 +227,19 @@ def _begin(folder: Path, options: BundleOptions, what: str) -> None:
         raise AlreadyExists(
             what, f"{folder}/{there[0]} is there", hint="--force replaces it, or give another folder"
         )
+
+
+def _let_in(folder: Path, group: int, what: str) -> None:
+    """Have a user namespace's root get to what is mounted from here, and see no more than that."""
+    try:
+        (folder / "volumes").mkdir(mode=0o700, exist_ok=True)
+        for place in (folder, folder / "volumes"):
+            status = place.stat()
+            if stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid == 0:  # as we make them
+                os.chown(place, -1, group)
+                place.chmod(0o710)
+    except OSError as exc:
+        raise from_oserror(what, exc) from exc
 
 
 def _profile(options: BundleOptions, what: str) -> str:
