@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
     from orlop.images.api import Mount
     from orlop.images.running.bundle import Net, Rlimit
-    from orlop.images.running.whole import ImageVolumes
+    from orlop.images.running.imagevolumes import ImageVolumes
 
 __all__ = ["bundle_verb", "hook_of", "mount_of", "rlimit_of"]
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from orlop.images.api import IdMap, Mount, PreparedInfo
     from orlop.images.api import Store as StoreVerbs
     from orlop.images.running.bundle import Net, Rlimit, Volume
-    from orlop.images.running.whole import Bundle, ImageVolumes
+    from orlop.images.running.imagevolumes import ImageVolumes
+    from orlop.images.running.whole import Bundle
 
 __all__ = ["PreparedBundles"]
 

@@ -21,7 +21,6 @@ What is written is new: a config.json that is there is replaced only if asked.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import posixpath
 import secrets
@@ -30,8 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.images.api import Mount
@@ -40,11 +38,11 @@ from orlop.images.running.bundle import (
     CAPABILITIES,
     MAX_HOSTNAME,
     RunOptions,
-    Volume,
     build_spec,
     write_bundle,
     write_etc_files,
 )
+from orlop.images.running.imagevolumes import ImageVolumes, clean, image_volumes, is_text, outside
 from orlop.images.running.namespace import UserNamespace
 from orlop.linux.userns import IdRange, Maps
 from orlop.observe import Call
@@ -55,9 +53,8 @@ if TYPE_CHECKING:
     from orlop.images.api import PreparedInfo
     from orlop.images.api import Store as StoreVerbs
 
-__all__ = ["HOOKS", "UNSAFE", "Bundle", "BundleOptions", "ImageVolumes", "make_bundle"]
+__all__ = ["HOOKS", "UNSAFE", "Bundle", "BundleOptions", "make_bundle"]
 
-ImageVolumes = Literal["folder", "tmpfs", "none"]
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 # What runc, crun, podman, kata, gVisor and those that start them take for orders, not for remarks.
 UNSAFE = (
@@ -74,7 +71,6 @@ UNSAFE = (
     "run.oci.",
 )
 _NO_ANNOTATIONS: Mapping[str, str] = MappingProxyType({})
-_SYSTEM = ("/proc", "/sys", "/dev")
 _FILES = ("config.json", "hostname", "hosts", "resolv.conf")
 _ACCOUNTS = (b"etc/passwd", b"etc/group")
 
@@ -163,10 +159,19 @@ def _make(
         many = any(ids.size > 1 for ids in maps[1])  # with one id there is no setgroups(2) without root
         order = replace(order, namespace=UserNamespace(maps=maps, setgroups=many))
         if os.geteuid() == 0:
-            _let_in(folder, _outside(maps[1], 0), what)
+            _let_in(folder, outside(maps[1], 0), what)
     hostname = order.hostname or _name_of(info.path)
     etc = write_etc_files(folder, hostname=hostname, net=order.net)
-    volumes, memory, unmounted = _image_volumes(verbs, info, folder, run, options, maps, call)
+    volumes, memory, unmounted = image_volumes(
+        verbs,
+        info,
+        folder,
+        run.volumes or {},
+        kind=options.image_volumes,
+        taken=(*(one.target for one in options.run.volumes), *(one.target for one in options.mounts)),
+        maps=maps,
+        call=call,
+    )
     order = replace(order, hostname=hostname, etc=etc, volumes=(*order.volumes, *volumes))
     if place is None:
         root_path = folder / "rootfs"
@@ -318,138 +323,12 @@ def _annotations(
     for key, value in sorted((run.labels or {}).items()):
         if not options.unsafe_labels and key.lower().startswith(UNSAFE):
             left_out.append(key)
-        elif key and _is_text(key) and _is_text(value):
+        elif key and is_text(key) and is_text(value):
             found[key] = value
         else:
             left_out.append(key)
     found.update(options.annotations)
     return found, tuple(left_out)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
-
-
-def _image_volumes(
-    verbs: StoreVerbs,
-    info: PreparedInfo,
-    folder: Path,
-    run: RunConfig,
-    options: BundleOptions,
-    maps: Maps | None,
-    call: Call,
-) -> tuple[list[Volume], list[Mount], tuple[str, ...]]:
-    """The image's VOLUMEs as volumes, or as memory; and those that stay what they are."""
-    taken = {_clean(volume.target) for volume in options.run.volumes}
-    taken |= {_clean(mount.target) for mount in options.mounts}
-    volumes: list[Volume] = []
-    memory: list[Mount] = []
-    unmounted: list[str] = []
-    for text in sorted(run.volumes or {}):
-        target = _clean(text)
-        if target in taken:
-            continue
-        taken.add(target)
-        if options.image_volumes == "none" or not _may_be_volume(target):
-            unmounted.append(text)
-        elif options.image_volumes == "tmpfs":
-            flags = ("nosuid", "nodev", "mode=0755", "tmpcopyup")
-            memory.append(Mount(type="tmpfs", source="tmpfs", target=target, options=flags))
-        else:
-            source = folder / "volumes" / _volume_name(target)
-            _seed(verbs, info, target, source, maps, call)
-            volumes.append(Volume(source=str(source), target=target))
-    return volumes, memory, tuple(unmounted)
-
-
-def _may_be_volume(target: str) -> bool:
-    inside = any(target == place or target.startswith(f"{place}/") for place in _SYSTEM)
-    return target != "/" and _is_text(target) and not inside
-
-
-def _clean(path: str) -> str:
-    return "/" + posixpath.normpath(f"/{path}").lstrip("/")
-
-
-def _volume_name(target: str) -> str:
-    """The folder of a volume: the same for a target whatever other volumes there are."""
-    name = quote(target.lstrip("/"), safe="")
-    return name if len(name) <= 200 else hashlib.sha256(target.encode()).hexdigest()
-
-
-def _seed(
-    verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, maps: Maps | None, call: Call
-) -> None:
-    """Make the folder of a volume as the image has it; one that is there keeps what was written."""
-    from orlop.linux.files import remove_tree
-
-    beside = source.with_name(f".new-{secrets.token_hex(4)}")
-    try:
-        source.parent.mkdir(mode=0o700, exist_ok=True)
-        if source.is_dir():
-            return
-        beside.mkdir(mode=0o755)
-        try:
-            _fill(verbs, info, target, beside, call)
-            if maps is not None and os.geteuid() == 0:
-                _shift(beside, maps)
-            beside.rename(source)
-        except BaseException:
-            remove_tree(beside)
-            raise
-    except OSError as exc:
-        raise from_oserror(f"make {source}", exc) from exc
-
-
-def _fill(verbs: StoreVerbs, info: PreparedInfo, target: str, source: Path, call: Call) -> None:
-    from orlop.images.browsing.hostcopy import copy_out
-
-    inside = os.fsencode(target) + b"/."
-    try:
-        (file,) = verbs.list_files(info.path, inside, itself=True, call=call)
-    except NotFound:
-        return  # the runtime makes what is missing
-    if file.kind != "folder":
-        return
-    privileged = os.geteuid() == 0
-    copy_out(
-        verbs,
-        info.path,
-        inside,
-        os.fsencode(source),
-        archive=privileged,
-        follow=True,
-        platform=None,
-        call=call,
-    )
-    if privileged:
-        os.chown(source, file.uid, file.gid)
-    os.chmod(source, file.mode & 0o7777)
-
-
-def _shift(top: Path, maps: Maps) -> None:
-    """Give a folder and what is in it to the ids that the container's user namespace shows."""
-    users, groups = maps
-    paths = [str(top)]
-    for folder, folders, files in os.walk(top):
-        paths += (os.path.join(folder, name) for name in (*folders, *files))
-    for path in paths:
-        status = os.lstat(path)
-        os.chown(path, _outside(users, status.st_uid), _outside(groups, status.st_gid), follow_symlinks=False)
-        if not stat.S_ISLNK(status.st_mode):
-            os.chmod(path, stat.S_IMODE(status.st_mode))  # chown(2) takes set-id bits
-
-
-def _outside(ranges: Sequence[IdRange], number: int) -> int:
-    """The id outside the namespace; one that is not mapped stays what it is, and is nobody's inside."""
-    for ids in ranges:
-        if ids.inside <= number < ids.inside + ids.size:
-            return ids.outside + number - ids.inside
-    return number
 
 
 def _mounts(
@@ -461,9 +340,9 @@ def _mounts(
 ) -> list[dict[str, object]]:
     """All mounts in order, outer ones first; a mount at the place of a default takes it."""
     found: dict[str, dict[str, object]] = {one["destination"]: one for one in spec["mounts"]}  # type: ignore[attr-defined]  # build_spec's own
-    chosen = {_clean(volume.target) for volume in options.run.volumes}
+    chosen = {clean(volume.target) for volume in options.run.volumes}
     for mount in extra:
-        target = _clean(mount.target)
+        target = clean(mount.target)
         if target == "/" or target in chosen:
             raise InvalidArgument(what, f"a mount cannot have the target {target!r}: it is taken")
         chosen.add(target)
