@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
 export PYTHONDONTWRITEBYTECODE :=  # the tests start thousands of processes: none should compile anew
 
-.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench deb demo proto lock clean
+.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench wheel deb demo proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,9 +45,9 @@ unit: compiled ## the tests that need no privilege
 integration: compiled ## the tests with real tools, mounts and registries
 	$(PYTEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/integration
 
-images: setup ## make the bench images and a registry for them (20 minutes the first time)
+images: setup ## make the bench images, or IMAGES, and a registry for them (20 minutes the first time)
 	@tools/setup-system bench
-	PYTHON=$(CURDIR)/$(BIN)/python bench/make_images.sh
+	PYTHON=$(CURDIR)/$(BIN)/python bench/make_images.sh $(IMAGES)
 
 check-images: images ## the bench images' trees beside what GNU tar makes of their layers
 	$(PYTEST) -m images --timeout 3600 tests
@@ -59,10 +59,16 @@ fuzz: ## fuzz all parsers, FUZZ_SECONDS in all
 	@tools/setup-venv .cache/venv-fuzz requirements/fuzz.txt
 	.cache/venv-fuzz/bin/python fuzz/run.py --seconds $(FUZZ_SECONDS)
 
-bench: images ## measure beside other tools
-	$(BIN)/python bench/run.py
+bench: setup ## measure beside other tools (as root; QUICK=1: minutes; PARTS="pull reads", ROUNDS=3, CONTAINERD=DIR)
+	@[ -n "$(QUICK)" ] || tools/setup-system bench
+	@tools/setup-venv .cache/venv-bench requirements/bench.txt
+	python=$${BENCH_PYTHON:-$$([ -n "$(QUICK)" ] && echo $(BIN)/python || tools/setup-compiled)} && \
+	PYTHON=$(CURDIR)/$(BIN)/python $$python bench/run.py --make-images $(PARTS)
 
-deb: setup ## a Debian package of this tree, in dist/
+wheel: setup ## a wheel for this Python and machine with the hot loops compiled, in dist/ (minutes)
+	ORLOP_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index -w dist .
+
+deb: setup ## a Debian package of this tree, in dist/ (ORLOP_COMPILE=1: with the hot loops compiled)
 	packaging/debian/build dist
 
 demo: setup ## the main job, step by step

@@ -106,7 +106,7 @@ XATTR_PREFIXES: Final = {
 }
 XATTR_WHOLE: Final = (2, 3)  # prefixes that are whole names
 
-FILE_TYPES: Final = {  # S_IFMT -> FT_*
+FILE_TYPES: Final[dict[int, int]] = {  # S_IFMT -> FT_*
     stat.S_IFREG: 1,
     stat.S_IFDIR: 2,
     stat.S_IFCHR: 3,

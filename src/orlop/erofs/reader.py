@@ -80,6 +80,7 @@ class Image:
         self._view = memoryview(buffer)
         self._buffer = buffer
         self._reading = f"read EROFS image {name}".rstrip()
+        self._near = (-1, 0)  # folder and block in which a name was sought last
         self._blocks: dict[tuple[int, int], list[tuple[bytes, int, int]]] = {}  # of folders, read lately
         try:
             self._superblock()
@@ -170,6 +171,11 @@ class Image:
         if name in {b".", b".."}:
             return None
         low, high = 0, self._block_count(folder)
+        near = self._near
+        if high > 1 and near[0] == folder.nid:  # who asks for one name often asks for its neighbour
+            known = self._blocks.get(near)
+            if known is not None and known[0][0] <= name <= known[-1][0]:
+                low, high = near[1], near[1] + 1
         while high - low > 1:  # the last block whose first name is not after the one sought
             middle = (low + high) // 2
             if self._dirents(folder, middle, only_first=True)[0][0] <= name:
@@ -177,6 +183,7 @@ class Image:
             else:
                 high = middle
         entries = self._dirents(folder, low)
+        self._near = folder.nid, low
         at = bisect_right(entries, name, key=_name) - 1
         if at < 0 or entries[at][0] != name:
             return None

@@ -26,6 +26,7 @@ from orlop.layers.index import (
     LINK,
     LOWER_LINK,
     MAX_ID,
+    MAX_TIME,
     OPAQUE,
     LayerIndex,
 )
@@ -69,12 +70,14 @@ class IndexBuilder:
 
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
+        self._path_size, self._name_size = limits.path_size, limits.name_size
         self._index = LayerIndex()
         self._children: dict[int, dict[bytes, int]] = {0: {}}
         self._folders: dict[bytes, int] = {}  # raw text of a parent path -> node; a cache
         self._dead = False  # whether some node was replaced by a later one
         self._dropped: dict[str, int] = {}
         self._newest: tuple[int, int] | None = None
+        self._newest_second = -MAX_TIME - 1
         self._said = 0  # bytes of names, targets, xattrs and maps; a global header repeats them for nothing
         self._append(0, b"", stat.S_IFDIR | 0o755, IMPLIED)
 
@@ -82,9 +85,9 @@ class IndexBuilder:
 
     def add(self, entry: Entry) -> None:
         """Take one entry of the tar, in the tar's order."""
-        if len(entry.name) > self._limits.path_size or len(entry.link) > self._limits.path_size:
+        if len(entry.name) > self._path_size or len(entry.link) > self._path_size:
             longest = max(len(entry.name), len(entry.link))
-            raise over_limit("path_size", longest, self._limits.path_size)
+            raise over_limit("path_size", longest, self._path_size)
         parent_path, _, name = entry.name.rpartition(b"/")
         parent = self._folders.get(parent_path) if name not in _ODD else None
         if parent is None:
@@ -99,7 +102,8 @@ class IndexBuilder:
         if name.startswith(WHITEOUT):
             self._mark(parent, name, entry)
             return
-        self._check_name(name)
+        if b"\0" in name or len(name) > self._name_size:
+            self._check_name(name)
         if entry.mode >> 12 == 0:
             self._hard_link(parent, name, entry)
             return
@@ -159,8 +163,8 @@ class IndexBuilder:
         index.gid[node] = entry.gid
         index.mtime[node] = entry.mtime
         index.nsec[node] = entry.nsec
-        if self._newest is None or (entry.mtime, entry.nsec) > self._newest:
-            self._newest = (entry.mtime, entry.nsec)
+        if entry.mtime >= self._newest_second:
+            self._see_time(entry)
         if entry.xattrs:
             index.xattrs[node] = entry.xattrs
             self._spend(sum(_PIECE + len(name) + len(value) for name, value in entry.xattrs))
@@ -185,6 +189,11 @@ class IndexBuilder:
                     _WHAT, f"{entry.name[:100]!r} has the device number {major}:{minor}, which Linux has not"
                 )
             index.offset[node] = os.makedev(major, minor)
+
+    def _see_time(self, entry: Entry) -> None:
+        moment = (entry.mtime, entry.nsec)
+        if self._newest is None or moment > self._newest:
+            self._newest, self._newest_second = moment, entry.mtime
 
     # -- marks and links ------------------------------------------------------------------------
 

@@ -17,10 +17,11 @@ import struct
 import sys
 import zlib
 from array import array
+from collections.abc import Sequence
+from itertools import groupby
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit
 from orlop.errors import DataLoss, InvalidArgument
-from orlop.values import dataclass, field
 
 __all__ = [
     "COPIED",
@@ -47,6 +48,7 @@ LINK = 8  # a hard link to the node whose number stands in ``offset``
 LOWER_LINK = 16  # a hard link to a path that this layer does not have; ``targets`` says which
 COPIED = 32  # the bytes cannot be pointed at in the tar; they lie in layer.data
 _ALL_FLAGS = 63
+_KINDS = {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
 
 MAX_ID = 0xFFFFFFFE  # (uid_t)-1 means "leave it" to chown(2)
 MAX_TIME = 1 << 62
@@ -56,8 +58,7 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 Extents = tuple[tuple[int, int, int], ...]  # (offset in the file, length, offset in the tar), bytes
 
 
-@dataclass(slots=True, kw_only=True)
-class LayerIndex:
+class LayerIndex:  # noqa: PLW1641 - it changes, so it has no hash
     """The entries of one layer.
 
     ``offset`` is a regular file's place in the tar in bytes, a device's number, or a hard link's
@@ -65,25 +66,73 @@ class LayerIndex:
     layers; ``sparse`` the extents of files with holes.  ``tar_size`` is the whole tar's, ``time`` what
     folders that are only implied get: the newest mtime in the layer.  ``warnings`` say what was left
     out.
+
+    A class by hand, and no `dataclass`: compiled, its attributes are then a struct's.
     """
 
-    parent: array[int] = field(default_factory=lambda: array("I"))
-    mode: array[int] = field(default_factory=lambda: array("H"))
-    flags: bytearray = field(default_factory=bytearray)
-    uid: array[int] = field(default_factory=lambda: array("I"))
-    gid: array[int] = field(default_factory=lambda: array("I"))
-    mtime: array[int] = field(default_factory=lambda: array("q"))
-    nsec: array[int] = field(default_factory=lambda: array("I"))
-    size: array[int] = field(default_factory=lambda: array("Q"))
-    offset: array[int] = field(default_factory=lambda: array("Q"))
-    names: list[bytes] = field(default_factory=list)
-    targets: dict[int, bytes] = field(default_factory=dict)
-    xattrs: dict[int, Xattrs] = field(default_factory=dict)
-    sparse: dict[int, Extents] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    tar_size: int = 0
-    time: int = 0
-    time_nsec: int = 0
+    __slots__ = (
+        "flags",
+        "gid",
+        "mode",
+        "mtime",
+        "names",
+        "nsec",
+        "offset",
+        "parent",
+        "size",
+        "sparse",
+        "tar_size",
+        "targets",
+        "time",
+        "time_nsec",
+        "uid",
+        "warnings",
+        "xattrs",
+    )
+
+    def __init__(
+        self, *, tar_size: int = 0, time: int = 0, time_nsec: int = 0, warnings: Sequence[str] = ()
+    ) -> None:
+        self.parent: array[int] = array("I")
+        self.mode: array[int] = array("H")
+        self.flags = bytearray()
+        self.uid: array[int] = array("I")
+        self.gid: array[int] = array("I")
+        self.mtime: array[int] = array("q")
+        self.nsec: array[int] = array("I")
+        self.size: array[int] = array("Q")
+        self.offset: array[int] = array("Q")
+        self.names: list[bytes] = []
+        self.targets: dict[int, bytes] = {}
+        self.xattrs: dict[int, Xattrs] = {}
+        self.sparse: dict[int, Extents] = {}
+        self.warnings = list(warnings)
+        self.tar_size = tar_size
+        self.time = time
+        self.time_nsec = time_nsec
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LayerIndex):
+            return NotImplemented
+        return self._all() == other._all()
+
+    def same(self) -> LayerIndex:
+        """Another about the same entries, whose columns can be replaced, but not changed."""
+        other = LayerIndex(
+            tar_size=self.tar_size, time=self.time, time_nsec=self.time_nsec, warnings=self.warnings
+        )
+        other.parent, other.names, other.mode, other.flags = self.parent, self.names, self.mode, self.flags
+        other.uid, other.gid, other.mtime, other.nsec = self.uid, self.gid, self.mtime, self.nsec
+        other.size, other.offset = self.size, self.offset
+        other.targets, other.xattrs, other.sparse = self.targets, self.xattrs, self.sparse
+        return other
+
+    def _all(self) -> tuple[object, ...]:
+        return (
+            *self._columns(),
+            *(self.flags, self.names, self.targets, self.xattrs, self.sparse, self.warnings),
+            *(self.tar_size, self.time, self.time_nsec),
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -99,7 +148,7 @@ class LayerIndex:
     @property
     def needs_data(self) -> bool:
         """Whether some file's bytes must be kept apart from the tar, in layer.data."""
-        return any(flags & COPIED for flags in self.flags)
+        return any(flags & COPIED for flags in bytes(self.flags))
 
     # -- the file -------------------------------------------------------------------------------
 
@@ -207,34 +256,42 @@ class LayerIndex:
         self._validate_values(limits)
         for node in (*self.targets, *self.sparse):
             self._node(node)
-        self._validate_special(limits)
+        self._validate_nodes(limits)
         self._validate_copies()
         self._validate_xattrs(limits)
 
     def _validate_names(self, limits: Limits) -> None:
+        """Every name, folder by folder as they come: what is said of all in a row is asked once."""
+        what = "check layer index"
         names, parent, mode = self.names, self.parent, self.mode
-        count = len(names)
-        if len(set(zip(parent, names, strict=True))) != count:
-            raise InvalidArgument("check layer index", "a name stands twice in one folder")
-        joined = b"\0".join(names)
-        if b"/" in joined or joined.count(b"\0") != count - 1:
-            raise InvalidArgument("check layer index", "a name holds a slash or a NUL")
-        depth = array("I", bytes(4 * count))
-        length = array("Q", bytes(8 * count))  # of the path, one more than it has
-        is_dir = stat.S_IFDIR
-        for node in range(1, count):
-            above = parent[node]
-            name = names[node]
-            if above >= node or mode[above] & 0o170000 != is_dir:
-                raise InvalidArgument("check layer index", f"node {node} stands in no folder before it")
-            if not 0 < len(name) <= limits.name_size or name in (b".", b".."):
-                raise InvalidArgument("check layer index", f"not a file name: {name[:300]!r}")
-            depth[node] = depth[above] + 1
-            length[node] = length[above] + len(name) + 1
-        if max(depth) > limits.depth:
-            raise over_limit("depth", max(depth), limits.depth)
-        if max(length) > limits.path_size + 1:  # longer than any that was said, by way of symlinks
-            raise over_limit("path_size", max(length) - 1, limits.path_size)
+        joined = b"\0".join((*names, b""))
+        if b"/" in joined or joined.count(b"\0") != len(names):
+            raise InvalidArgument(what, "a name holds a slash or a NUL")
+        if b"\0\0" in joined or b"\0.\0" in joined or b"\0..\0" in joined:
+            raise InvalidArgument(what, "a name that is none, '.' or '..'")
+        if len(longest := max(names, key=len)) > limits.name_size:
+            raise InvalidArgument(what, f"not a file name: {longest[:300]!r}")
+        seen: dict[int, set[bytes]] = {}
+        depth, length = {0: 0}, {0: 0}  # of the folders met so far; the length is one more than the path's
+        node = 1
+        for above, run in groupby(parent[1:]):
+            first, node = node, node + len(list(run))
+            if above >= first or mode[above] & 0o170000 != stat.S_IFDIR:
+                raise InvalidArgument(what, f"node {first} stands in no folder before it")
+            if above not in depth:
+                further = parent[above]  # met before: it is the parent of a node before this one
+                depth[above] = depth[further] + 1
+                length[above] = length[further] + len(names[above]) + 1
+            if depth[above] >= limits.depth:
+                raise over_limit("depth", depth[above] + 1, limits.depth)
+            here = names[first:node]
+            longest_path = length[above] + max(map(len, here))
+            if longest_path > limits.path_size:  # longer than any that was said, by way of symlinks
+                raise over_limit("path_size", longest_path, limits.path_size)
+            others = seen.setdefault(above, set())
+            others.update(here)
+        if sum(map(len, seen.values())) != len(names) - 1:
+            raise InvalidArgument(what, "a name stands twice in one folder")
 
     def _validate_values(self, limits: Limits) -> None:
         what = "check layer index"
@@ -242,52 +299,53 @@ class LayerIndex:
             raise InvalidArgument(what, f"an owner above {MAX_ID}")
         if max(self.nsec) > 999_999_999 or self.time_nsec > 999_999_999:
             raise InvalidArgument(what, "a second has 10^9 nanoseconds")
-        if max(map(abs, self.mtime)) > MAX_TIME or abs(self.time) > MAX_TIME:
+        if max(self.mtime) > MAX_TIME or min(self.mtime) < -MAX_TIME or abs(self.time) > MAX_TIME:
             raise InvalidArgument(what, "a time out of all range")
         if any(len(text) > 1_000 or not text.isprintable() for text in self.warnings):
             raise InvalidArgument(what, "a warning that is no line of text")
         if max(self.flags) > _ALL_FLAGS:
             raise InvalidArgument(what, "an unknown mark")
-        allowed = {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO}
-        if not {mode & 0o170000 for mode in set(self.mode)} <= allowed:
+        if not {mode & 0o170000 for mode in set(self.mode)} <= _KINDS:
             raise InvalidArgument(what, "an unknown kind of file")
-        end, regular, special = self.tar_size, stat.S_IFREG, LINK | LOWER_LINK | COPIED
-        largest = 0
-        for mode, flags, size, offset in zip(self.mode, self.flags, self.size, self.offset, strict=True):
-            if mode & 0o170000 == regular and not flags & special:
+
+    def _validate_nodes(self, limits: Limits) -> None:
+        """What each node is, and where its bytes are."""
+        what = "check layer index"
+        end, limit, regular, folder = self.tar_size, limits.file_size, stat.S_IFREG, stat.S_IFDIR
+        columns = zip(self.mode, bytes(self.flags), self.size, self.offset, strict=True)
+        for node, (mode, flags, size, offset) in enumerate(columns):
+            kind = mode & 0o170000
+            if kind == regular and not flags & (LINK | LOWER_LINK | COPIED):
                 if size and (offset % BLOCK or offset + size > end):
                     raise InvalidArgument(what, "a file's bytes lie outside the tar")
-                largest = max(largest, size)
-        if largest > limits.file_size:
-            raise over_limit("file_size", largest, limits.file_size)
+                if size > limit:
+                    raise over_limit("file_size", size, limit)
+            if flags or (kind != regular and kind != folder):  # noqa: PLR1714 - a set would be made each time
+                self._validate_special(node, kind, flags, limits)
 
-    def _validate_special(self, limits: Limits) -> None:
-        """Every node that is not a plain file or folder."""
+    def _validate_special(self, node: int, kind: int, flags: int, limits: Limits) -> None:
+        """A node that is not a plain file or folder."""
         what = "check layer index"
-        for node, (mode, flags) in enumerate(zip(self.mode, self.flags, strict=True)):
-            kind = mode & 0o170000
-            if not flags and kind in (stat.S_IFREG, stat.S_IFDIR):
-                continue
-            if flags & (OPAQUE | IMPLIED) and kind != stat.S_IFDIR:
-                raise InvalidArgument(what, f"node {node} carries a folder's mark and is none")
-            if not kind and not flags & (HIDES | LINK | LOWER_LINK):
-                raise InvalidArgument(what, f"node {node} is nothing")
-            if kind and flags & (LINK | LOWER_LINK):
-                raise InvalidArgument(what, f"node {node} is both a link and a file")
-            if flags & LINK:
-                self._validate_link(node)
-            if kind in (stat.S_IFCHR, stat.S_IFBLK) and not _is_device(self.offset[node]):
-                raise InvalidArgument(what, f"node {node} has a device number that Linux has not")
-            if (flags & LOWER_LINK or kind == stat.S_IFLNK) and node not in self.targets:
-                raise InvalidArgument(what, f"node {node} has no target")
-            if flags & LOWER_LINK and not _is_clean(self.targets[node], limits):
-                raise InvalidArgument(what, f"node {node} links to what is no path")
-            if kind == stat.S_IFLNK:
-                target = self.targets[node]
-                if not 0 < len(target) <= limits.link_size or b"\0" in target:
-                    raise InvalidArgument(what, f"not a symlink target: {target[:100]!r}")
-            if flags & COPIED:
-                self._validate_copied(node, limits)
+        if flags & (OPAQUE | IMPLIED) and kind != stat.S_IFDIR:
+            raise InvalidArgument(what, f"node {node} carries a folder's mark and is none")
+        if not kind and not flags & (HIDES | LINK | LOWER_LINK):
+            raise InvalidArgument(what, f"node {node} is nothing")
+        if kind and flags & (LINK | LOWER_LINK):
+            raise InvalidArgument(what, f"node {node} is both a link and a file")
+        if flags & LINK:
+            self._validate_link(node)
+        if kind in (stat.S_IFCHR, stat.S_IFBLK) and not _is_device(self.offset[node]):
+            raise InvalidArgument(what, f"node {node} has a device number that Linux has not")
+        if (flags & LOWER_LINK or kind == stat.S_IFLNK) and node not in self.targets:
+            raise InvalidArgument(what, f"node {node} has no target")
+        if flags & LOWER_LINK and not _is_clean(self.targets[node], limits):
+            raise InvalidArgument(what, f"node {node} links to what is no path")
+        if kind == stat.S_IFLNK:
+            target = self.targets[node]
+            if not 0 < len(target) <= limits.link_size or b"\0" in target:
+                raise InvalidArgument(what, f"not a symlink target: {target[:100]!r}")
+        if flags & COPIED:
+            self._validate_copied(node, limits)
 
     def _validate_xattrs(self, limits: Limits) -> None:
         what = "check layer index"
@@ -314,7 +372,7 @@ class LayerIndex:
     def _validate_copies(self) -> None:
         """No byte of the tar is copied twice: else a small tar could fill the disk."""
         copied = 0
-        for node, flags in enumerate(self.flags):
+        for node, flags in enumerate(bytes(self.flags)):
             if flags & COPIED:
                 extents = self.sparse.get(node)
                 copied += self.size[node] if extents is None else sum(length for _, length, _ in extents)

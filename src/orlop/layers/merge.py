@@ -277,8 +277,8 @@ class Merger:
     def _lower_links(self, index: LayerIndex) -> dict[int, Node]:
         """The nodes that links to lower layers mean, looked up before this layer hides any."""
         found: dict[int, Node] = {}
-        for node, flags in enumerate(index.flags):
-            if flags & LOWER_LINK:
+        for node in index.targets:  # symlinks', too
+            if index.flags[node] & LOWER_LINK:
                 target = self._lookup(index.targets[node].split(b"/"))
                 if target is not None and target.children is None:
                     found[node] = target

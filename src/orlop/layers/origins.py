@@ -17,7 +17,7 @@ from orlop.layers.index import COPIED, IMPLIED, LINK, LOWER_LINK, LayerIndex
 from orlop.layers.merge import Merger
 from orlop.layers.sources import is_left_out
 from orlop.observe import Call
-from orlop.values import dataclass, replace
+from orlop.values import dataclass
 
 __all__ = ["Origin", "Waste", "children_of", "origin_of", "origins", "walk", "wasted"]
 
@@ -118,14 +118,13 @@ def _waste(number: int, index: LayerIndex, alive: bytearray) -> Waste:
 def _marked(index: LayerIndex, number: int) -> LayerIndex:
     """A copy in which owners and times say where a node came from."""
     count = len(index)
-    return replace(
-        index,
-        uid=array("I", [1]) * count,
-        gid=array("I", range(count)),
-        mtime=array("q", [number]) * count,
-        xattrs={},
-        time=number,
-    )
+    marked = index.same()
+    marked.uid = array("I", [1]) * count
+    marked.gid = array("I", range(count))
+    marked.mtime = array("q", [number]) * count
+    marked.xattrs = {}
+    marked.time = number
+    return marked
 
 
 def _no_device(data: bool) -> int:

@@ -11,9 +11,9 @@ What the entries *mean* (whiteouts, links, names) is `orlop.layers.builder`'s.
 from __future__ import annotations
 
 import stat
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Final
+from zlib import adler32
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit
 from orlop.errors import InvalidArgument
@@ -44,6 +44,7 @@ _DEVICES: Final = b"34"
 _HEADER_ONLY: Final = b"123456"
 _OLD_SPARSE: Final = 0x53
 _DIGITS: Final = 20  # of the largest number in a sparse map
+_KEPT: Final = 4096  # different fields of a kind whose meaning is remembered
 
 
 class Entry:
@@ -101,7 +102,10 @@ class TarReader:
         self._at = 0  # within the buffer
         self._base = 0  # of the buffer, within the stream
         self._globals: dict[bytes, bytes] = {}
+        # What fields say, by their bytes: few of an archive's are different.
         self._owners: dict[bytes, tuple[int, int, int]] = {}
+        self._times: dict[bytes, int] = {}
+        self._sums: dict[bytes, int] = {}  # as the low half of adler32 shows them
         self.size = 0
 
     # -- the stream -----------------------------------------------------------------------------
@@ -141,6 +145,13 @@ class TarReader:
     # -- the archive ----------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Entry]:
+        return iter(self.read, None)
+
+    def read(self) -> Entry | None:
+        """The next entry; None, and ``size`` is known, when there are no more.
+
+        No generator: compiled, its variables would be attributes (layers indexed in 8 us an entry, not 10).
+        """
         zeros = 0
         records: dict[bytes, bytes] = {}
         sparse_pairs: list[bytes] = []
@@ -148,8 +159,13 @@ class TarReader:
         gnu_link: bytes | None = None
         held = 0  # bytes of extended headers that wait for their entry
         while True:
-            start = self._base + self._at
-            header = self._take(BLOCK)
+            at = self._at
+            start = self._base + at
+            header = self._buffer[at : at + BLOCK]
+            if len(header) == BLOCK:
+                self._at = at + BLOCK
+            else:
+                header = self._take(BLOCK)
             if len(header) < BLOCK:
                 if header.strip(b"\0"):
                     raise InvalidArgument(_WHAT, f"the archive is cut off in a header at byte {start}")
@@ -160,7 +176,9 @@ class TarReader:
                     break
                 continue
             zeros = 0
-            self._check_sum(header, start)
+            # adler32's low half is 1 + the sum of the bytes modulo 65521, computed in C.
+            if adler32(header) & 0xFFFF != self._sums.get(header[148:156]):
+                self._check_sum(header, start)
             kind = header[156]
             if kind in b"xXgLK":
                 data = self._record(header, held)
@@ -178,10 +196,9 @@ class TarReader:
             if kind == 0x56:  # a volume's label
                 records, sparse_pairs, gnu_name, gnu_link, held = {}, [], None, None, 0
                 continue
-            yield self._entry(header, start, records, sparse_pairs, gnu_name, gnu_link)
-            if records or sparse_pairs or gnu_name is not None or gnu_link is not None:
-                records, sparse_pairs, gnu_name, gnu_link, held = {}, [], None, None, 0
+            return self._entry(header, start, records, sparse_pairs, gnu_name, gnu_link)
         self._drain(empty=start == BLOCK)  # two blocks of zeros are all that there was
+        return None
 
     def _drain(self, *, empty: bool) -> None:
         """Go past what follows the end marker.
@@ -202,8 +219,10 @@ class TarReader:
     def _check_sum(self, header: bytes, start: int) -> None:
         field = header[148:156]
         stored = _octal(field, "checksum")
-        # adler32's low half is 1 + the sum of the bytes modulo 65521, computed in C.
-        if zlib.adler32(header) & 0xFFFF == (1 + stored + sum(field) - 256) % 65521:
+        low = (1 + stored + sum(field) - 256) % 65521
+        if len(self._sums) < _KEPT:
+            self._sums[field] = low
+        if adler32(header) & 0xFFFF == low:
             return
         plain = header[:148] + b" " * 8 + header[156:]
         signed = sum(byte - 256 if byte > 127 else byte for byte in plain)
@@ -252,7 +271,8 @@ class TarReader:
             owner = self._owner(header)
         bits, entry.uid, entry.gid = owner
         size = _number(header[124:136], "size")
-        entry.mtime = _number(header[136:148], "mtime")
+        mtime = self._times.get(header[136:148])
+        entry.mtime = self._time(header) if mtime is None else mtime
         entry.nsec = 0
         entry.name = _name(header) if gnu_name is None else gnu_name
         entry.link = b""
@@ -277,11 +297,13 @@ class TarReader:
         if abs(entry.mtime) > MAX_TIME:
             raise InvalidArgument(_WHAT, f"a time out of all range at byte {start}")
         entry.size = size if mode == stat.S_IFREG else 0
+        sparse = False
         if kind == _OLD_SPARSE:
             self._old_sparse(entry, header, size)
+            sparse = True
         elif mode == stat.S_IFREG and (sparse_pairs or records):
-            self._pax_sparse(entry, records, sparse_pairs, size)
-        if entry.extents is None:
+            sparse = self._pax_sparse(entry, records, sparse_pairs, size)
+        if not sparse:
             entry.offset = self._base + self._at
             if size:
                 self._pass_data(entry, size)
@@ -293,8 +315,14 @@ class TarReader:
             _number(header[108:116], "uid"),
             _number(header[116:124], "gid"),
         )
-        if len(self._owners) < 4096:
+        if len(self._owners) < _KEPT:
             self._owners[header[100:124]] = found
+        return found
+
+    def _time(self, header: bytes) -> int:
+        found = _number(header[136:148], "mtime")
+        if len(self._times) < _KEPT:
+            self._times[header[136:148]] = found
         return found
 
     def _pass_data(self, entry: Entry, size: int) -> None:
@@ -360,8 +388,8 @@ class TarReader:
                 raise over_limit("layer_entries", len(pairs), self._limits.layer_entries)
         self._set_extents(entry, pairs, real_size, size)
 
-    def _pax_sparse(self, entry: Entry, records: dict[bytes, bytes], numbers: list[bytes], size: int) -> None:
-        """GNU.sparse.* in its forms 0.0 (repeated keys), 0.1 (one key), 1.0 (in the data)."""
+    def _pax_sparse(self, entry: Entry, records: dict[bytes, bytes], numbers: list[bytes], size: int) -> bool:
+        """GNU.sparse.* in its forms 0.0 (repeated keys), 0.1 (one key), 1.0 (in the data); False if none."""
         if records.get(b"GNU.sparse.major") == b"1" and records.get(b"GNU.sparse.minor") == b"0":
             before = self._base + self._at
             flat = self._sparse_map_1_0(size)
@@ -373,10 +401,11 @@ class TarReader:
             flat = [pax.number(part, "sparse map") for part in text]
             real_size = pax.number(records.get(b"GNU.sparse.size", b""), "sparse size")
         else:
-            return
+            return False
         if len(flat) % 2:
             raise InvalidArgument(_WHAT, "a sparse map has an odd number of numbers")
         self._set_extents(entry, list(zip(flat[::2], flat[1::2], strict=True)), real_size, size)
+        return True
 
     def _sparse_map_1_0(self, size: int) -> list[int]:
         """The map at the start of the data: decimal numbers, one a line, filled up to a block."""
