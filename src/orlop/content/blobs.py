@@ -19,16 +19,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orlop.content.ingests import Ingest, bytes_there
 from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
 from orlop.linux.files import write_durably
 from orlop.linux.sync import DURABLE, Sync
 from orlop.spec.digest import Digest
 
 if TYPE_CHECKING:
+    from orlop.content.ingests import Ingest
     from orlop.content.writes import Writes
 
-__all__ = ["BlobStore", "Ingest"]
+__all__ = ["BlobStore"]
 
 MAX_READ = 64 << 20  # bytes of a document; a kept layer is none, whatever a manifest calls it
 
@@ -91,6 +91,8 @@ class BlobStore:
     @contextlib.contextmanager
     def ingest(self, digest: Digest) -> Iterator[Ingest]:
         """The download of one blob, new or left by an earlier try.  Needs the digest's lock."""
+        from orlop.content.ingests import Ingest  # late: few commands download
+
         ingest = Ingest(self._ingests / digest.hex, self.path(digest), self._sync)
         try:
             yield ingest
@@ -109,6 +111,8 @@ class BlobStore:
 
     def bytes_of_ingest(self, digest: Digest) -> int:
         """How many bytes of a download are there; 0 for none.  Needs no lock; soon out of date."""
+        from orlop.content.ingests import bytes_there
+
         return bytes_there(self._ingests / digest.hex)
 
     def ingest_changed(self, folder: Path) -> float:

@@ -24,6 +24,7 @@ from orlop.images.core import Core
 from orlop.images.space import check_room
 from orlop.layers.chainview import ChainView
 from orlop.layers.index import LayerIndex
+from orlop.layers.nocycles import no_cycles
 from orlop.linux.files import write_durably
 from orlop.metadata import layers as layer_rows
 from orlop.metadata import roots
@@ -32,7 +33,7 @@ from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow
 from orlop.observe import Call, Progress, reached, stepped
 from orlop.snapshots.driver import ChainImage
-from orlop.spec.digest import DiffID, chain_id
+from orlop.spec.digest import DiffID, chain_id, chain_ids
 
 if TYPE_CHECKING:
     from orlop.layers.merge import Merger
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
 __all__ = ["Chains"]
 
 MAX_DEPTH = 8
+FRESH = 4  # images that one Prepare stacks: of 500 small layers it would be 28, each with all names below it
 SMALL = 8  # a top is small if it has less than an eighth of the entries below it
 WRITER_VERSION = 1  # part of every UUID: raise it with any change of the bytes that we write
 _NO_INDEXES: Mapping[DiffID, LayerIndex] = {}
+_KNOWN_IMAGES = 1_000
 
 
 class Chains:
@@ -50,6 +53,7 @@ class Chains:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._images: dict[str, tuple[ChainRow, ChainImage]] = {}  # a chain may have hundreds of devices
 
     def file(self, name: str) -> Path:
         """The EROFS image of a chain."""
@@ -57,7 +61,14 @@ class Chains:
 
     def image(self, row: ChainRow) -> ChainImage:
         """A row as what the driver mounts."""
-        return ChainImage(id=row.id, file=self.file(row.id), uuid=row.uuid, devices=self.devices(row))
+        known = self._images.get(row.id)
+        if known is not None and (known[0] is row or known[0] == row):
+            return known[1]
+        image = ChainImage(id=row.id, file=self.file(row.id), uuid=row.uuid, devices=self.devices(row))
+        if len(self._images) >= _KNOWN_IMAGES:
+            self._images.clear()
+        self._images[row.id] = row, image
+        return image
 
     def devices(self, row: ChainRow) -> tuple[Path, ...]:
         """The files that an image's device numbers mean, in order."""
@@ -83,10 +94,12 @@ class Chains:
         call: Call,
         whole: bool = False,
         indexes: Mapping[DiffID, LayerIndex] = _NO_INDEXES,
+        room: int = MAX_DEPTH,
     ) -> list[ChainRow]:
         """The chain of some layers, bottom first, built if it is not there; its images, top first.
 
-        ``whole`` asks for one image, whatever the sizes.  ``indexes`` are those at hand already.
+        ``whole`` asks for one image, whatever the sizes.  ``indexes`` are those at hand already.  Of what is
+        built now no stack is higher than ``room``, but where a row remembers its shape.
         Raises `NotFound` if the store lacks a layer, `InvalidArgument` where the layers contradict
         one another.
         """
@@ -99,8 +112,10 @@ class Chains:
             parent = known.parent
             below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent))) if parent else 0
         else:
-            below = 0 if whole else self._plan(diff_ids)
-        parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes) if below else []
+            below = 0 if whole else self._plan(diff_ids, room)
+        parent_stack: list[ChainRow] = []
+        if below:
+            parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes, room=room - 1)
         from orlop.layers.merge import LowerLinkError  # late: a commit builds none
 
         try:
@@ -144,24 +159,29 @@ class Chains:
             return "empty"
         return chain_id(diff_ids).hex + ("-whole" if whole else "")
 
-    def _plan(self, diff_ids: Sequence[DiffID]) -> int:
-        """How many of the lowest layers the new image lies on; 0 to merge all."""
+    def _plan(self, diff_ids: Sequence[DiffID], room: int) -> int:
+        """How many of the lowest layers the new image lies on; 0 to merge all.
+
+        The stack may be as high as ``room``; the last of `FRESH` new images merges what is below.
+        """
         entries = [row.entries for row in self._rows(diff_ids)]
         total = sum(entries)
-        above = 0
-        best = 0
-        for below in range(len(diff_ids) - 1, 0, -1):
-            above += entries[below]
-            if above * SMALL >= total - above:
-                break
-            row = self._core.db.read(
-                lambda tx, below=below: roots.get_chain(tx, self._name(diff_ids[:below], whole=False))  # type: ignore[misc]  # bound now
-            )
-            if row is not None and row.depth < MAX_DEPTH:
-                return below
-            if row is None:
-                best = below
-        return best
+        names = [name.hex for name in chain_ids(diff_ids)]  # of the lowest layer, of the lowest two, ...
+
+        def body(tx: Transaction) -> int:
+            above = best = 0
+            for below in range(len(diff_ids) - 1, 0, -1):
+                above += entries[below]
+                if above * SMALL >= total - above:
+                    break
+                row = roots.get_chain(tx, names[below - 1])
+                if row is not None and row.depth < room:
+                    return below
+                if row is None:
+                    best = below
+            return best if room > MAX_DEPTH - FRESH + 1 else 0
+
+        return self._core.db.read(body)
 
     def _rows(self, diff_ids: Sequence[DiffID]) -> list[LayerRow]:
         def body(tx: Transaction) -> list[LayerRow]:
@@ -190,7 +210,8 @@ class Chains:
             if self.stack(name):
                 return
             call.observer.progress(Progress(item=name[:12], phase="merging"))
-            row, image, warnings = self._render(name, diff_ids, below, parent, indexes, call)
+            with no_cycles():
+                row, image, warnings = self._render(name, diff_ids, below, parent, indexes, call)
             for warning in warnings[:20]:
                 call.observer.warning(warning)
             self._publish(row, diff_ids, image, call)
@@ -258,19 +279,17 @@ class Chains:
     ) -> tuple[Merger, list[tuple[DiffID, str]]]:
         from orlop.layers.merge import DataLayout
 
-        devices: list[tuple[DiffID, str]] = []
+        devices: dict[tuple[DiffID, str], int] = {}  # asked for each file, so no list to look through
         for diff_id in diff_ids:
             call.check("build chain")
             index = indexes.get(diff_id) or self._core.layers.load_index(diff_id)
 
             def device(data: bool, diff_id: DiffID = diff_id) -> int:
                 wanted = (diff_id, "data" if data else "tar")
-                if wanted not in devices:
-                    devices.append(wanted)
-                return devices.index(wanted) + 1
+                return devices.setdefault(wanted, len(devices) + 1)
 
             merger.apply(index, device, DataLayout(index))
-        return merger, devices
+        return merger, list(devices)
 
     def _publish(self, row: ChainRow, diff_ids: Sequence[DiffID], image: bytearray, call: Call) -> None:
         what = f"build chain {row.id[:12]}"
@@ -282,7 +301,7 @@ class Chains:
                 raise DataLoss(what, "it is lost, and cannot be rebuilt as the prepared roots on it knew it")
         try:
             check_room(self._core.layout.root, len(image), what)
-            write_durably(self.file(row.id), bytes(image), sync=self._core.sync)
+            write_durably(self.file(row.id), image, sync=self._core.sync)
         except OSError as exc:
             raise from_oserror(what, exc) from exc
         reached("chain.written")

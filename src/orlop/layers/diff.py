@@ -189,8 +189,9 @@ class _Walk:
             return None
         where = b"/proc/self/fd/%d/%s" % (folder.fd, name)
         kind = about.st_mode & 0o170000
-        xattrs = read_xattrs(where, follow=False)
-        if is_whiteout(about, xattrs, self._marks):
+        plain = kind == stat.S_IFCHR and about.st_rdev == 0  # a whiteout whatever its xattrs say
+        xattrs = () if plain else read_xattrs(where, follow=False)
+        if plain or is_whiteout(about, xattrs, self._marks):
             self._gone(path, orig)
             return None
         if name.startswith(WHITEOUT):

@@ -16,13 +16,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orlop.errors import DataLoss, NotFound, from_oserror
 from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import LayerIndex
-from orlop.linux.files import copy_range, remove_tree
+from orlop.linux.files import copy_range, remove_tree, sync_range
 from orlop.linux.sync import DURABLE, Sync
 from orlop.observe import reached
 from orlop.spec.digest import DiffID
@@ -41,6 +41,8 @@ class NewLayer:
     def __init__(self, folder: Path, sync: Sync = DURABLE) -> None:
         self.folder = folder
         self.sync = sync
+        # Waits for who syncs the tar already, if somebody does, and says whether.
+        self.tar_settled: Callable[[], bool] = lambda: False
         folder.mkdir(mode=0o700)
         reached("layer.started")
         try:
@@ -64,6 +66,8 @@ class NewLayer:
 
         Returns the size of layer.data.
         """
+        if self.sync.durable:
+            sync_range(self.tar, 0, 0)  # all of it; so its blocks are in the same commit as what follows
         layout = DataLayout(index)
         if layout.files:
             with _create(self.folder / "layer.data") as data:
@@ -134,7 +138,8 @@ class LayerStore:
         Needs the layer's lock, and that no row names the layer: a folder that is in the way was left
         by somebody who died, and is replaced.
         """
-        self._sync.file(layer.tar)
+        if not layer.tar_settled():
+            self._sync.file(layer.tar)
         self._sync.folder(layer._lock)
         reached("layer.synced")
         target = self.path(diff_id)

@@ -35,15 +35,16 @@ __all__ = [
 
 MAX_MESSAGE = 300  # characters of a registry's own words that an error repeats
 
-_URL = re.compile(r"https?://[^\s\"'<>]+", re.IGNORECASE)
-_SECRET = re.compile(
+# Compiled when a failure is told of.
+_URL = r"(?i)https?://[^\s\"'<>]+"
+_CONFIDENTIAL = (
     r"(?i)\b(basic|bearer)(\s+)[A-Za-z0-9._~+/=-]{8,}"
     r"|\b(authorization|(?:set-)?cookie2?)(\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\"\\]+"
     r"|((?:[a-z0-9_.-]*[_.-])?(?:token|passwd|password|pwd|signature|sig|secret|session|(?:api|private)[_-]?key))"
     r"(\\?[\"']?\s*[=:]\s*\\?[\"']?)[^\s\"'\\&,;]+"
     r"|\b(eyJ)()[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,2}"
 )
-_USERINFO = re.compile(r"(?<=//)[^/\s\"'@]+@")
+_USERINFO = r"(?<=//)[^/\s\"'@]+@"
 
 
 class NetworkFault(Unavailable):
@@ -74,9 +75,9 @@ def redact(url: str) -> str:
 def scrub(text: str) -> str:
     """Words from outside, on one line, short, without URLs' queries and what looks like a secret."""
     text = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_MESSAGE])
-    text = _URL.sub(lambda match: redact(match[0]), text)
-    text = _USERINFO.sub("", text)
-    text = _SECRET.sub(lambda match: "".join(part for part in match.groups() if part) + "…", text)
+    text = re.sub(_URL, lambda match: redact(match[0]), text)
+    text = re.sub(_USERINFO, "", text)
+    text = re.sub(_CONFIDENTIAL, lambda match: "".join(part for part in match.groups() if part) + "…", text)
     text = " ".join(text.split())
     return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
 

@@ -109,10 +109,11 @@ def _unnamed(core: Core) -> list[Path]:
     candidates = [*layout.layers.iterdir(), *layout.chains.glob("*.erofs")]
     candidates += [path for path in layout.folders.iterdir() if not path.name.startswith("new-")]
     candidates += (layout.content / "blobs").glob("*/*")
+    below = len(os.fspath(layout.root)) + 1  # Path.relative_to takes 50 us, and there may be 100,000
 
     def body(tx: Transaction) -> list[Path]:
         waiting = set(garbage.trash_list(tx))  # the sweeper's
-        names = [(path, str(path.relative_to(layout.root))) for path in candidates]
+        names = [(path, os.fspath(path)[below:]) for path in candidates]
         return [path for path, name in names if name not in waiting and not is_named(tx, name)]
 
     return core.db.read(body)

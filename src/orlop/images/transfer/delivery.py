@@ -35,10 +35,9 @@ from orlop.images.transfer.sources import (
     home_of,
     packed,
 )
-from orlop.layers.packing.contents import Unlisted
 from orlop.layers.packing.packer import check, spooled
 from orlop.layers.packing.parallel import Pool
-from orlop.layers.packing.recipes import RECIPES, Recipe
+from orlop.layers.packing.recipes import RECIPES, Recipe, Unlisted
 from orlop.metadata import images, layers
 from orlop.metadata.layers import LayerBlob
 from orlop.observe import Call, Progress, Rate, count, stepped

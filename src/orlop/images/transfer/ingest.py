@@ -1,7 +1,8 @@
 """Layers on their way into the store: fetched, verified, decompressed, hashed and indexed in one pass.
 
-Per layer three things overlap: a thread fetches the blob into an ingest and hashes it; a confined worker
-decompresses and parses it as it grows; this thread hashes the tar and writes it.  Nothing is visible
+Per layer four things overlap: a thread fetches the blob into an ingest and hashes it; confined workers
+decompress and parse it as it grows; this thread hashes the tar and writes it; another has the disk take it
+(`writeback`).  While a finished layer waits for the disk, the next is fetched.  Nothing is visible
 before both digests are right and all files are durable.
 """
 
@@ -12,7 +13,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
-from orlop.content.blobs import Ingest
+from orlop.content.ingests import Ingest
 from orlop.errors import (
     Cancelled,
     DataLoss,
@@ -28,10 +29,11 @@ from orlop.images.fetching.download import Download, Wanted
 from orlop.images.fetching.following import following
 from orlop.images.space import is_full, needing
 from orlop.images.transfer.publish import publish
+from orlop.images.transfer.turns import FINISHING, Gathering, Turn
+from orlop.images.transfer.writeback import WriteBack
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
-from orlop.linux.files import sync_range
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
@@ -42,8 +44,8 @@ from orlop.values import dataclass
 
 __all__ = ["BlobLayer", "LayerIngest"]
 
+SMALL = 16 << 20  # bytes of a tar that takes the disk less time than the commits around it
 HEAD = 64 << 10  # bytes at a tar's start in which a file system's superblock would lie
-WRITE_BACK = 8 << 20  # bytes of tar after which write-back is started, so that the last fsync is short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,18 @@ class BlobLayer:
     media_type: str
     diff_id: DiffID
     urls: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What the layers of one call share: where they are, its lease, how many are fetched at once."""
+
+    ref: Reference
+    call: Call
+    lease: Lease
+    places: threading.Semaphore
+    gathering: Gathering
+    full: threading.Event  # set when the disk is: then nothing waits there to be resumed
 
 
 class LayerIngest:
@@ -89,16 +103,24 @@ class LayerIngest:
         """Fetch layers side by side."""
         self._core.template.start()
         found: dict[DiffID, LayerIndex] = {}
-        full = threading.Event()  # set when the disk is: then nothing waits there to be resumed
         call = call.child()
+        downloads = self._core.settings.downloads
+        job = _Job(
+            ref=ref,
+            call=call,
+            lease=lease,
+            places=threading.Semaphore(downloads),
+            gathering=Gathering(len(missing)),
+            full=threading.Event(),
+        )
         # No tar is smaller than the blob that it comes as, but for a header; how much larger, nobody knows.
         least = sum(layer.size for layer in missing) * (2 if self._core.settings.keep_blobs else 1)
         with (
             needing(self._core.layout.root, least, f"pull {ref}"),
-            ThreadPoolExecutor(max_workers=self._core.settings.downloads, thread_name_prefix="layer") as pool,
+            ThreadPoolExecutor(max_workers=downloads + FINISHING, thread_name_prefix="layer") as pool,
         ):
             futures: dict[Future[LayerIndex | None], BlobLayer] = {
-                pool.submit(self._fetch, ref, layer, call, lease, full): layer for layer in missing
+                pool.submit(self._fetch, layer, job): layer for layer in missing
             }
             failure: BaseException | None = None
             for future, layer in futures.items():
@@ -108,7 +130,7 @@ class LayerIngest:
                     if failure is None or isinstance(failure, Cancelled):
                         failure = exc
                     if is_full(exc):
-                        full.set()
+                        job.full.set()
                     for other in futures:
                         other.cancel()
                     call.cancel.cancel()
@@ -147,6 +169,9 @@ class LayerIngest:
         if present and self._core.db.read(new):
             self._core.db.write(body, call=call)
 
+    def _is_there(self, layer: BlobLayer) -> bool:
+        return self._core.db.read(lambda tx: layers.get_layer(tx, layer.diff_id)) is not None
+
     def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
         """Put a lease on the layers that are there; returns the others.
 
@@ -172,14 +197,13 @@ class LayerIngest:
                 count("layers_reused")
         return missing
 
-    def _fetch(
-        self, ref: Reference, layer: BlobLayer, call: Call, lease: Lease, full: threading.Event
-    ) -> LayerIndex | None:
+    def _fetch(self, layer: BlobLayer, job: _Job) -> LayerIndex | None:
         """One layer, unless somebody else brings it first."""
-        core, what = self._core, f"fetch layer {layer.digest}"
+        core, what, call = self._core, f"fetch layer {layer.digest}", job.call
         call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
         try:
             with (
+                Turn(job.places, job.gathering, call) as turn,
                 core.locked(
                     "blob",
                     layer.digest.hex,
@@ -189,21 +213,21 @@ class LayerIngest:
                 ),
                 core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
             ):
-                if not self._keep_present([layer], call, lease):
+                if self._is_there(layer) and not self._keep_present([layer], call, job.lease):
                     return None
                 with core.blobs.ingest(layer.digest) as ingest:
                     try:
-                        return self._fetch_into(ref, layer, ingest, call, lease)
+                        return self._fetch_into(layer, ingest, job, turn, call=call)
                     except (OSError, Error) as exc:
-                        if is_full(exc) or full.is_set():
+                        if is_full(exc) or job.full.is_set():
                             ingest.discard()
                         raise
         except OSError as exc:
             raise from_oserror(what, exc) from exc
 
-    @stepped("fetch", of=2)
+    @stepped("fetch", of=1)
     def _fetch_into(
-        self, ref: Reference, layer: BlobLayer, ingest: Ingest, call: Call, lease: Lease
+        self, layer: BlobLayer, ingest: Ingest, job: _Job, turn: Turn, *, call: Call
     ) -> LayerIndex:
         """Go on with a download, or begin it; again from the start if what was left over is bad.
 
@@ -213,16 +237,17 @@ class LayerIngest:
             ingest.truncate()
         resumed = ingest.held > 0
         try:
-            download = self._download(ref, layer, ingest, call, settle=False)
+            download = self._download(job.ref, layer, ingest, call, settle=False)
             try:
-                return self._fetch_locked(ref, layer, ingest, download, call, lease)
+                return self._fetch_locked(layer, ingest, download, job, turn, call=call)
             except (DataLoss, InvalidArgument) as exc:
                 doubted = download.doubt(exc)
                 if not (resumed or download.mixed or doubted):
                     raise
                 ingest.truncate()
-            download = self._download(ref, layer, ingest, call, settle=True)
-            return self._fetch_locked(ref, layer, ingest, download, call, lease)
+            turn.retake()
+            download = self._download(job.ref, layer, ingest, call, settle=True)
+            return self._fetch_locked(layer, ingest, download, job, turn, call=call)
         except Error as exc:
             if isinstance(exc, DataLoss | InvalidArgument | ResourceExhausted) or ingest.held == 0:
                 ingest.discard()
@@ -244,40 +269,48 @@ class LayerIngest:
         )
 
     def _fetch_locked(
-        self, ref: Reference, layer: BlobLayer, ingest: Ingest, download: Download, call: Call, lease: Lease
+        self, layer: BlobLayer, ingest: Ingest, download: Download, job: _Job, turn: Turn, *, call: Call
     ) -> LayerIndex:
         with ExitStack() as stack:
             feed = Feed()
             stack.callback(feed.close)
             new = stack.enter_context(self._core.layers.new())
+            writeback = stack.enter_context(WriteBack(new.tar, self._core.sync))
+            new.tar_settled = writeback.settled
             download.start(feed)
             stack.callback(download.stop)
             try:
-                unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download)
+                unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download, writeback)
             except Error as exc:
                 download.stop()
                 if download.failure is not None:
                     raise download.failure from exc
                 raise
             download.join()
-            self._finish(layer, new, unpacked, lease, call, source=ref, ingest=ingest)
+            turn.give_back()
+            turn.gather(small=unpacked.tar_size < SMALL)
+            self._finish(layer, new, unpacked, job.lease, call, source=job.ref, ingest=ingest)
             call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
             count("layers_fetched")
             return unpacked.index
 
     @stepped("index", of=1)
     def _unpack(
-        self, item: str, new: NewLayer, source: int, feed: Feed, call: Call, download: Download | None
+        self,
+        item: str,
+        new: NewLayer,
+        source: int,
+        feed: Feed,
+        call: Call,
+        download: Download | None,
+        writeback: WriteBack,
     ) -> Unpacked:
         rate = Rate()
-        synced = 0
         last = 0
 
         def written(total: int) -> None:
-            nonlocal synced, last
-            if total - synced >= WRITE_BACK and self._core.sync.durable:
-                sync_range(new.tar, synced, total - synced)
-                synced = total
+            nonlocal last
+            writeback.grown(total)
             due = rate.add(total - last)
             last = total
             if due and (download is None or download.done):
@@ -292,6 +325,7 @@ class LayerIngest:
                 limits=self._core.settings.limits,
                 call=call,
                 written=written,
+                whole=writeback.whole,
             )
         except (Internal, InvalidArgument, ResourceExhausted, Unavailable) as exc:
             raise type(exc)(f"unpack layer {item}", exc.reason, hint=exc.hint, details=exc.details) from exc

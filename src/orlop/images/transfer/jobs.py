@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -24,6 +25,8 @@ class Jobs:
 
     def __init__(self, threads: int, call: Call, *, name: str) -> None:
         self._call = call
+        self._lock = threading.Lock()  # guards what follows
+        self._failure: BaseException | None = None  # the first, of all jobs, that is no cancellation
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
@@ -32,14 +35,20 @@ class Jobs:
         def guarded() -> _T:
             try:
                 return work()
-            except BaseException:
+            except BaseException as exc:
+                with self._lock:
+                    if self._failure is None and not isinstance(exc, Cancelled):
+                        self._failure = exc
                 self._call.cancel.cancel()
                 raise
 
         return self._pool.submit(guarded)
 
     def settle(self, futures: Sequence[Future[_T]]) -> list[_T]:
-        """The results, in order.  The first failure stops the others, which have ended when it is raised."""
+        """The results, in order.  The first failure stops the others, which have ended when it is raised.
+
+        It may be another job's than those: for its sake these were cancelled.
+        """
         try:
             # Not once for all: what a signal wakes is not the wait, see `orlop.observe.result_of`
             while not any(map(_has_failed, futures)) and not all(future.done() for future in futures):
@@ -52,8 +61,7 @@ class Jobs:
         ended = [future.exception() for future in futures if not future.cancelled()]
         failures = [failure for failure in ended if failure is not None]
         if failures:
-            # The others were cancelled for the sake of the one that failed.
-            raise next((one for one in failures if not isinstance(one, Cancelled)), failures[0])
+            raise self._failure or failures[0]
         return [future.result() for future in futures]
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ download that is interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-from orlop.content.blobs import Ingest
+from orlop.content.ingests import Ingest
 from orlop.errors import DataLoss, Error
 from orlop.images.core import Core, Lease
 from orlop.images.space import needing

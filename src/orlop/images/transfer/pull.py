@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from orlop.config import over_limit
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from orlop.images.api import ImageInfo
-from orlop.images.core import Core, Lease
+from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.indexes import CONFIG_TYPES, Child, Document, IndexReader
 from orlop.images.naming import Naming, PlatformImage, default_of, name_images, named_index, part_of
 from orlop.images.transfer.ingest import BlobLayer, LayerIngest
 from orlop.images.transfer.plainblobs import fetch_plain
 from orlop.layers.index import LayerIndex
+from orlop.metadata import images
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.platforms import IndexBlob
 from orlop.observe import Call, Progress, stepped
@@ -102,6 +103,8 @@ class Puller:
         wanted = wanted_platforms(platform, what, all_platforms=all_platforms)
         asked = wanted if platform else ()
         call.observer.progress(Progress(item=name, phase="resolving"))
+        if core.db.read(lambda tx: images.get_image(tx, NAMESPACE, name)) is None:
+            core.template.start()  # there will be layers: it gets ready while the registry answers
         fetched = core.registry.resolve(ref, call=call)
         digest = Digest(fetched.descriptor.digest)
         limits = core.settings.limits

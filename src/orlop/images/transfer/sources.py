@@ -20,9 +20,9 @@ from orlop.errors import (
     Unauthenticated,
     Unavailable,
 )
-from orlop.layers.packing.contents import Unlisted
 from orlop.layers.packing.packer import pack
 from orlop.layers.packing.parallel import Pool
+from orlop.layers.packing.recipes import Unlisted
 from orlop.layers.store import LayerStore
 from orlop.observe import Call
 from orlop.registry.blobs.sources import Opener

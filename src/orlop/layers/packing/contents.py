@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from orlop.layers.index import BLOCK, HIDES, IMPLIED, LINK, LOWER_LINK, OPAQUE, LayerIndex, Xattrs
+from orlop.layers.packing.recipes import Unlisted
 from orlop.layers.tarwrite import Member
 from orlop.values import dataclass
 
-__all__ = ["Item", "Unlisted", "fields_of", "items", "pieces_of"]
+__all__ = ["Item", "fields_of", "items", "pieces_of"]
 
 WHITEOUT = b".wh."
 OPAQUE_MARK = b".wh..wh..opq"
@@ -34,10 +35,6 @@ _TYPES = {
 _ESCAPED = re.compile(rb'[\x00-\x1f"\\]')
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _FIRST, _LAST = -62_135_596_800, 253_402_300_799  # the years 1 to 9999, which RFC 3339 can write
-
-
-class Unlisted(Exception):
-    """A layer that no table of contents can describe; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

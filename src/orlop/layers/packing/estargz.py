@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from orlop.layers.index import LayerIndex
-from orlop.layers.packing.contents import Unlisted, check_tar, fields_of, items, padding, pieces_of
+from orlop.layers.packing.contents import check_tar, fields_of, items, padding, pieces_of
 from orlop.layers.packing.parallel import Pool, mapped
 from orlop.layers.packing.pieces import Piece, packed_pieces
-from orlop.layers.packing.recipes import Recipe
+from orlop.layers.packing.recipes import Recipe, Unlisted
 from orlop.layers.packing.streams import GZIP_HEAD, member
 from orlop.layers.tarwrite import Member, headers
 from orlop.values import dataclass, field

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from orlop.errors import from_oserror
-from orlop.layers.packing import estargz, zstdchunked
 from orlop.layers.packing.parallel import Pool
 from orlop.layers.packing.recipes import Recipe, recipe_of
 from orlop.layers.packing.streams import compress
@@ -69,8 +68,12 @@ def pack(layers: LayerStore, diff_id: DiffID, name: str, pool: Pool | None = Non
 def check(layers: LayerStore, diff_id: DiffID, recipe: Recipe) -> None:
     """Raise `Unlisted` where a layer cannot have the form of a recipe."""
     if recipe.format == "estargz":
+        from orlop.layers.packing import estargz  # late, as all that is of the seekable forms alone
+
         estargz.check(layers.load_index(diff_id))
     elif recipe.format != "plain":
+        from orlop.layers.packing import zstdchunked
+
         zstdchunked.check(layers.load_index(diff_id))
 
 
@@ -118,6 +121,10 @@ def _seekable(
     index = layers.load_index(diff_id)
     with open(layers.tar(diff_id), "rb", buffering=0) as tar:
         if recipe.format == "estargz":
+            from orlop.layers.packing import estargz
+
             yield from estargz.write(tar.fileno(), index, recipe, pool, about)
         else:
+            from orlop.layers.packing import zstdchunked
+
             yield from zstdchunked.write(tar.fileno(), index, recipe.level, pool, about)

@@ -25,6 +25,7 @@ __all__ = [
     "FORMATS",
     "RECIPES",
     "Recipe",
+    "Unlisted",
     "check_wish",
     "choose",
     "recipe_of",
@@ -37,6 +38,10 @@ GZIP_LEVEL = 2  # as fast as 1, and smaller
 ZSTD_LEVEL = 3  # zstd's own default
 IGZIP_MOST = 2  # its level 3 gives other bytes on other processors, so from there on zlib
 MOST = {"gzip": 9, "zstd": 19}  # beyond 19 zstd asks its readers for windows of 128 MiB
+
+
+class Unlisted(Exception):
+    """A layer that has no seekable form: no table of contents can describe it.  The text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

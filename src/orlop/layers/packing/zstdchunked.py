@@ -16,9 +16,10 @@ import struct
 from collections.abc import Iterator
 
 from orlop.layers.index import LayerIndex
-from orlop.layers.packing.contents import Item, Unlisted, check_tar, fields_of, items, pieces_of
+from orlop.layers.packing.contents import Item, check_tar, fields_of, items, pieces_of
 from orlop.layers.packing.parallel import Pool, mapped
 from orlop.layers.packing.pieces import Piece, packed_pieces
+from orlop.layers.packing.recipes import Unlisted
 from orlop.layers.packing.streams import frame
 from orlop.values import dataclass, field
 

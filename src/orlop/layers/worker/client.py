@@ -28,6 +28,7 @@ from orlop.errors import (
     limit_hint,
 )
 from orlop.layers.index import LayerIndex
+from orlop.layers.nocycles import no_cycles
 from orlop.layers.worker import BEAT
 from orlop.layers.worker.feed import Feed
 from orlop.layers.worker.template import Lifeline, Template
@@ -77,22 +78,22 @@ def unpack(
     limits: Limits = DEFAULT_LIMITS,
     call: Call,
     written: Callable[[int], None] = lambda total: None,
+    whole: Callable[[], None] = lambda: None,
 ) -> Unpacked:
     """Run one layer through its workers: decompress, copy to ``tar``, hash, index, validate.
 
     ``source`` is a readable file whose layer starts at byte ``offset``; ``tar`` is a file to write
     from its start, or None to index only.  ``plain`` says that the source is a tar, whatever its first
-    bytes look like.  ``written`` is told the bytes of tar so far; it may start
-    write-back.  Raises what a worker found, `InvalidArgument` if its answer is not a proper index,
-    `Unavailable` if it died or hangs, `ResourceExhausted` for a limit that is named, `Cancelled` and
-    `DeadlineExceeded` as ``call`` says.  No worker lives on.
+    bytes look like.  ``written`` is told the bytes of tar so far; ``whole`` is called when
+    that is all of it: the index may be a while still.  Raises what a worker found, `InvalidArgument` if its
+    answer is not a proper index, `Unavailable` if it died or hangs, `ResourceExhausted` for a limit that is
+    named, `Cancelled` and `DeadlineExceeded` as ``call`` says.  No worker lives on.
     """
     with contextlib.ExitStack() as stack:
         if tar is None:
             indexer = _Worker(template, source, feed, limits, offset=offset, plain=plain, index=True)
             _run([stack.enter_context(indexer)], call)
-            index = LayerIndex.decode(indexer.result)
-            index.validate(tar_size=feed.total if plain else index.tar_size, limits=limits)
+            index = _believed(indexer.result, feed.total if plain else None, limits)
             return Unpacked(
                 diff_id=DiffID(f"sha256:{hashlib.sha256().hexdigest()}"),
                 index=index,
@@ -103,19 +104,26 @@ def unpack(
         stack.callback(progress.close)
         writer = _Worker(template, source, feed, limits, offset=offset, plain=plain, copy=True)
         stack.enter_context(writer)
-        drain = writer.drain = _Drain(writer.tar, tar, progress, limits, written)
+        drain = writer.drain = _Drain(writer.tar, tar, progress, limits, written, whole)
         indexer = _Worker(template, tar, progress, limits, plain=True, index=True)
         _run([writer, stack.enter_context(indexer)], call)
         if writer.result:
             raise _nonsense()
-        index = LayerIndex.decode(indexer.result)
-        index.validate(tar_size=drain.total, limits=limits)
+        index = _believed(indexer.result, drain.total, limits)
         return Unpacked(
             diff_id=DiffID(f"sha256:{drain.hasher.hexdigest()}"),
             index=index,
             encoded=indexer.result,
             tar_size=drain.total,
         )
+
+
+def _believed(answer: bytes, tar_size: int | None, limits: Limits) -> LayerIndex:
+    """The index that a worker answered, validated."""
+    with no_cycles():
+        index = LayerIndex.decode(answer)
+        index.validate(tar_size=index.tar_size if tar_size is None else tar_size, limits=limits)
+    return index
 
 
 def confinement(template: Forker, *, limits: Limits = DEFAULT_LIMITS, call: Call) -> Confinement:
@@ -159,10 +167,16 @@ class _Drain:
     """Moves the tar from a worker's pipe to the file, hashing on the way."""
 
     def __init__(
-        self, pipe: int, tar: int, progress: Feed, limits: Limits, written: Callable[[int], None]
+        self,
+        pipe: int,
+        tar: int,
+        progress: Feed,
+        limits: Limits,
+        written: Callable[[int], None],
+        whole: Callable[[], None],
     ) -> None:
         self._pipe, self._tar, self._progress = pipe, tar, progress
-        self._most, self._written = limits.layer_size, written
+        self._most, self._written, self._whole = limits.layer_size, written, whole
         self._buffer = bytearray(PIPE_SIZE)
         self._view = memoryview(self._buffer)
         self.hasher = hashlib.sha256()
@@ -189,6 +203,7 @@ class _Drain:
     def complete(self) -> None:
         """The tar is all there."""
         self._progress.advance(self.total, complete=True)
+        self._whole()
 
 
 class _Worker:

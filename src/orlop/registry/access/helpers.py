@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NO_CREDENTIALS = "credentials not found"  # the start of the protocol's fixed message
 _TOKEN_USER = "<token>"  # noqa: S105 - the protocol's user name for an identity token
 # What makes a program run other code, and what is ours: it is kept from helpers.
-_KEPT_BACK = re.compile(
+_KEPT_BACK = (  # compiled when a helper is run
     r"LD_.*|PYTHON.*|PERL5.*|RUBY.*|NODE_OPTIONS|GCONV_PATH|BASH_ENV|BASH_FUNC_.*|ENV|IFS|SHELLOPTS|PS4"
     r"|_?ORLOP_.*|DOCKER_AUTH_CONFIG|PWD|OLDPWD"
 )
@@ -111,7 +111,7 @@ def _run(name: str, action: str, told: bytes, path: str, attempted: str, call: C
 
 def _environment(path: str) -> dict[str, str]:
     """The caller's own, passed on and not read: key rings are found by it."""
-    passed = {name: value for name, value in os.environ.items() if not _KEPT_BACK.fullmatch(name)}
+    passed = {name: value for name, value in os.environ.items() if not re.fullmatch(_KEPT_BACK, name)}
     passed["PATH"] = os.pathsep.join(filter(os.path.isabs, path.split(os.pathsep))) or os.defpath
     return passed
 

@@ -28,7 +28,7 @@ __all__ = ["Exceptions", "Proxies", "Proxy", "may_ask"]
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _METADATA = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
-_PRINTABLE = re.compile(r"[ -~\x80-\U0010ffff]*")
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")  # said so, for of all characters a set takes 4 ms to compile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
