@@ -136,6 +136,7 @@ def test_every_setting_can_be_set_in_a_file() -> None:
     samples: dict[str, object] = {
         "pull": "never",
         "driver": "overlay",
+        "directio": True,
         "durable": False,
         "keep_blobs": True,
         "downloads": 9,

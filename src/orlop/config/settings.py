@@ -44,6 +44,7 @@ class Settings:
 
     pull: PullPolicy = "missing"
     driver: Driver = "auto"  # how new roots are assembled; those prepared before keep theirs
+    directio: bool = False  # EROFS reads layers past the page cache where the disk can: docs/drivers.md
     durable: bool = True  # off: nothing is synced, and a power cut may take or spoil what was written
     keep_blobs: bool = False  # keep layers' compressed blobs once the layer is durable
     downloads: int = 3  # blobs fetched at a time, per call

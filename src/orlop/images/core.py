@@ -15,11 +15,10 @@ new root's own, for which nobody waits.  A collector only tries.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,44 +35,44 @@ from orlop.errors import (
     ResourceExhausted,
     from_oserror,
 )
-from orlop.images.collection.sweep import Sweeper
 from orlop.images.layout import Layout
+from orlop.images.sharedlocks import SharedLocks
 from orlop.images.space import Reserve, is_full
-from orlop.layers.forms import CONTAINER, PLAIN, REAL, SINGLE, Form
-from orlop.layers.forms import NAMESPACE as NAMESPACE_FORM
-from orlop.linux import userns
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
 from orlop.linux.sync import Sync
-from orlop.linux.userns import Privilege
 from orlop.metadata import boots, events, garbage, images, layers
 from orlop.metadata.db import Database, Transaction
 from orlop.observe import Call, reached
-from orlop.snapshots.disks import Disks
-from orlop.snapshots.driver import Driver
-from orlop.snapshots.erofs import ErofsDriver
-from orlop.snapshots.mappings import Mappings
-from orlop.snapshots.native import NativeDriver
-from orlop.snapshots.overlay import OverlayDriver
 from orlop.spec.digest import DiffID, Digest
 from orlop.values import replace
 
 if TYPE_CHECKING:
+    from orlop.images.collection.sweep import Sweeper
+    from orlop.images.waiting import Behind
+    from orlop.layers.forms import Form, FormName
     from orlop.layers.store import LayerStore
     from orlop.layers.worker.client import Template
+    from orlop.linux.userns import Privilege
     from orlop.registry.blobs.ranges import Pace, Traffic
     from orlop.registry.client import Registry
+    from orlop.snapshots.disks import Disks
+    from orlop.snapshots.driver import Driver
+    from orlop.snapshots.erofs import ErofsDriver
+    from orlop.snapshots.kit import Kit
+    from orlop.snapshots.mappings import Mappings
+    from orlop.snapshots.overlay import OverlayDriver
     from orlop.snapshots.probe import Verdict
 
 __all__ = ["NAMESPACE", "Core", "Lease", "root_lock"]
 
 NAMESPACE = "default"
-FORM_OF: dict[Privilege, Form] = {
-    "root": REAL,
-    "user-namespace": NAMESPACE_FORM,
-    "single-id": SINGLE,
-    "container": CONTAINER,
-    "none": PLAIN,
+FORM_OF: dict[Privilege, FormName] = {
+    "root": "real",
+    "user-namespace": "namespace",
+    "single-id": "single",
+    "container": "container",
+    "none": "plain",
 }
 
 
@@ -94,13 +93,13 @@ class Core:
         self.sync = Sync(settings.durable)
         self.reserve = Reserve(layout.reserve)
         self.blobs = BlobStore(layout.content, sync=self.sync)
-        self.erofs = ErofsDriver(layout.run, layout.root, layout.empty, sync=self.sync)
-        self.overlay = OverlayDriver(layout.empty, sync=self.sync)
-        self.mappings = Mappings(layout.root, layout.run)
-        self.disks = Disks(layout.root, layout.run, sync=self.sync)
-        self.drivers: dict[str, Driver] = {
-            driver.name: driver for driver in (self.erofs, self.overlay, NativeDriver(sync=self.sync))
-        }
+        self._kit: Kit | None = None
+        self._sweeper: Sweeper | None = None
+        self._ending = False
+        self.behind: list[Behind] = []  # what works behind the calls; each joins when it is made
+        self._locks = os.fspath(layout.locks)
+        self.shared = SharedLocks()
+        self.behind.append(self.shared)
         self._verdicts: dict[DriverName, Verdict] = {}
         self._registry: Registry | None = None
         self._template: Template | None = None
@@ -109,7 +108,6 @@ class Core:
         self._guard = threading.Lock()  # guards the lazy parts above, and _closed
         self._trimmer = events.Trimmer(settings.events_kept, settings.events_age)
         self.db = self._open_database()
-        self.sweeper = Sweeper(self)
 
     @classmethod
     def open(cls, layout: Layout, settings: Settings) -> Core:
@@ -159,18 +157,70 @@ class Core:
     @cached_property
     def privilege(self) -> Privilege:
         """What we may do here."""
+        from orlop.linux import userns
+
         return userns.privilege()
 
     @cached_property
     def form(self) -> Form:
         """How ids stand in what we write."""
-        return FORM_OF[self.privilege]
+        from orlop.layers.forms import FORMS
+
+        return FORMS[FORM_OF[self.privilege]]
 
     @cached_property
     def boot(self) -> str:
         """The name of this boot of the machine."""
         with _system_errors("read the name of this boot"), open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
+
+    @property
+    def _mounting(self) -> Kit:
+        with self._guard:
+            if self._kit is None:
+                from orlop.snapshots.kit import Kit  # late: a list of images mounts nothing
+
+                layout = self.layout
+                direct = self.settings.directio
+                self._kit = Kit(layout.root, layout.run, layout.empty, sync=self.sync, directio=direct)
+            return self._kit
+
+    @cached_property
+    def erofs(self) -> ErofsDriver:
+        """EROFS chains below an overlay."""
+        return self._mounting.erofs
+
+    @cached_property
+    def overlay(self) -> OverlayDriver:
+        """Folders below an overlay."""
+        return self._mounting.overlay
+
+    @cached_property
+    def mappings(self) -> Mappings:
+        """Mapped copies of mounts."""
+        return self._mounting.mappings
+
+    @cached_property
+    def disks(self) -> Disks:
+        """Roots' sized disks."""
+        return self._mounting.disks
+
+    @cached_property
+    def drivers(self) -> Mapping[str, Driver]:
+        """All drivers, by name."""
+        return self._mounting.drivers
+
+    @property
+    def sweeper(self) -> Sweeper:
+        """What deletes behind the calls, made when there is something to delete."""
+        with self._guard:
+            if self._sweeper is None:
+                from orlop.images.collection.sweep import Sweeper
+
+                self._sweeper = Sweeper(self)
+                if self._ending:
+                    self._sweeper.close()
+            return self._sweeper
 
     def verdict(self, driver: DriverName) -> Verdict:
         """Whether a driver works here; tried once."""
@@ -276,7 +326,15 @@ class Core:
 
     def close(self) -> None:
         """Let go of files, processes and connections.  Idempotent."""
-        self.sweeper.close()
+        for one in self.behind:
+            if one is not self.shared:
+                one.close()
+        with self._guard:
+            self._ending = True
+            sweeper = self._sweeper
+        if sweeper is not None:
+            sweeper.close()
+        self.shared.close()  # has each lock for a moment, and what the sweeper found locked it would leave
         with self._guard:
             self._closed = True
             if self._registry is not None:
@@ -291,9 +349,14 @@ class Core:
 
     def lock_path(self, kind: str, key: str) -> Path:
         """The file of a lock."""
+        return Path(self._lock_file(kind, key))
+
+    def _lock_file(self, kind: str, key: str) -> str:
         if len(key) > 100 or "/" in key:
+            import hashlib
+
             key = hashlib.sha256(os.fsencode(key)).hexdigest()
-        return self.layout.locks / f"{kind}-{key}"
+        return f"{self._locks}/{kind}-{key}"
 
     @contextlib.contextmanager
     def locked(
@@ -307,7 +370,7 @@ class Core:
         meanwhile: Callable[[], None] | None = None,
     ) -> Iterator[FileLock]:
         """Hold a lock for the length of a ``with`` block; ``meanwhile`` is called while it is waited for."""
-        lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
+        lock = FileLock(self._lock_file(kind, key), unlink_on_release=True)
         with _system_errors(attempted):
             lock.acquire(call=call, attempted=attempted, exclusive=exclusive, meanwhile=meanwhile)
         try:
@@ -315,9 +378,19 @@ class Core:
         finally:
             lock.release()
 
+    @contextlib.contextmanager
+    def sharing(self, kind: str, key: str, *, call: Call, attempted: str) -> Iterator[None]:
+        """Hold a lock as `locked` does, shared; for those that are taken very often."""
+        with contextlib.ExitStack() as held:
+            with _system_errors(attempted):
+                held.enter_context(
+                    self.shared.held(self._lock_file(kind, key), call=call, attempted=attempted)
+                )
+            yield
+
     def try_locked(self, kind: str, key: str) -> FileLock | None:
         """A lock, if nobody has it; the caller releases it."""
-        lock = FileLock(self.lock_path(kind, key), unlink_on_release=True)
+        lock = FileLock(self._lock_file(kind, key), unlink_on_release=True)
         with _system_errors(f"lock {kind} {key}"):
             return lock if lock.acquire(call=Call(), attempted="collect", blocking=False) else None
 

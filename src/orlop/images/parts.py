@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orlop.images.checking.check import Checker
     from orlop.images.collection.collect import Collector
     from orlop.images.collection.pinned import Pinner
+    from orlop.images.prepared.grounds import Grounds
     from orlop.images.prepared.roots import RootService
     from orlop.images.transfer.ingest import LayerIngest
     from orlop.images.transfer.pull import Puller
@@ -107,7 +108,13 @@ class Parts:
     def _roots(self) -> RootService:
         from orlop.images.prepared.roots import RootService
 
-        return RootService(self._core, self._chains, lambda: self._puller)
+        return RootService(self._core, self._chains, self._grounds, lambda: self._puller)
+
+    @cached_property
+    def _grounds(self) -> Grounds:
+        from orlop.images.prepared.grounds import Grounds
+
+        return Grounds(self._core, self._chains)
 
     @cached_property
     def _preparer(self) -> RootService:
@@ -123,13 +130,13 @@ class Parts:
     def _capture(self) -> Capture:
         from orlop.images.changed.capture import Capture
 
-        return Capture(self._core, self._chains, self._roots)
+        return Capture(self._core, self._chains, self._grounds)
 
     @cached_property
     def _committer(self) -> Committer:
         from orlop.images.changed.commit import Committer
 
-        return Committer(self._core, self._chains, self._roots, self._capture)
+        return Committer(self._core, self._chains, self._grounds, self._capture)
 
     @cached_property
     def _pinner(self) -> Pinner:
@@ -141,7 +148,7 @@ class Parts:
     def _checker(self) -> Checker:
         from orlop.images.checking.check import Checker
 
-        return Checker(self._core, self._chains, self._roots.grounds)
+        return Checker(self._core, self._chains, self._grounds)
 
     @cached_property
     def _collector(self) -> Collector:

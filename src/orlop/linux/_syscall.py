@@ -75,6 +75,7 @@ def _column() -> int:
     raise OSError(errno.ENOSYS, f"no table of system calls for {machine}")
 
 
+@functools.cache
 def number(name: str) -> int:
     """The number of a system call on this machine."""
     return _NUMBERS[name][_column()]
@@ -87,27 +88,24 @@ def _libc() -> tuple[Callable[..., int], Callable[[], int]]:
 
     function = ctypes.CDLL(None, use_errno=True).syscall
     function.restype = ctypes.c_long
-    function.argtypes = [ctypes.c_long] * 7
+    # A pointer takes a number as well, and bytes as they are: their address need not be asked for.
+    function.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 6]
     return function, ctypes.get_errno
 
 
-def _word(arg: object, keep: list[object]) -> int:
-    """An argument as a machine word; what a pointer points at is put into ``keep``."""
-    if arg is None:
-        return 0
-    if isinstance(arg, int):
+def _passed(arg: object) -> object:
+    """An argument as ctypes takes it: a number, None for NULL, bytes, or what lends its memory."""
+    if arg is None or isinstance(arg, int):
         return arg
+    if isinstance(arg, bytes):
+        if b"\0" in arg:
+            raise ValueError("embedded null byte")
+        return arg  # the C calls read it only; a NUL follows the bytes
     import ctypes
 
-    if isinstance(arg, bytes):
-        # The C calls read it only; a NUL follows the bytes (c_char_p does not stop at inner ones).
-        pointer = ctypes.c_char_p(arg)
-        keep.append(pointer)
-        return ctypes.cast(pointer, ctypes.c_void_p).value or 0
     if isinstance(arg, bytearray):
-        arg = (ctypes.c_char * len(arg)).from_buffer(arg)
-    keep.append(arg)
-    return ctypes.addressof(arg)  # type: ignore[arg-type]  # an array or a structure
+        return (ctypes.c_char * len(arg)).from_buffer(arg)
+    return ctypes.byref(arg)  # type: ignore[arg-type]  # a structure
 
 
 def call(
@@ -118,11 +116,7 @@ def call(
     ``bytes`` are passed as a pointer to a NUL-ended string, a ``bytearray`` as a buffer the kernel
     fills, None as NULL.  Raises OSError with the kernel's errno; ValueError for a NUL in a string.
     """
-    keep: list[object] = []
-    for arg in args:
-        if isinstance(arg, bytes) and b"\0" in arg:
-            raise ValueError("embedded null byte")
-    words = [_word(arg, keep) for arg in args]
+    words = [_passed(arg) for arg in args]
     words += [0] * (6 - len(words))
     function, get_errno = _libc()
     nr = number(name)

@@ -94,7 +94,7 @@ def _opened(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600, sync: Sync = DURABLE) -> None:
+def write_durably(path: Path, data: bytes | bytearray, *, mode: int = 0o600, sync: Sync = DURABLE) -> None:
     """Put a file in place whole and durable: the old content or the new, never a part.
 
     Written under a temporary name in the same folder, fsynced, renamed, the folder fsynced.  On
@@ -137,7 +137,7 @@ def _temporary(dir_fd: int) -> tuple[bytes, int]:
         os.close(fd)  # somebody took it for the file of a dead process before we had the lock
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -38,13 +38,16 @@ _GATE = 0  # the byte whose holder may join the queue; places are numbered from 
 class FileLock:
     """A lock on a path.  One thread at a time may use an object; its folder must exist.
 
-    With ``unlink_on_release`` the last holder removes the file.
+    With ``unlink_on_release`` the last holder removes the file.  With ``keep_open`` the file stays open, so
+    that the next time costs less; `close` ends that.
     """
 
-    def __init__(self, path: Path, *, unlink_on_release: bool = False) -> None:
+    def __init__(self, path: Path, *, unlink_on_release: bool = False, keep_open: bool = False) -> None:
         self.path = os.fspath(path)
         self._unlink = unlink_on_release
+        self._keep = keep_open
         self._fd: int | None = None
+        self._spare: int | None = None  # open, and not locked
         self._exclusive = False
 
     @property
@@ -72,7 +75,10 @@ class FileLock:
         pause = _FIRST_PAUSE
         while True:
             call.check(attempted)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd, self._spare = self._spare, None
+            if fd is None:
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            gone = False
             try:
                 while not _try_lock(fd, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH):
                     if not blocking:
@@ -81,12 +87,13 @@ class FileLock:
                         meanwhile()
                     call.pause(pause, attempted)
                     pause = min(pause * 2, _LAST_PAUSE)
-                if self._is_at_path(fd):
+                gone = not self._is_at_path(fd)
+                if not gone:
                     self._fd, self._exclusive = fd, exclusive
                     return True
             finally:
                 if self._fd is None:
-                    os.close(fd)
+                    self._put(fd, keep=self._keep and not gone)
 
     def release(self) -> None:
         """Let go.  Idempotent.  A file that cannot be removed stays: it is in nobody's way."""
@@ -100,6 +107,25 @@ class FileLock:
         finally:
             # Unlocked by name, not just closed: a forked child may hold a copy of the descriptor.
             fcntl.flock(fd, fcntl.LOCK_UN)
+            self._put(fd, keep=self._keep)
+
+    def close(self) -> None:
+        """Close what was kept open.  Idempotent; a lock that is held stays held."""
+        fd, self._spare = self._spare, None
+        if fd is not None:
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: forget what the parent holds, and leave it to the parent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+        self.close()
+
+    def _put(self, fd: int, *, keep: bool) -> None:
+        if keep:
+            self._spare = fd
+        else:
             os.close(fd)
 
     def _is_at_path(self, fd: int) -> bool:
@@ -145,11 +171,14 @@ class TurnLock:
     stopped in the queue holds nobody up for long: if nothing moves for a second and nobody is inside,
     others pass by.
 
+    Where nobody queues, the lock is tried at once, and whoever gets it so has no place.
+
     Unlike a `FileLock`, one that could not be acquired keeps its place until `release`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
+    def __init__(self, path: Path, *, keep_open: bool = False) -> None:
+        self._lock = FileLock(path, keep_open=keep_open)
+        self._keep = keep_open
         self._queue = os.fsencode(path) + b".queue"
         self._fd: int | None = None
         self._place = 0  # 0: in no queue
@@ -161,57 +190,76 @@ class TurnLock:
 
     @property
     def queued(self) -> bool:
-        """Whether this object has a place in the queue; whoever holds the lock keeps it."""
-        return self._place > 0
+        """Whether this object has a place in the queue, or the lock already."""
+        return self._place > 0 or self._lock.held
 
     def acquire(self, *, call: Call, attempted: str) -> None:
         """Queue, unless this object does already, and wait for the turn.
 
         Raises `Cancelled` or `DeadlineExceeded` while waiting, OSError if a file cannot be made.
         """
+        if self._lock.held:
+            return
         if not self._place:
+            if self._is_empty() and self._lock.acquire(call=call, attempted=attempted, blocking=False):
+                return
             self._join(call, attempted)
         if self._place:
             self._wait(call, attempted)
-        if not self._lock.held:
-            self._lock.acquire(call=call, attempted=attempted)
+        while not (self._lock.held or self._lock.acquire(call=call, attempted=attempted, blocking=False)):
+            call.pause(_FIRST_PAUSE / 2, attempted)  # not for long: whoever is inside is about to leave
 
     def release(self) -> None:
         """Let go of the lock, or of the place in the queue.  Idempotent."""
         self._lock.release()
-        fd, self._fd, self._place = self._fd, None, 0
+        place, self._place = self._place, 0
+        try:
+            if self._fd is not None and place:
+                _byte_lock(self._fd, fcntl.F_UNLCK, 0, 0)  # by name: a forked child may hold a copy
+        finally:
+            if not self._keep:
+                self.close()
+
+    def close(self) -> None:
+        """Close what was kept open.  Idempotent; not while the lock is held, or waited for."""
+        self._lock.close()
+        fd, self._fd = self._fd, None
         if fd is not None:
-            try:
-                _byte_lock(fd, fcntl.F_UNLCK, 0, 0)  # by name: a forked child may hold a copy
-            finally:
-                os.close(fd)
+            os.close(fd)
 
     def abandon(self) -> None:
         """In a forked child: forget what the parent holds, and leave it to the parent."""
-        for fd in (self._fd, self._lock._fd):
-            if fd is not None:
-                os.close(fd)
-        self._fd, self._place = None, 0
-        self._lock = FileLock(self._lock.path)
+        self._lock.abandon()
+        fd, self._fd, self._place = self._fd, None, 0
+        if fd is not None:
+            os.close(fd)
 
-    def _join(self, call: Call, attempted: str) -> None:
-        """Stand behind the last one in the queue; without a place if there is no getting at it."""
+    def _opened(self) -> int:
         if self._fd is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._queue, flags, 0o600)
+        return self._fd
+
+    def _is_empty(self) -> bool:
+        """Whether nobody queues, or is about to."""
+        return _locked_within(self._opened(), 0, 0) is None
+
+    def _join(self, call: Call, attempted: str) -> None:
+        """Stand behind the last one in the queue; without a place if there is no getting at it."""
+        fd = self._opened()
         until = time.monotonic() + _PATIENCE
-        while not _byte_lock(self._fd, fcntl.F_WRLCK, _GATE, 1):
+        while not _byte_lock(fd, fcntl.F_WRLCK, _GATE, 1):
             if time.monotonic() > until:
                 return  # somebody was stopped between two system calls
             call.pause(_FIRST_PAUSE / 4, attempted)
         try:
             place = 1
-            while (found := _locked_within(self._fd, place, 0)) is not None:
+            while (found := _locked_within(fd, place, 0)) is not None:
                 place = found[1]
-            _byte_lock(self._fd, fcntl.F_WRLCK, place, 1)
+            _byte_lock(fd, fcntl.F_WRLCK, place, 1)
             self._place = place
         finally:
-            _byte_lock(self._fd, fcntl.F_UNLCK, _GATE, 1)
+            _byte_lock(fd, fcntl.F_UNLCK, _GATE, 1)
 
     def _wait(self, call: Call, attempted: str) -> None:
         """Until nobody is before us, or the queue stands still and the lock is ours."""

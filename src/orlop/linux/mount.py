@@ -40,6 +40,7 @@ from orlop.linux._mountapi import (
     umount,
 )
 from orlop.linux._syscall import Path, call
+from orlop.linux._uppers import upper_in_use
 from orlop.linux.mountinfo import (
     BTRFS_MAGIC,
     EROFS_MAGIC,
@@ -417,49 +418,3 @@ def map_ids(source: Path, target: Path, user_namespace: int) -> None:
         move_mount(fd, target)
     finally:
         os.close(fd)
-
-
-def upper_in_use(upper: Path, *, work: Path | None = None) -> bool:
-    """Whether any live overlay on this machine has ``upper`` as its upper (or, given, ``work``).
-
-    Sees other mount namespaces and lazily unmounted overlays.  It asks the kernel for an overlay that
-    cannot be: with ``index=on`` an upper in use is EBUSY, and after that question a workdir on
-    another mount is EINVAL (ovl_get_upper and ovl_get_workdir in fs/overlayfs/super.c).  Changes
-    nothing on disk.  Any other errno is raised.
-
-    An overlay mounted by someone with ``index=off`` *while* the kernel answers misses its mark, and
-    would look idle from then on.  With ``work``, which the kernel marks likewise and later, one
-    prober cannot hide both marks: work is asked first.
-    """
-    if work is not None and _layer_in_use(work):
-        return True
-    return _layer_in_use(upper)
-
-
-def _layer_in_use(path: Path) -> bool:
-    with FsContext("tmpfs") as scratch:
-        scratch.create()
-        elsewhere = scratch.mount()
-    try:
-        os.mkdir("lower", 0o700, dir_fd=elsewhere)
-        os.mkdir("work", 0o700, dir_fd=elsewhere)
-        with FsContext("overlay") as context:
-            context.set_string("lowerdir", f"/proc/self/fd/{elsewhere}/lower")
-            context.set_string("workdir", f"/proc/self/fd/{elsewhere}/work")
-            context.set_path("upperdir", path, unescaped=False)
-            context.set_string("index", "on")
-            return _probe(context)
-    finally:
-        os.close(elsewhere)
-
-
-def _probe(context: FsContext) -> bool:
-    try:
-        context.create()
-    except OSError as exc:
-        if exc.errno == errno.EBUSY:
-            return True
-        if exc.errno == errno.EINVAL:
-            return False
-        raise
-    raise OSError(errno.ENOTSUP, "the kernel made an overlay with its workdir on another mount")

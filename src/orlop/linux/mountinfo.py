@@ -45,6 +45,7 @@ __all__ = [
     "parse_mountinfo",
     "path_in_filesystem",
     "source_of",
+    "unique_mount_id",
 ]
 
 BTRFS_MAGIC = 0x9123683E
@@ -60,6 +61,7 @@ _STATFS_SIZE = 120  # struct statfs on 64-bit machines; f_type is its first word
 _STATX_SIZE = 256
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_MNT_ID = 0x1000
+_STATX_MNT_ID_UNIQUE = 0x4000
 _STATX_ATTR_MOUNT_ROOT = 0x2000
 _FS_IOC_GETFSUUID = 0x80111500  # _IOR(0x15, 0, struct fsuuid2): a length, then 16 bytes
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -212,6 +214,21 @@ def mounted_type(path: Path) -> str | None:
         return None
     mount_id = _mount_id(statx)
     return next((entry.type for entry in mount_table() if entry.mount_id == mount_id), None)
+
+
+def unique_mount_id(path: Path) -> int | None:
+    """A number for the mount that holds a path which no other mount of this boot ever has.
+
+    None where the kernel gives none (before Linux 6.8), or the path is missing.
+    """
+    try:
+        buffer = _statx(path, _STATX_MNT_ID_UNIQUE)
+    except OSError as exc:
+        if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.EINVAL}:
+            return None
+        raise
+    given: int = struct.unpack_from("=I", buffer)[0]
+    return _mount_id(buffer) if given & _STATX_MNT_ID_UNIQUE else None
 
 
 def mount_id_of(path: Path) -> int:

@@ -42,6 +42,7 @@ SCHEMA_VERSION = 6
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
 PATIENCE = 60.0  # seconds that a write without a call waits: one stopped in its turn must not hold up all
+FORK_PATIENCE = 1.0  # seconds that a fork waits for bodies that run in other threads
 MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
 _T = TypeVar("_T")
 
@@ -69,9 +70,11 @@ class Database:
         self._last = last
         self._synchronous = "FULL" if durable else "NORMAL"
         self._turn_path = lock
-        self._writers = Writers(TurnLock(lock), self._run)
+        self._writers = Writers(TurnLock(lock, keep_open=True), self._run)
         self._guard = threading.Lock()  # guards the fields below
+        self._given_back = threading.Condition(self._guard)
         self._idle: list[sqlite3.Connection] = []
+        self._writing: sqlite3.Connection | None = None  # for the next transaction that writes, likewise
         self._in_use = 0
         self._closed = False
         self._looker: sqlite3.Connection | None = None  # that `version` asks
@@ -146,11 +149,11 @@ class Database:
             except OSError as exc:
                 raise from_oserror(f"migrate {self._path}", exc) from exc
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, *, waits: bool = True) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path,
             isolation_level=None,
-            timeout=BUSY_SECONDS,
+            timeout=BUSY_SECONDS,  # also to open it: its last user may be closing it
             check_same_thread=False,
             cached_statements=256,
         )
@@ -159,6 +162,8 @@ class Database:
                 f"PRAGMA synchronous={self._synchronous}; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
                 f"PRAGMA journal_size_limit={WAL_LIMIT}; PRAGMA cache_size=-4096;"
             )
+            if not waits:
+                connection.execute("PRAGMA busy_timeout = 0")
         except BaseException:
             connection.close()
             raise
@@ -168,35 +173,60 @@ class Database:
     @contextlib.contextmanager
     def _lent(self) -> Iterator[sqlite3.Connection]:
         """A connection that nobody else has for the length of a ``with`` block."""
+        connection = self._borrow()
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
+
+    def _borrow(self, *, writing: bool = False) -> sqlite3.Connection:
+        """A connection that nobody else has until it is given back; one for ``writing`` waits for nobody."""
         with self._guard:
             if self._closed:
                 raise FailedPrecondition("use store", "the store is closed")
             check_not_spoilt(self._path)
-            connection = self._idle.pop() if self._idle else None
+            found: sqlite3.Connection | None
+            if writing:
+                found, self._writing = self._writing, None
+            else:
+                found = self._idle.pop() if self._idle else None
             self._in_use += 1
+        if found is not None:
+            return found
         try:
-            if connection is None:
-                connection = self._connect()
-            yield connection
-        finally:
+            return self._connect(waits=not writing)
+        except BaseException:
             with self._guard:
                 self._in_use -= 1
-                if connection is not None:
-                    if self._closed or connection.in_transaction or len(self._idle) >= MAX_IDLE:
-                        connection.close()
-                    else:
-                        self._idle.append(connection)
+                self._given_back.notify_all()
+            raise
+
+    def _give_back(self, connection: sqlite3.Connection, *, writing: bool = False) -> None:
+        with self._guard:
+            self._in_use -= 1
+            self._given_back.notify_all()
+            if not (self._closed or connection.in_transaction):
+                if writing and self._writing is None:
+                    self._writing = connection
+                    return
+                if not writing and len(self._idle) < MAX_IDLE:
+                    self._idle.append(connection)
+                    return
+            connection.close()
 
     def read(self, body: Callable[[Transaction], _T]) -> _T:
         """Run a body that only reads, seeing one moment of the store."""
         try:
-            with self._lent() as connection:
+            connection = self._borrow()
+            try:
                 connection.execute("BEGIN")
                 try:
                     return body(connection)
                 finally:
                     if connection.in_transaction:  # some of SQLite's errors have ended it already
                         connection.execute("ROLLBACK")
+            finally:
+                self._give_back(connection)
         except sqlite3.Error as exc:
             raise _mapped("read metadata", exc) from exc
 
@@ -244,9 +274,13 @@ class Database:
 
     def _run(self, jobs: Sequence[Job[object]], call: Call) -> None:
         """Run the bodies of one turn in one transaction, or each in its own if that one is undone."""
-        with contextlib.ExitStack() as stack:
+        try:
+            connection = self._borrow(writing=True)
+        except Exception as exc:  # noqa: BLE001 - each caller raises it
+            _fail(jobs, exc)
+            return
+        try:
             try:
-                connection = stack.enter_context(self._lent())
                 _begin(connection, call)
             except (Cancelled, DeadlineExceeded):
                 raise  # the leader's own: the others have another turn
@@ -262,6 +296,8 @@ class Database:
             else:
                 reached("db.committed")
                 return
+        finally:
+            self._give_back(connection, writing=True)
         for job in jobs:
             self._run([job], call)
 
@@ -285,9 +321,14 @@ class Database:
     def before_fork(self) -> None:
         """See `orlop.metadata.forks`."""
         self._guard.acquire()
+        # What works behind the calls of a store is none of the forking program's making.
+        self._given_back.wait_for(lambda: not self._in_use, FORK_PATIENCE)
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        if self._writing is not None:
+            self._writing.close()
+            self._writing = None
         if self._looker is not None:
             self._looker.close()
             self._looker = None
@@ -301,6 +342,7 @@ class Database:
         if self._in_use:
             spoil(self._path)
         self._guard = threading.Lock()
+        self._given_back = threading.Condition(self._guard)
         self._writers.after_fork()
 
     def close(self) -> None:
@@ -308,29 +350,29 @@ class Database:
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
+            if self._writing is not None:
+                idle.append(self._writing)
+                self._writing = None
             if self._looker is not None:
                 idle.append(self._looker)
                 self._looker = None
         for connection in idle:
             connection.close()
+        self._writers.close()
 
 
 def _begin(connection: sqlite3.Connection, call: Call) -> None:
     """Begin to write, waiting for strangers (a backup, a shell) as the call allows."""
     until = time.monotonic() + BUSY_SECONDS
-    connection.execute("PRAGMA busy_timeout=0")
-    try:
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as exc:
-                if not _is_busy(exc) or time.monotonic() > until:
-                    raise
-                call.pause(0.02, ATTEMPTED)
-            else:
-                break
-    finally:
-        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as exc:
+            if not _is_busy(exc) or time.monotonic() > until:
+                raise
+            call.pause(0.02, ATTEMPTED)
+        else:
+            break
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:  # while we had it open
         raise FailedPrecondition(

@@ -105,6 +105,8 @@ def folders_of_root(tx: Transaction, root_id: str) -> list[str]:
 def set_root_folders(tx: Transaction, root_id: str, folders: Sequence[str]) -> None:
     """Remember what a root stands on."""
     tx.execute("DELETE FROM root_folders WHERE root = ?", (root_id,))
+    if not folders:
+        return
     tx.executemany(
         "INSERT INTO root_folders (root, position, folder) VALUES (?, ?, ?)",
         [(root_id, position, folder) for position, folder in enumerate(folders)],

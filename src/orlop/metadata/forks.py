@@ -3,7 +3,8 @@
 SQLite's locks are the process's (fcntl(2)), and it remembers in memory which ones it has: a child that had a
 copy of that memory would believe to hold its parent's.  So nothing is open while a process forks
 (sqlite.org/howtocorrupt.html, 2.7): idle connections are closed before.  Where a body is running in another
-thread, the parent goes on, and the child is refused that database, under whatever object.
+thread, it is waited for, for a moment; should it not end, the parent goes on, and the child is refused that
+database, under whatever object.
 
 One hook for all databases of the process; a program started by `subprocess` runs none of it.
 """

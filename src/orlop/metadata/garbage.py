@@ -258,7 +258,7 @@ def forget(tx: Transaction, suspects: Suspects) -> list[Forgotten]:
             ),
         ),
     ):
-        for statement in statements:
+        for statement in statements if refs else ():
             tx.executemany(statement, [(ref,) for ref in refs])
     _tell(tx, gone.found)
     return gone.found

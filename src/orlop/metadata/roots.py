@@ -27,6 +27,7 @@ __all__ = [
     "drop_labels",
     "get_chain",
     "get_root",
+    "has_neighbour",
     "is_root",
     "labels_of",
     "list_roots",
@@ -35,6 +36,7 @@ __all__ = [
     "move_root",
     "root_ids",
     "set_mounted",
+    "touch_sources",
 ]
 
 
@@ -230,10 +232,13 @@ def add_root(
         raise already_prepared(root.path) from exc
     said = {"image": root.image, "id": root.config, "kind": root.kind, "driver": root.driver, **about}
     events.add(tx, namespace, event, root.path, said)
-    tx.executemany(
-        "INSERT INTO labels (kind, owner, key, value) VALUES ('prepared', ?, ?, ?)",
-        [(root.id, key, value) for key, value in labels.items()],
-    )
+    if labels:
+        tx.executemany(
+            "INSERT INTO labels (kind, owner, key, value) VALUES ('prepared', ?, ?, ?)",
+            [(root.id, key, value) for key, value in labels.items()],
+        )
+    if not mounts:
+        return
     tx.executemany(
         "INSERT INTO root_mounts (root, position, type, source, target, options, config_digest, chain_id) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -242,6 +247,26 @@ def add_root(
             for place, row in enumerate(mounts)
         ],
     )
+
+
+def touch_sources(tx: Transaction, namespace: str, root: RootRow) -> bool:
+    """Remember that a root's image was asked for now; False unless its name still means its config.
+
+    And unless its chain and its config are there.  One statement, for a Prepare that looks at nothing else.
+    """
+    done = tx.execute(
+        "UPDATE images SET used_at = ? WHERE namespace = ? AND name = ? AND config_digest = ? "
+        "AND EXISTS (SELECT 1 FROM chains WHERE chain_id = ?) "
+        "AND EXISTS (SELECT 1 FROM blobs WHERE digest = ?)",
+        (time.time(), namespace, root.image, root.config, root.chain, root.config),
+    )
+    return done.rowcount == 1
+
+
+def has_neighbour(tx: Transaction, root: RootRow) -> bool:
+    """Whether another root without id maps stands on a root's chain, and so on all that is below it."""
+    query = "SELECT 1 FROM prepared WHERE chain_id = ? AND uid_map = '' AND id != ? LIMIT 1"
+    return tx.execute(query, (root.chain, root.id)).fetchone() is not None
 
 
 def mounts_of(tx: Transaction, root_id: str) -> list[MountRow]:

@@ -91,6 +91,12 @@ class Writers:
             self._leave(job)
         return job.outcome()
 
+    def close(self) -> None:
+        """Let go of what the turn keeps open, unless somebody is at it; it goes on working."""
+        with self._guard:
+            if self._leader is None:
+                self._turn.close()
+
     def after_fork(self) -> None:
         """In a forked child, which has none of the parent's threads: begin anew."""
         self._turn.abandon()

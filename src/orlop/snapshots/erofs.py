@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orlop.config import Driver as DriverName
-from orlop.errors import DataLoss, FailedPrecondition
+from orlop.errors import DataLoss, FailedPrecondition, from_oserror
 from orlop.linux import mount, mountinfo
 from orlop.linux.sync import DURABLE, Sync
 from orlop.snapshots import stacks
 from orlop.snapshots.driver import ChainImage, Fill, Ground, MountSpec, Root, Table, check_self_contained
+from orlop.snapshots.pagecache import fetch_ahead, reads_sectors
 from orlop.snapshots.stacks import MAX_OPTIONS, make_below_run, system_errors
 
 __all__ = ["ErofsDriver"]
@@ -39,19 +40,34 @@ class ErofsDriver:
 
     name: DriverName = "erofs"
 
-    def __init__(self, run: Path, root: Path, empty: Path, *, sync: Sync = DURABLE) -> None:
+    def __init__(
+        self, run: Path, root: Path, empty: Path, *, sync: Sync = DURABLE, directio: bool = False
+    ) -> None:
         self._sync = sync
+        self._directio = directio
         self._empty = empty  # an empty folder
         self._nested: dict[str, bool] = {}  # image -> whether it holds marks of overlays inside
         self._mounts = run / "chains"
         self._store = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8] + "-"
+        self._prefix = f"{self._mounts}/{self._store}"
+        # Mount points where an image was found, and the number of that mount, which no other ever has.
+        self._seen: dict[str, tuple[int, bytes]] = {}
 
     # -- activations ----------------------------------------------------------------------------
 
     def active(self, image: ChainImage, mapping: str = "") -> bool:
         """Whether the image is mounted at its place in this mount namespace."""
-        with system_errors(f"find chain {image.id[:12]}"):
-            return mountinfo.erofs_uuid(self._point(image.id, mapping)) == image.uuid
+        point = self._place(image.id, mapping)
+        try:
+            there = mountinfo.unique_mount_id(point)
+            if there is not None and self._seen.get(point) == (there, image.uuid):
+                return True
+            found = mountinfo.erofs_uuid(point) == image.uuid
+            if found and there is not None and mountinfo.unique_mount_id(point) == there:
+                self._seen[point] = there, image.uuid
+        except OSError as exc:
+            raise from_oserror(f"find chain {image.id[:12]}", exc) from exc
+        return found
 
     def activate(self, image: ChainImage, mapping: str = "", user_namespace: int | None = None) -> None:
         """Mount an image at its place unless it is mounted there.  Needs its lock.
@@ -68,7 +84,7 @@ class ErofsDriver:
             point.mkdir(mode=0o700, exist_ok=True)
             while mountinfo.is_mount_point(point):  # another image's, left by a bug
                 mount.umount(point, detach=True)
-            _mount(image, user_namespace, point)
+            self._mount(image, user_namespace, point)
         if not self.active(image, mapping):
             self.deactivate(image.id, keep=lambda other: other != mapping)
             raise DataLoss(what, f"{image.file} is not the image that the store made")
@@ -80,7 +96,7 @@ class ErofsDriver:
         `deactivate`.
         """
         with system_errors(f"mount chain {image.id[:12]}"):
-            _mount(image, user_namespace, self._point(image.id, mapping))
+            self._mount(image, user_namespace, self._point(image.id, mapping))
 
     def mapped(self, image_id: str) -> list[str]:
         """The mappings with which an image is mounted here; an empty one means none."""
@@ -101,6 +117,7 @@ class ErofsDriver:
                 if image != self._store + image_id or keep(mapping):
                     continue
                 point = self._mounts / name
+                self._seen.pop(os.fspath(point), None)
                 while mountinfo.is_mount_point(point):
                     mount.umount(point, detach=True)
                 with contextlib.suppress(FileNotFoundError):
@@ -114,11 +131,30 @@ class ErofsDriver:
             return sorted({name.partition(".")[0] for name in ours})
         return []
 
-    def _point(self, image_id: str, mapping: str = "") -> Path:
-        return self._mounts / f"{self._store}{image_id}{'.' if mapping else ''}{mapping}"
+    def _mount(self, image: ChainImage, user_namespace: int | None, point: Path) -> None:
+        fetch_ahead(image.file)
+        fd = self._detached(image)
+        try:
+            if user_namespace is not None:
+                mount.mount_setattr(fd, set=mount.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+            mount.move_mount(fd, point)
+        finally:
+            os.close(fd)
 
-    def _lowers(self, root: Root, ground: Ground) -> list[Path]:
-        return [self._point(image.id, root.mapping) / "root" for image in ground.images]
+    def _detached(self, image: ChainImage) -> int:
+        if self._directio and reads_sectors(image.devices):
+            with contextlib.suppress(OSError):  # Linux 6.12 does not know the option
+                return mount.mount_erofs(image.file, image.devices, options=("directio",))
+        return mount.mount_erofs(image.file, image.devices)
+
+    def _place(self, image_id: str, mapping: str = "") -> str:
+        return f"{self._prefix}{image_id}{'.' if mapping else ''}{mapping}"
+
+    def _point(self, image_id: str, mapping: str = "") -> Path:
+        return Path(self._place(image_id, mapping))
+
+    def _lowers(self, root: Root, ground: Ground) -> list[str]:
+        return [f"{self._place(image.id, root.mapping)}/root" for image in ground.images]
 
     def trees(self, images: Sequence[ChainImage]) -> list[Path]:
         """Where the trees of images are while these are active, ids unmapped."""
@@ -141,10 +177,10 @@ class ErofsDriver:
         lowers = self._lowers(root, ground)
         if root.view and len(lowers) == 1 and self._has_nested_marks(ground.images[0]):
             lowers.append(
-                self._empty
+                str(self._empty)
             )  # a bind would show them nested; without an upper, two lowers are needed
         if root.view and len(lowers) == 1:
-            return [MountSpec(type="bind", source=str(lowers[0]), target=root.target, options=_VIEW)]
+            return [MountSpec(type="bind", source=lowers[0], target=root.target, options=_VIEW)]
         return [stacks.overlay(root, lowers)]
 
     def _has_nested_marks(self, image: ChainImage) -> bool:
@@ -198,14 +234,6 @@ class ErofsDriver:
                 own = {image.uuid for image in ground.images}
                 return (root.view or root.self_contained) and uuid in own
             upper = None if root.view else self.upper(root)
-            return stacks.shows_overlay(place, upper=upper, first=self._lowers(root, ground)[0], table=table)
-
-
-def _mount(image: ChainImage, user_namespace: int | None, point: Path) -> None:
-    fd = mount.mount_erofs(image.file, image.devices)
-    try:
-        if user_namespace is not None:
-            mount.mount_setattr(fd, set=mount.MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
-        mount.move_mount(fd, point)
-    finally:
-        os.close(fd)
+            return stacks.shows_overlay(
+                place, upper=upper, first=Path(self._lowers(root, ground)[0]), table=table
+            )

@@ -65,7 +65,7 @@ def overlay(root: Root, lowers: Sequence[Path | str]) -> MountSpec:
     if root.view:
         options.insert(0, "ro")
     else:
-        options += [f"upperdir={root.folder / 'upper'}", f"workdir={root.folder / 'work'}"]
+        options += [f"upperdir={root.folder}/upper", f"workdir={root.folder}/work"]
     return MountSpec(
         type="overlay",
         source="overlay",
@@ -89,6 +89,9 @@ def create_upper(folder: Path, fill: Fill, sync: Sync) -> None:
     """
     try:
         folder.mkdir(mode=0o700)
+    except OSError as exc:
+        raise from_oserror(f"prepare {folder}", exc) from exc
+    try:
         upper = folder / "upper"
         upper.mkdir(mode=0o700)
         (folder / "work").mkdir(mode=0o700)

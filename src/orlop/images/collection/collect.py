@@ -77,6 +77,11 @@ class Collector:
         """See `orlop.images.upkeep.Keeping.collect`."""
         keep = keep or Keep()
         check_keep(keep, "collect")
+        for one in self._core.behind:  # what was given up a moment ago is no litter, but on its way
+            if dry_run:
+                one.finish()
+            else:
+                one.rest()
         if dry_run:
             return self._preview(keep, call)
         count("collections")

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orlop.errors import FailedPrecondition, from_oserror
+from orlop.errors import FailedPrecondition, NotFound, from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.prepared.asked import check_path
 from orlop.images.prepared.idmaps import SPARE_ID, parse_maps
 from orlop.layers.diff import Upper
 from orlop.layers.forms import FORMS, Form, FormName
@@ -70,6 +71,14 @@ class Grounds:
 
     # -- in the driver's terms ------------------------------------------------------------------
 
+    def require(self, path: str, what: str) -> RootRow:
+        """The root at a path.  Raises `NotFound`, or `InvalidArgument` for no path at all."""
+        check_path(path, what)
+        root = self._core.db.read(lambda tx: roots.get_root(tx, path))
+        if root is None:
+            raise NotFound(what, "nothing is prepared there", hint="'orlop ps' lists what is")
+        return root
+
     def driver(self, row: RootRow) -> Driver:
         """The driver that holds a root."""
         return self._core.drivers[row.driver]
@@ -77,7 +86,7 @@ class Grounds:
     def root(self, row: RootRow) -> Root:
         """A row in its driver's terms."""
         mapping = mapping_name(row.uid_map, row.gid_map)
-        folder = self._core.mappings.place(mapping) / "prepared" / row.id
+        folder = Path(f"{self._core.mappings.place(mapping)}/prepared/{row.id}")
         if row.quota is not None:
             folder = self._core.disks.place(row.id, mapped=bool(mapping)) / "root"
         return Root(
@@ -206,9 +215,7 @@ class Grounds:
                 missing = None
                 for image in ordered:
                     what = f"activate chain {image.id[:12]}"
-                    held.enter_context(
-                        core.locked("chain", image.id, call=call, attempted=what, exclusive=False)
-                    )
+                    held.enter_context(core.sharing("chain", image.id, call=call, attempted=what))
                     if not core.erofs.active(image, mapping):
                         missing = image
                         break

@@ -25,8 +25,11 @@ from orlop.images.prepared.batch import Batch
 from orlop.images.prepared.extras import Extras, check_extras
 from orlop.images.prepared.grounds import Grounds
 from orlop.images.prepared.idmaps import check_maps, maps_of, text_of
+from orlop.images.prepared.known import Known, KnownImages
 from orlop.images.prepared.ownmounts import OwnMounts
+from orlop.images.prepared.pool import Uppers
 from orlop.images.prepared.usage import Usage
+from orlop.images.snapshotting.graves import Graves
 from orlop.linux.mountinfo import mounts_by_id
 from orlop.metadata import folders as folder_rows
 from orlop.metadata import garbage, images, layers, platforms, roots
@@ -40,6 +43,7 @@ from orlop.snapshots.driver import MountSpec
 from orlop.snapshots.mappings import mapping_name
 from orlop.spec.digest import DiffID
 from orlop.spec.reference import is_short
+from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.images.transfer.pull import Puller
@@ -54,15 +58,19 @@ _TRIES = 3  # how often a Prepare begins when a collection takes its chain or it
 class RootService:
     """The verbs about prepared roots, for one store.  Thread-safe."""
 
-    def __init__(self, core: Core, chains: Chains, puller: Callable[[], Puller]) -> None:
+    def __init__(self, core: Core, chains: Chains, grounds: Grounds, puller: Callable[[], Puller]) -> None:
         self._core = core
         self._chains = chains
         self._puller = puller  # asked for where something is pulled: it brings much with it
-        self.grounds = Grounds(core, chains)
+        self.grounds = grounds
         self._extras = Extras(core, chains, self.grounds, self._image)
         self._usage = Usage(self.grounds)
         self._own = OwnMounts(core, self.grounds, self._extras, self._usage)
         self.batch = Batch(core, self.grounds, self._extras)
+        self._known = KnownImages()
+        self._uppers = Uppers(core, grounds)
+        self._graves = Graves(core, "prepared", ("upper", "work/work", "work"))
+        core.behind += [self._uppers, self._graves]
 
     # -- Prepare --------------------------------------------------------------------------------
 
@@ -83,6 +91,12 @@ class RootService:
             raise InvalidArgument(what, "one of uid_map and gid_map is missing", hint="give both, or neither")
         if self._core.layout.contains(path):
             raise InvalidArgument(what, "the path lies inside the store", hint="choose one outside of it")
+        known = self._known.get(name, options, self._core.settings)
+        if known is not None:
+            try:
+                return self._prepare_known(known, path, options, call)
+            except (Aborted, NotFound, FileNotFoundError):
+                self._known.forget(name, options)  # it means something else now, or nothing: look
         for attempt in range(1, _TRIES + 1):
             if self._core.db.read(lambda tx: roots.get_root(tx, path)) is not None:
                 raise roots.already_prepared(path)
@@ -92,7 +106,7 @@ class RootService:
                 # The first try costs no transaction but the one that names the root; that looks again.
                 kept = self._kept(row, what) if attempt > 1 else contextlib.nullcontext()
                 with kept, self._core.locked("path", path, call=call, attempted=what):
-                    return self._prepare(row, path, options, indexes, call)
+                    return self._prepare(name, row, path, options, indexes, call)
             except (Aborted, NotFound, FileNotFoundError) as exc:
                 # A collection took the chain away, or the whole image: look again what there is.
                 gone = row is not None and self._is_gone(row)
@@ -149,8 +163,38 @@ class RootService:
     def _is_gone(self, row: ImageRow) -> bool:
         return not self._core.db.read(lambda tx: layers.has_blob(tx, row.config))
 
+    def _prepare_known(self, known: Known, path: str, options: PrepareOptions, call: Call) -> PreparedInfo:
+        """Prepare what was prepared before; raises `Aborted` unless all is as it was then.
+
+        Costs one transaction, and nothing that is read before it.  That decides, too, between calls for one
+        path, so only who mounts there needs the path's lock.
+        """
+        lock = (
+            self._core.locked("path", path, call=call, attempted=f"prepare {path}")
+            if options.mount
+            else contextlib.nullcontext()
+        )
+        with lock:
+            root = replace(known.like, id=os.urandom(8).hex(), path=path, created=time.time())
+
+            def name_root(tx: Transaction, root: RootRow, folders: Sequence[str]) -> None:
+                there = roots.touch_sources(tx, NAMESPACE, root)
+                if not there or any(folder_rows.get_folder(tx, folder) is None for folder in folders):
+                    raise Aborted(f"prepare {path}", "the image was removed meanwhile", hint="try again")
+                roots.add_root(tx, NAMESPACE, root, options.labels)
+                folder_rows.set_root_folders(tx, root.id, folders)
+
+            try:
+                root, info = self._create(root, known.stack, options.labels, (), {}, {}, name_root, call)
+            except BaseException:
+                with contextlib.suppress(Error):  # the first failure is the one to report
+                    self.release(root, [row.id for row in known.stack])
+                raise
+            return self._mounted(root, info, call) if options.mount else info
+
     def _prepare(
         self,
+        name: str,
         image: ImageRow,
         path: str,
         options: PrepareOptions,
@@ -158,8 +202,8 @@ class RootService:
         call: Call,
     ) -> PreparedInfo:
         """One attempt.  Raises `Aborted` or `NotFound` where a collection was faster."""
-        core = self._core
-        driver = core.choose(options.driver or core.settings.driver)
+        core, settings = self._core, self._core.settings
+        driver = core.choose(options.driver or settings.driver)
         diff_ids = core.layers_of(image.config, f"prepare {path}")
         core.db.read(lambda tx: self._check_there(tx, image, diff_ids, f"prepare {path}"))
         whole = options.self_contained and driver.name == "erofs"
@@ -184,18 +228,28 @@ class RootService:
         extras: list[MountRow] = []
         try:
             extras, missing = self._extras.plan(root, stack, options, call)
-            info = self._create(root, stack, options.labels, extras, missing, indexes, call)
+
+            def name_root(tx: Transaction, root: RootRow, folders: Sequence[str]) -> None:
+                self.name_root(tx, root, options.labels, folders, extras)
+
+            root, info = self._create(root, stack, options.labels, extras, missing, indexes, name_root, call)
         except BaseException:
             with contextlib.suppress(Error):  # the first failure is the one to report
-                self.release(root, [row.id for row in stack] + self._chain_ids(root, extras))
+                found = core.db.read(lambda tx: self._chain_ids(tx, root, extras))
+                self.release(root, [row.id for row in stack] + found)
             raise
-        if not options.mount:
-            return info
+        self._known.put(name, options, settings, image, Known(like=root, stack=stack))
+        return self._mounted(root, info, call) if options.mount else info
+
+    def _mounted(self, root: RootRow, info: PreparedInfo, call: Call) -> PreparedInfo:
+        """Mount a new root; one that cannot be mounted is cleaned up again."""
         try:
             return self.mount_root(root, call)
         except BaseException:
             with contextlib.suppress(Error):
-                self._forget(self._own.detach(self._require(path, f"prepare {path}"), Call()), Call())
+                there = self.grounds.require(root.path, f"prepare {root.path}")
+                self._forget(self._own.detach(there, Call()), Call())
+                self._graves.finish()
             raise
 
     @staticmethod
@@ -222,37 +276,62 @@ class RootService:
         extras: Sequence[MountRow],
         missing: dict[str, bool],
         indexes: Mapping[DiffID, LayerIndex],
+        name_root: Callable[[Transaction, RootRow, Sequence[str]], None],
         call: Call,
-    ) -> PreparedInfo:
-        core, grounds = self._core, self.grounds
-        driver, own = grounds.driver(root), grounds.own(root)
-        what = f"prepare {root.path}"
+    ) -> tuple[RootRow, PreparedInfo]:
+        """The root, which has its folder's id, and what the API says of it."""
+        grounds = self.grounds
         views = self._extras.views(root, extras, call)
-        with grounds.held(root, stack, views=views, indexes=indexes, call=call) as (ground, *below):
-            specs = driver.mounts(grounds.root(root), ground) + self._extras.specs(root, extras, below)
+        with (
+            grounds.held(root, stack, views=views, indexes=indexes, call=call) as (ground, *below),
+            self._writable(root, stack, missing, call) as made,
+        ):
+            specs = grounds.driver(made).mounts(grounds.root(made), ground)
+            specs += self._extras.specs(made, extras, below)
             folders = [folder.name for folder in ground.folders]
-            # The root's lock keeps collectors from taking its folder for one that was left behind.
-            with core.locked("root", root_lock(root.id), call=call, attempted=what):
-                try:
-                    if missing:  # a folder that holds something is taken for somebody's, but for this
-                        core.db.write(lambda tx: garbage.trash_add(tx, f"prepared/{root.id}"), call=call)
-                    if root.kind == "active":
-                        grounds.make_disk(root, call)
-                        driver.create(own, partial(grounds.fill, root, call=call))
-                    if missing:
-                        self._extras.make_places(root, stack, missing, call)
-                    reached("root.made")
-                    core.db.write(lambda tx: self.name_root(tx, root, labels, folders, extras), call=call)
-                except BaseException:
-                    with contextlib.suppress(Error):  # a collection takes what stays
-                        # An interrupt may come when the row is there already.
-                        if core.db.read(lambda tx: not roots.is_root(tx, root.id)):
-                            if root.quota is not None:
-                                core.disks.deactivate(root.id)
-                            core.discard(core.layout.prepared / root.id)
-                    raise
-                reached("root.named")
-        return info_of_root(root, specs, labels)
+            reached("root.made")
+            self._core.db.write(lambda tx: name_root(tx, made, folders), call=call)
+            reached("root.named")
+        return made, info_of_root(made, specs, labels)
+
+    @contextlib.contextmanager
+    def _writable(
+        self, root: RootRow, stack: Sequence[ChainRow], missing: dict[str, bool], call: Call
+    ) -> Iterator[RootRow]:
+        """A root with its writable part, which the ``with`` block names; else it is discarded."""
+        if root.kind == "view":
+            yield root
+        elif root.driver != "native" and root.quota is None and not missing:
+            with self._uppers.taken((root.driver, root.chain, root.form), root) as root_id:
+                yield replace(root, id=root_id)
+        else:
+            with self._made(root, stack, missing, call):
+                yield root
+
+    @contextlib.contextmanager
+    def _made(
+        self, root: RootRow, stack: Sequence[ChainRow], missing: dict[str, bool], call: Call
+    ) -> Iterator[None]:
+        """The same for what is made for one root alone: a disk, a copy, an upper that holds something."""
+        core, grounds = self._core, self.grounds
+        # The root's lock keeps collectors from taking its folder for one that was left behind.
+        with core.locked("root", root_lock(root.id), call=call, attempted=f"prepare {root.path}"):
+            try:
+                if missing:  # a folder that holds something is taken for somebody's, but for this
+                    core.db.write(lambda tx: garbage.trash_add(tx, f"prepared/{root.id}"), call=call)
+                grounds.make_disk(root, call)
+                grounds.driver(root).create(grounds.own(root), partial(grounds.fill, root, call=call))
+                if missing:
+                    self._extras.make_places(root, stack, missing, call)
+                yield
+            except BaseException:
+                with contextlib.suppress(Error):  # a collection takes what stays
+                    # An interrupt may come when the row is there already.
+                    if core.db.read(lambda tx: not roots.is_root(tx, root.id)):
+                        if root.quota is not None:
+                            core.disks.deactivate(root.id)
+                        core.discard(core.layout.prepared / root.id)
+                raise
 
     @staticmethod
     def name_root(
@@ -298,7 +377,7 @@ class RootService:
 
     def mounts(self, path: str, *, call: Call) -> PreparedInfo:
         """The mounts of a root again; its chain is activated where it is not (after a reboot)."""
-        root = self._require(path, f"list mounts of {path}")
+        root = self.grounds.require(path, f"list mounts of {path}")
         specs = self._activate(root, call)
         labels = self._core.db.read(lambda tx: roots.labels_of(tx, root.id))
         return info_of_root(root, specs, labels, mounted=self._own.is_mounted(root))
@@ -311,9 +390,9 @@ class RootService:
         views = self._extras.views(root, extras, call)
         with grounds.held(root, grounds.stack(root, call), views=views, call=call) as (ground, *below):
             folders = [folder.name for folder in ground.folders]
-            if folders != self._core.db.read(lambda tx: folder_rows.folders_of_root(tx, root.id)):
+            # The erofs driver's roots stand on none.
+            if folders and folders != self._core.db.read(lambda tx: folder_rows.folders_of_root(tx, root.id)):
                 self._core.db.write(lambda tx: self._stand_on(tx, root, folders), call=call)
-            extras = self._core.db.read(lambda tx: roots.mounts_of(tx, root.id))
             return grounds.driver(root).mounts(grounds.root(root), ground) + self._extras.specs(
                 root, extras, below
             )
@@ -325,24 +404,13 @@ class RootService:
             raise NotFound(f"list mounts of {root.path}", "it was cleaned up meanwhile")
         folder_rows.set_root_folders(tx, root.id, folders)
 
-    def require(self, path: str, what: str) -> RootRow:
-        """The root at a path.  Raises `NotFound`, or `InvalidArgument` for no path at all."""
-        return self._require(path, what)
-
-    def _require(self, path: str, what: str) -> RootRow:
-        check_path(path, what)
-        root = self._core.db.read(lambda tx: roots.get_root(tx, path))
-        if root is None:
-            raise NotFound(what, "nothing is prepared there", hint="'orlop ps' lists what is")
-        return root
-
     # -- mounts of our own ----------------------------------------------------------------------
 
     def mount(self, path: str, *, call: Call) -> PreparedInfo:
         """Perform a root's mounts in this mount namespace.  Idempotent."""
         what = f"mount {path}"
         with self._core.locked("path", path, call=call, attempted=what):
-            return self.mount_root(self._require(path, what), call)
+            return self.mount_root(self.grounds.require(path, what), call)
 
     @stepped("mount")
     def mount_root(self, root: RootRow, call: Call) -> PreparedInfo:
@@ -362,7 +430,7 @@ class RootService:
         """Undo `mount`.  Idempotent."""
         what = f"unmount {path}"
         with self._core.locked("path", path, call=call, attempted=what):
-            self._own.detach(self._require(path, what), call)
+            self._own.detach(self.grounds.require(path, what), call)
         return self.mounts(path, call=call)
 
     # -- Cleanup --------------------------------------------------------------------------------
@@ -372,7 +440,7 @@ class RootService:
         """See `orlop.images.api.Roots.cleanup`."""
         what = f"clean up {path}"
         with self._core.locked("path", path, call=call, attempted=what):
-            root = self._require(path, what)
+            root = self.grounds.require(path, what)
             if root.kind == "active":
                 self.grounds.check_privilege(root, what)
             if root.kind == "view" and root.driver != "erofs" and not root.mounted and self._own.shows(root):
@@ -393,13 +461,17 @@ class RootService:
 
     def _forget(self, root: RootRow, call: Call) -> None:
         """Delete a root that nobody uses: the row first, then the files, then the activation."""
-        chains = self.chains_of(root)
 
-        def body(tx: Transaction) -> bool:
+        def body(tx: Transaction) -> tuple[list[str], bool]:
+            extras = roots.mounts_of(tx, root.id)
+            chains: list[str] = []
+            if root.driver == "erofs" and (root.uid_map or extras or not roots.has_neighbour(tx, root)):
+                chains = self._chain_ids(tx, root, extras)
             suspects = self.forget_root(tx, root)
-            return bool(garbage.forget(tx, suspects))  # an image that was removed while it was prepared
+            # An image that was removed while it was prepared goes now.
+            return chains, bool(garbage.forget(tx, suspects))
 
-        forgotten = self._core.db.write(body, call=call)
+        chains, forgotten = self._core.db.write(body, call=call)
         reached("root.forgotten")
         self.bury(root, chains)
         if forgotten:
@@ -418,22 +490,16 @@ class RootService:
         return suspects
 
     def bury(self, root: RootRow, chains: Sequence[str]) -> None:
-        """Delete what a forgotten root leaves: its files, then the activation of its chains."""
-        core = self._core
-        folder = f"prepared/{root.id}"
+        """Delete what a forgotten root leaves: its files, soon, and the activation of its chains."""
         if root.quota is not None:
-            core.disks.deactivate(root.id)
+            self._core.disks.deactivate(root.id)
         if root.kind == "active":
-            core.discard(core.layout.root / folder)
-            # Else it might come back after a power cut, with nothing that says that it was given up.
-            core.sync.folder(core.layout.prepared)
-            core.db.write(lambda tx: garbage.trash_done(tx, folder))
-        reached("root.deleted")
+            self._graves.add(root.id)
         self.release(root, chains)
 
     def chains_of(self, root: RootRow) -> list[str]:
         """The chain images that a root has mounted, with those of images mounted in it."""
-        return self._chain_ids(root, self._core.db.read(lambda tx: roots.mounts_of(tx, root.id)))
+        return self._core.db.read(lambda tx: self._chain_ids(tx, root, roots.mounts_of(tx, root.id)))
 
     def release(self, root: RootRow, chains: Sequence[str]) -> None:
         """Unmount what a root needed and no other prepared root stands on any more.
@@ -460,12 +526,11 @@ class RootService:
             finally:
                 lock.release()
 
-    def _chain_ids(self, root: RootRow, extras: Sequence[MountRow]) -> list[str]:
+    @staticmethod
+    def _chain_ids(tx: Transaction, root: RootRow, extras: Sequence[MountRow]) -> list[str]:
         """The chain images that a root has mounted, top first."""
         chains = [root.chain, *(row.chain for row in extras if row.chain is not None)]
-        return self._core.db.read(
-            lambda tx: [row.id for chain in chains for row in roots.chain_stack(tx, chain)]
-        )
+        return [row.id for chain in chains for row in roots.chain_stack(tx, chain)]
 
 
 def info_of_root(

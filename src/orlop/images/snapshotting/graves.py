@@ -1,4 +1,4 @@
-"""Folders of removed snapshots on their way out: behind the call, many at a time.
+"""Folders of removed snapshots and cleaned up roots on their way out: behind the call, many at a time.
 
 A removal's transaction has put them on the list of trash, so whatever dies here, a collection takes them.
 Most were never written to: three empty folders, deleted where they are.  The others go as all trash does: out
@@ -25,16 +25,23 @@ __all__ = ["Graves"]
 
 _log = logging.getLogger(__name__)
 
+_PARTS = ("fs", "work/work", "work")  # the second is made by overlayfs, when it is mounted
 LINGER = 0.25  # seconds in which others may join
 MOST = 512  # at a time
 
 
 class Graves:
-    """Deletes in one open store.  Thread-safe; its thread lives while there is work."""
+    """Deletes in one open store.  Thread-safe; its thread lives while there is work.
 
-    def __init__(self, core: Core) -> None:
+    The folders lie in ``place``, a folder of ROOT, and what one holds that was never written to is ``parts``,
+    empty folders, those that lie in others first.
+    """
+
+    def __init__(self, core: Core, place: str = "snapshots", parts: tuple[str, ...] = _PARTS) -> None:
         self._core = core
-        self._base = os.fspath(core.layout.snapshots)
+        self._place = place
+        self._parts = parts
+        self._base = os.fspath(core.layout.root / place)
         self._begin()
         watch_forks(self)
 
@@ -56,14 +63,19 @@ class Graves:
         """Begin anew: what was removed is the parent's to delete."""
         self._begin()
 
-    def add(self, snapshot_id: str) -> None:
-        """Have a removed snapshot's folder deleted soon.  Never blocks."""
+    def add(self, folder: str) -> None:
+        """Have the folder of what was removed deleted soon.  Never blocks."""
         with self._change:
-            self._ids.append(snapshot_id)
+            self._ids.append(folder)
             self._added += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="orlop-graves", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="orlop-graves", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as exc:  # no thread is to be had: the next one takes it, or a collection
+                    _log.warning("what was removed is not deleted yet: %s", exc)
+                else:
+                    self._thread = thread
 
     def finish(self) -> None:
         """Return when all that was added until now is deleted, or left to a collection."""
@@ -72,6 +84,10 @@ class Graves:
             self._hurry.set()
             self._change.wait_for(lambda: self._done >= upto or self._thread is None)
             self._hurry.clear()
+
+    def rest(self) -> None:
+        """As `finish`."""
+        self.finish()
 
     def close(self) -> None:
         """Wait for the thread's end; nothing is added any more."""
@@ -103,26 +119,27 @@ class Graves:
                 self._change.notify_all()
 
     def _bury(self, ids: list[str]) -> None:
-        core = self._core
+        core, root = self._core, self._core.layout.root
         graves = []
-        for snapshot_id in ids:
-            place = f"{self._base}/{snapshot_id}"
+        for folder in ids:
+            place = f"{self._base}/{folder}"
             try:
-                os.rmdir(f"{place}/fs")
-                os.rmdir(f"{place}/work")
+                for part in self._parts:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rmdir(f"{place}/{part}")
                 os.rmdir(place)
             except OSError:
-                graves.append(core.entomb(core.layout.snapshots / snapshot_id))
-        reached("snapshot.buried")
+                graves.append(core.entomb(root / self._place / folder))
+        reached("graves.buried")
         # Else they might come back after a power cut, with nothing that says that they were given up.
-        core.sync.folder(core.layout.snapshots)
+        core.sync.folder(root / self._place)
 
         def body(tx: Transaction) -> None:
-            for snapshot_id in ids:
-                garbage.trash_done(tx, f"snapshots/{snapshot_id}")
+            for folder in ids:
+                garbage.trash_done(tx, f"{self._place}/{folder}")
 
         core.db.write(body)
-        reached("snapshot.struck")
+        reached("graves.struck")
         for grave in graves:
             if grave is not None:
                 with contextlib.suppress(FileNotFoundError):

@@ -54,6 +54,7 @@ class SnapshotService(Parts):
         self._pool = Pool(core)
         self._graves = Graves(core)
         self._known: dict[tuple[str, str], _Below] = {}  # by namespace and name of the parent
+        self._stacked: dict[str, list[str]] = {}  # folders from a parent downwards, by its id
 
     @cached_property
     def _stacks(self) -> Stacks:
@@ -154,12 +155,24 @@ class SnapshotService(Parts):
             def body(tx: Transaction) -> _Below:
                 row = rows.require_parent(tx, namespace, parent, what)
                 layers = rows.layers_of(tx, row.id) if row.chain else ()
-                return row.id, rows.stack_of(tx, row.id), layers
+                return row.id, self._folders(tx, row.id), layers
 
             found = self._core.db.read(body)
             if len(self._known) >= MOST_KNOWN:
                 self._known.clear()
             self._known[namespace, parent] = found
+        return found
+
+    def _folders(self, tx: Transaction, parent: str | None) -> list[str]:
+        """The folders from a parent downwards: they never change, and its id is never another's."""
+        if parent is None:
+            return []
+        found = self._stacked.get(parent)
+        if found is None:
+            found = rows.stack_of(tx, parent)
+            if len(self._stacked) >= MOST_KNOWN:
+                self._stacked.clear()
+            self._stacked[parent] = found
         return found
 
     @staticmethod
@@ -184,7 +197,7 @@ class SnapshotService(Parts):
             row = rows.require_snapshot(tx, namespace, key, what)
             if row.kind == "committed":
                 raise FailedPrecondition(what, "it is committed: only active snapshots and views have mounts")
-            return row, rows.stack_of(tx, row.parent), rows.layers_of(tx, row.id) if row.chain else ()
+            return row, self._folders(tx, row.parent), rows.layers_of(tx, row.id) if row.chain else ()
 
         row, folders, layers = self._core.db.read(body)
         with self._stacks.ready(layers, call=call) as bottom:
