@@ -11,6 +11,7 @@ Imports nothing of orlop.
 
 from __future__ import annotations
 
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,9 @@ if not TYPE_CHECKING:
 
 def _build(cls: type, *, frozen: bool, kw_only: bool, eq: bool) -> type:
     """The class once more, with slots and methods."""
-    how = {"frozen": frozen, "kw_only": kw_only, "eq": eq}
     body = dict(cls.__dict__)
     specs: dict[str, Any] = {}
-    for base in reversed(cls.__mro__[1:]):
+    for base in reversed(cls.__mro__[1:-1]):
         if "__dataclass_fields__" in base.__dict__ and "_orlop_specs" not in base.__dict__:
             raise TypeError(f"{cls.__qualname__} builds on {base.__qualname__}, which is of the other kind")
         specs |= base.__dict__.get("_orlop_specs", {})
@@ -106,29 +106,33 @@ def _build(cls: type, *, frozen: bool, kw_only: bool, eq: bool) -> type:
         spec.name = name
         if not spec.init and (spec.default, spec.default_factory) != (_NONE, _NONE):
             raise TypeError(f"{cls.__qualname__}.{name} has a default, and no word that it goes before")
-    for name in ("__dict__", "__weakref__"):
-        body.pop(name, None)
-    body |= {
-        "__qualname__": cls.__qualname__,
-        "__annotations__": kinds,
-        "__slots__": tuple(own),
-        "__match_args__": () if kw_only else tuple(specs),
-        "__dataclass_fields__": _Late("__dataclass_fields__", how),
-        "__dataclass_params__": _Late("__dataclass_params__", how),
-        "__signature__": _Late("__signature__", how),
-        "_orlop_specs": specs,
-    }
-    body.setdefault("__repr__", _repr)
-    body.setdefault("__getstate__", _get_state)
-    body.setdefault("__setstate__", _set_state)
+    body.pop("__dict__", None)
+    body.pop("__weakref__", None)
+    body["__qualname__"] = cls.__qualname__
+    body["__annotations__"] = kinds
+    body["__slots__"] = tuple(own)
+    body["__match_args__"] = () if kw_only else tuple(specs)
+    body["_orlop_specs"] = specs
+    body |= _late(frozen=frozen, kw_only=kw_only, eq=eq)
+    body = _COMMON | body
     if frozen:
-        body |= {"__setattr__": _refuse, "__delattr__": _refuse}
-    made: Any = type(cls)(cls.__name__, cls.__bases__, body)
-    compared = tuple(name for name, spec in specs.items() if spec.compare)
+        body |= _FROZEN
     if eq:
-        _add_comparison(made, compared, frozen=frozen)
+        _add_comparison(body, tuple([name for name, spec in specs.items() if spec.compare]), frozen=frozen)
+    # All methods are there when the class is made: each that is set afterwards costs as much as a class.
+    plan: list[tuple[str, Any, Any, Any]] | None = None
     if "__init__" not in body:
-        made.__init__ = _initializer(made, specs, kw_only=kw_only)
+        plan = []
+        body["__init__"] = _initializer(
+            plan, f"{cls.__qualname__}.__init__()", kw_only=kw_only, finish=hasattr(cls, "__post_init__")
+        )
+    made: Any = type(cls)(cls.__name__, cls.__bases__, body)
+    if plan is not None:
+        plan += [
+            (name, getattr(made, name).__set__, spec.default, spec.default_factory)
+            for name, spec in specs.items()
+            if spec.init
+        ]
     return made  # type: ignore[no-any-return]  # made of type(cls), which may be a metaclass
 
 
@@ -136,16 +140,14 @@ def _is_class_var(kind: object) -> bool:
     return str(kind).startswith(("ClassVar", "typing.ClassVar"))
 
 
-def _initializer(cls: Any, specs: dict[str, Any], *, kw_only: bool) -> Callable[..., None]:  # noqa: ANN401
-    """An ``__init__`` that walks over the fields."""
-    plan = tuple(
-        (name, getattr(cls, name).__set__, spec.default, spec.default_factory)
-        for name, spec in specs.items()
-        if spec.init
-    )
-    names = tuple(name for name, *_ in plan)
-    title = f"{cls.__qualname__}.__init__()"
-    finish = getattr(cls, "__post_init__", None)
+def _initializer(
+    plan: list[tuple[str, Any, Any, Any]],
+    title: str,
+    *,
+    kw_only: bool,
+    finish: bool,
+) -> Callable[..., None]:
+    """An ``__init__`` that walks over the fields: ``plan``, which is filled when the class is there."""
 
     def by_name(self: object, /, **given: object) -> None:
         used = 0
@@ -161,18 +163,19 @@ def _initializer(cls: Any, specs: dict[str, Any], *, kw_only: bool) -> Callable[
                 missing = [each for each, _, *last in plan if each not in given and last == [_NONE, _NONE]]
                 raise TypeError(f"{title} missing required arguments: {', '.join(missing)}")
         if used != len(given):
+            names = [name for name, *_ in plan]
             unknown = next(name for name in given if name not in names)
             raise TypeError(f"{title} got an unexpected keyword argument {unknown!r}")
-        if finish is not None:
-            finish(self)
+        if finish:
+            self.__post_init__()  # type: ignore[attr-defined]
 
     if kw_only:
         return by_name
 
     def by_place(self: object, /, *args: object, **given: object) -> None:
-        if len(args) > len(names):
-            raise TypeError(f"{title} takes {len(names)} positional arguments but {len(args)} were given")
-        for name, value in zip(names, args, strict=False):
+        if len(args) > len(plan):
+            raise TypeError(f"{title} takes {len(plan)} positional arguments but {len(args)} were given")
+        for (name, *_), value in zip(plan, args, strict=False):
             if name in given:
                 raise TypeError(f"{title} got multiple values for argument {name!r}")
             given[name] = value
@@ -181,7 +184,7 @@ def _initializer(cls: Any, specs: dict[str, Any], *, kw_only: bool) -> Callable[
     return by_place
 
 
-def _add_comparison(cls: Any, names: tuple[str, ...], *, frozen: bool) -> None:  # noqa: ANN401
+def _add_comparison(body: dict[str, Any], names: tuple[str, ...], *, frozen: bool) -> None:
     if not names:
         values: Callable[[Any], Any] = lambda value: ()  # noqa: E731
     elif len(names) == 1:
@@ -198,11 +201,9 @@ def _add_comparison(cls: Any, names: tuple[str, ...], *, frozen: bool) -> None: 
     def __hash__(self: object) -> int:  # noqa: N807
         return hash(values(self))
 
-    own = cls.__dict__
-    if "__eq__" not in own:
-        cls.__eq__ = __eq__
-    if "__hash__" not in own or own["__hash__"] is None:
-        cls.__hash__ = __hash__ if frozen else None
+    body.setdefault("__eq__", __eq__)
+    if body.get("__hash__") is None:
+        body["__hash__"] = __hash__ if frozen else None
 
 
 def _repr(self: Any) -> str:  # noqa: ANN401
@@ -257,3 +258,20 @@ class _Late:
         owner.__dataclass_fields__ = made.__dataclass_fields__
         owner.__signature__ = inspect.signature(made)
         return getattr(made, self._name) if self._name != "__signature__" else owner.__signature__
+
+
+@cache
+def _late(*, frozen: bool, kw_only: bool, eq: bool) -> dict[str, _Late]:
+    """The attributes that are made when they are asked for; the same for all classes of a kind."""
+    how = {"frozen": frozen, "kw_only": kw_only, "eq": eq}
+    names = ("__dataclass_fields__", "__dataclass_params__", "__signature__")
+    return {name: _Late(name, how) for name in names}
+
+
+_COMMON = {
+    "__repr__": _repr,
+    "__replace__": replace,  # for `copy.replace`, since Python 3.13
+    "__getstate__": _get_state,
+    "__setstate__": _set_state,
+}
+_FROZEN = {"__setattr__": _refuse, "__delattr__": _refuse}

@@ -14,6 +14,10 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def number_of_ours(names: set[str]) -> int:
+    return sum(name.partition(".")[0] == "orlop" for name in names)
+
+
 def test_importing_orlop_imports_none_of_the_machinery() -> None:
     assert loaded_after("import orlop").isdisjoint(HEAVY)
 
@@ -27,8 +31,62 @@ def test_a_commit_brings_along_nothing_that_it_has_no_use_for() -> None:
     """Most of what `orlop commit` takes for a small change is imports."""
     loaded = loaded_after("import orlop, orlop.images.store, orlop.images.changed.commit")
     others = ("urllib3", "ssl", "logging", "subprocess", "concurrent.futures", "tempfile", "shutil")
-    ours = ("registry", "images.transfer.pull", "images.browsing.trees", "images.folders", "layers.merge")
+    ours = (
+        "registry",
+        "images.transfer.pull",
+        "images.browsing.trees",
+        "images.folders",
+        "images.prepared.roots",
+        "layers.merge",
+    )
     assert loaded.isdisjoint((*others, *(f"orlop.{name}" for name in ours)))
+    assert number_of_ours(loaded) <= 140
+
+
+def test_opening_a_store_brings_along_nothing_to_mount_read_or_delete_with() -> None:
+    """`orlop images` takes what this takes."""
+    loaded = loaded_after("import orlop.facade, orlop.images.store")
+    others = ("hashlib", "ctypes", "msgspec", "urllib3", "ssl", "logging", "subprocess", "tempfile", "shutil")
+    ours = (
+        "snapshots",
+        "layers",
+        "erofs",
+        "registry",
+        "linux.mount",
+        "linux.userns",
+        "images.collection.sweep",
+    )
+    assert loaded.isdisjoint((*others, *(f"orlop.{name}" for name in ours)))
+    assert number_of_ours(loaded) <= 85
+
+
+def test_a_push_brings_along_no_form_that_it_does_not_make() -> None:
+    loaded = loaded_after("import orlop.facade, orlop.images.store, orlop.images.transfer.push")
+    ours = ("estargz", "zstdchunked", "contents", "pieces")
+    assert loaded.isdisjoint(f"orlop.layers.packing.{name}" for name in ours)
+    assert number_of_ours(loaded) <= 155
+
+
+def test_a_command_does_not_import_what_click_could_do_with() -> None:
+    """In a process of its own: there the command line puts it off."""
+    loaded = loaded_after(
+        "sys.argv = ['orlop', '--version']; from orlop.cli import main; main()\n"
+        "from orlop.cli.late import Late\n"
+        "[sys.modules.pop(name) for name, it in list(sys.modules.items()) if type(it) is Late]"
+    )
+    others = (
+        "inspect",
+        "ast",
+        "dis",
+        "tokenize",
+        "gettext",
+        "locale",
+        "platform",
+        "difflib",
+        "shutil",
+        "textwrap",
+    )
+    assert loaded.isdisjoint((*others, "orlop.images", "orlop.facade"))
 
 
 def test_every_public_name_is_there() -> None:

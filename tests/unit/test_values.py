@@ -111,6 +111,7 @@ def test_who_asks_a_dataclass_gets_the_same_answers(words):
     one, other = ours(a=1, c=(3,)), theirs(a=1, c=(3,))
     for change in (dataclasses.replace, values.replace):
         assert repr(change(one, b="y")) == repr(change(other, b="y"))
+    assert repr(one.__replace__(b="y")) == repr(dataclasses.replace(other, b="y"))
     assert msgspec.to_builtins(one) == msgspec.to_builtins(other)
     assert repr(msgspec.convert({"a": 4}, ours)) == repr(msgspec.convert({"a": 4}, theirs))
     if not words["frozen"]:

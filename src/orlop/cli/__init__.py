@@ -24,19 +24,23 @@ def main(
     open_store: OpenStore | None = None,
     runner: Runner | None = None,
 ) -> int:
-    """Run ``orlop`` with ``argv`` (default: this process's) and return its exit code.
+    """Run ``orlop`` with ``argv`` and return its exit code.
+
+    Without ``argv`` it is this process's, and the process is orlop's: it ends with that code (`own`).
 
     ``open_store`` replaces what opens the store or connects to the daemon, ``runner`` the OCI runtime.
     """
-    if argv is None:  # the process is ours: it is mostly start and end, and what it imports is no garbage
-        import atexit
-        import gc
+    ours = argv is None
+    if ours:
+        from orlop.cli import own
 
-        gc.set_threshold(20_000, 50, 100)
-        atexit.register(gc.freeze)
+        own.begin()
     from orlop.cli.app import app, run_command
 
-    return run_command(app, "orlop", argv, opener=open_store, runner=runner)
+    code = run_command(app, "orlop", argv, opener=open_store, runner=runner)
+    if ours:
+        own.end(code)
+    return code
 
 
 def daemon_main(argv: Sequence[str] | None = None) -> int:

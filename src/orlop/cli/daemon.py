@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 import click
 from click.core import ParameterSource
 
-from orlop.cli import output
+from orlop.cli import output, own
 from orlop.cli.app import global_options
 from orlop.cli.configuration import configuration_again, configuration_of, fields_of
 from orlop.cli.session import Session, Target, needs_extra, pass_session, verb
@@ -181,6 +181,7 @@ def _serve(
     **named: tuple[str, ...],
 ) -> None:
     target = session.target
+    own.stay()
     attempted = f"listen on {listen}" if listen else "serve"
     with needs_extra(attempted, "daemon"):
         from orlop.service.process import begin_log, serve

@@ -47,11 +47,11 @@ def whose(environ: Mapping[str, str], uid: int, *, initial: Callable[[], bool] |
     """
     if uid != 0:
         return uid
-    from orlop.linux.userns import in_initial_namespace
-
     for name in _OUTER_UIDS:
         outer = environ.get(name, "")
         if outer.isascii() and outer.isdigit() and int(outer) != 0:
+            from orlop.linux.userns import in_initial_namespace
+
             return uid if (initial or in_initial_namespace)() else int(outer)
     return uid
 

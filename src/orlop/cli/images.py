@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -68,6 +67,8 @@ def inspect_verb(session: Session, names: tuple[str, ...], platform: str | None)
 
 
 def _details(details: ImageDetails) -> dict[str, object]:
+    import json
+
     info = output.plain(details.info)
     layers = output.plain(details.layers)
     return {

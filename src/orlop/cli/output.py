@@ -46,7 +46,7 @@ _UNITS = (  # seconds
     ("hour", 3600),
     ("minute", 60),
 )
-_FIELD = re.compile(r"\{\{\s*(?:(json)\s+)?\.([A-Za-z_]*)\s*\}\}")
+_FIELD = r"\{\{\s*(?:(json)\s+)?\.([A-Za-z_]*)\s*\}\}"
 
 
 def fill_streams() -> None:
@@ -188,7 +188,7 @@ def _fill(template: str, item: object) -> str:
         return "" if value is None and not as_json else json.dumps(value)
 
     text = template.replace("\\t", "\t").replace("\\n", "\n")
-    return _FIELD.sub(replace, text)
+    return re.sub(_FIELD, replace, text)
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

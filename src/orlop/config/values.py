@@ -15,10 +15,10 @@ from orlop.values import fields
 
 __all__ = ["convert", "duration_of", "kinds_of", "size_of"]
 
-_SIZE = re.compile(r"([0-9]{1,19})(?:([KMGTPkmgtp])(?:iB)?)?")
+_SIZE = r"([0-9]{1,19})(?:([KMGTPkmgtp])(?:iB)?)?"
 _POWERS = ("", "K", "M", "G", "T", "P")
 _MAX_SIZE = 2**63 - 1  # what SQLite and protobuf hold
-_DURATION = re.compile(r"(?:[0-9]{1,9}[smhdw])+")
+_DURATION = r"(?:[0-9]{1,9}[smhdw])+"
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _SHOWN = 100  # characters of a wrong value that an error repeats
 
@@ -29,7 +29,7 @@ def size_of(text: str, *, least: int = 1) -> int:
     >>> size_of("1k"), size_of("3GiB")
     (1024, 3221225472)
     """
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     size = int(match[1]) << (10 * _POWERS.index((match[2] or "").upper())) if match else -1
     if not least <= size <= _MAX_SIZE:
         raise InvalidArgument(
@@ -46,7 +46,7 @@ def duration_of(text: str) -> float:
     >>> duration_of("90s"), duration_of("1d12h")
     (90.0, 129600.0)
     """
-    if _DURATION.fullmatch(text) is None:
+    if re.fullmatch(_DURATION, text) is None:
         raise InvalidArgument(
             f"use duration {text[:_SHOWN]!r}",
             "not a duration",

@@ -16,7 +16,7 @@ from orlop.values import replace
 
 __all__ = ["find", "is_name_of", "new_name", "require"]
 
-_HEX = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
+_HEX = r"(?:sha256:)?([0-9a-f]{12,64})"
 
 
 def find(tx: Transaction, namespace: str, text: str) -> ImageRow | None:
@@ -26,7 +26,7 @@ def find(tx: Transaction, namespace: str, text: str) -> ImageRow | None:
     least 12 hexadecimal digits.  Raises `InvalidArgument` for what can be neither, and
     `FailedPrecondition` for an ID that fits several images.
     """
-    match = _HEX.fullmatch(text)
+    match = re.fullmatch(_HEX, text)
     try:
         ref = Reference.parse(text)
     except InvalidArgument:

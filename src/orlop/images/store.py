@@ -364,6 +364,7 @@ class LocalStore(
                 "lowers in one mount": str(self._most_lowers()),
                 "durable": self._durability(),
                 "containerd's snapshots": str(core.db.read(snapshots.count_snapshots)),
+                "hot loops": _hot_loops(),
             },
             limits=core.settings.limits.changed(),
         )
@@ -405,3 +406,10 @@ class LocalStore(
         """See `orlop.images.api.Upkeep.close`."""
         self._end_snapshots()
         self._core.close()
+
+
+def _hot_loops() -> str:
+    """Whether the modules that read tars and write indexes are the compiled ones (packaging/compiled)."""
+    from orlop.layers import index
+
+    return "pure Python" if index.__file__.endswith(".py") else "compiled"

@@ -6,9 +6,8 @@ Sources: OCI image-spec, descriptor.md ("Digests") and config.md ("Layer DiffID"
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
@@ -16,7 +15,7 @@ from orlop.errors import InvalidArgument
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["ChainID", "DiffID", "Digest", "chain_id"]
+__all__ = ["ChainID", "DiffID", "Digest", "chain_id", "chain_ids"]
 
 _FORMS = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha512": re.compile(r"[0-9a-f]{128}")}
 
@@ -43,6 +42,8 @@ class Digest(str):
     @classmethod
     def of(cls, data: bytes) -> Self:
         """The sha256 digest of some bytes."""
+        import hashlib  # late: it brings OpenSSL, which a list of images has no use for
+
         return cls("sha256:" + hashlib.sha256(data).hexdigest())
 
     @property
@@ -57,6 +58,8 @@ class Digest(str):
 
     def hasher(self) -> _Hash:
         """A fresh hash object of this digest's algorithm."""
+        import hashlib
+
         return hashlib.new(self.algorithm)
 
     def verifies(self, data: bytes) -> bool:
@@ -83,9 +86,20 @@ def chain_id(diff_ids: Iterable[DiffID]) -> ChainID:
 
     Raises `InvalidArgument` for no layers at all: the empty chain has no name.
     """
-    chain: str = ""
-    for diff_id in diff_ids:
-        chain = Digest.of(f"{chain} {diff_id}".encode()) if chain else diff_id
-    if not chain:
+    found = list(chain_ids(diff_ids))
+    if not found:
         raise InvalidArgument("compute chain ID", "an image without layers has no chain")
-    return ChainID(chain)
+    return found[-1]
+
+
+def chain_ids(diff_ids: Iterable[DiffID]) -> Iterator[ChainID]:
+    """The chain IDs of the lowest layer, of the lowest two, and so on, each made of the one before.
+
+    >>> layers = [DiffID.of(name) for name in (b"a", b"b", b"c")]
+    >>> list(chain_ids(layers)) == [chain_id(layers[:count]) for count in (1, 2, 3)]
+    True
+    """
+    chain = None
+    for diff_id in diff_ids:
+        chain = ChainID(diff_id) if chain is None else ChainID.of(f"{chain} {diff_id}".encode())
+        yield chain

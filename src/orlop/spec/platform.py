@@ -25,13 +25,12 @@ from orlop.values import dataclass
 
 __all__ = ["Platform", "host_platform"]
 
-_PART = re.compile(r"[a-z0-9_.-]+")
-_SYSTEM = re.compile(
-    r"([a-z0-9_.-]+)(?:\(([a-z0-9_.%-]*)((?:\+[a-z0-9_.%-]+)*)\))?", re.IGNORECASE | re.ASCII
-)
-_PLAIN = re.compile(r"[^A-Za-z0-9_.-]")
-_VERSION = re.compile(r"v([0-9]{1,9})(?:\.([0-9]{1,9}))?")
-_BUILD = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,5})(?:\..*)?", re.DOTALL)
+# Compiled when they are used: most commands read no platform.
+_PART = r"[a-z0-9_.-]+"
+_SYSTEM = r"(?ia)([a-z0-9_.-]+)(?:\(([a-z0-9_.%-]*)((?:\+[a-z0-9_.%-]+)*)\))?"
+_PLAIN = r"[^A-Za-z0-9_.-]"
+_VERSION = r"v([0-9]{1,9})(?:\.([0-9]{1,9}))?"
+_BUILD = r"(?s)([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,5})(?:\..*)?"
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", ""),
@@ -96,9 +95,9 @@ class Platform:
         Raises `InvalidArgument`.
         """
         first, *rest = text.split("/")
-        system = _SYSTEM.fullmatch(first)
+        system = re.fullmatch(_SYSTEM, first)
         rest = [part.lower() for part in rest]
-        if system is None or len(rest) > 2 or not all(_PART.fullmatch(part) for part in rest):
+        if system is None or len(rest) > 2 or not all(re.fullmatch(_PART, part) for part in rest):
             raise InvalidArgument(
                 f"parse platform {text[:100]!r}", "not a platform", hint="write it as linux/arm64/v8"
             )
@@ -161,8 +160,8 @@ def _decoded(text: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    return _PLAIN.sub(
-        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode(errors="replace")), text
+    return re.sub(
+        _PLAIN, lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode(errors="replace")), text
     )
 
 
@@ -197,7 +196,7 @@ def _steps_from_arm64(mine: Platform, theirs: Platform) -> int | None:
 
 
 def _version(variant: str) -> tuple[int, int] | None:
-    found = _VERSION.fullmatch(variant)
+    found = re.fullmatch(_VERSION, variant)
     return (int(found[1]), int(found[2] or 0)) if found else None
 
 
@@ -207,7 +206,7 @@ def _build_rank(mine: Platform, theirs: Platform) -> int | None:
         return 0
     if mine.os_version == theirs.os_version:
         return _EXACT_BUILD
-    host, image = _BUILD.fullmatch(theirs.os_version), _BUILD.fullmatch(mine.os_version)
+    host, image = (re.fullmatch(_BUILD, one.os_version) for one in (theirs, mine))
     if host is None:
         return 0
     if image is None or (int(host[1]), int(host[2])) != (int(image[1]), int(image[2])):

@@ -113,7 +113,7 @@ class ExportVerbs(Parts):
 
         source = find_source(self._core, thing, what, platform=options.platform)
         stream = TarStream(out, item=source.name, call=call, what=what)
-        with open_tree(self._core, self._chains, self._roots.grounds, source, call, keep=True) as tree:
+        with open_tree(self._core, self._chains, self._grounds, source, call, keep=True) as tree:
             write_tree(tree, stream)
         call.observer.progress(Progress(item=source.name, phase="done", done=stream.size, total=stream.size))
         return Exported(format="tar", names=(source.name,), size=stream.size)
@@ -124,7 +124,7 @@ class ExportVerbs(Parts):
         from orlop.images.archives import fsimages
         from orlop.images.browsing.trees import Source, find_source, open_tree
 
-        core, grounds = self._core, self._roots.grounds
+        core, grounds = self._core, self._grounds
         assert options.format in ("erofs", "squashfs", "ext4")
         fsimages.find_tool(options.format, what)
         source = find_source(core, thing, what, platform=options.platform)
@@ -134,7 +134,7 @@ class ExportVerbs(Parts):
             if source.root is not None and source.root.kind == "active":
                 # The tool may read a folder: what was written becomes a layer, which goes when this is over.
                 with core.locked("path", source.name, call=call, attempted=what):
-                    root = self._roots.require(source.name, what)
+                    root = self._grounds.require(source.name, what)
                     grounds.check_privilege(root, what)
                     captured = self._capture.layer(root, lease, call)
                     diff_ids = (*core.layers_of(root.config, what), *([captured] if captured else []))

@@ -61,7 +61,7 @@ class ComparingVerbs(Parts):
         from orlop.images.browsing.nodes import Tree
         from orlop.images.browsing.trees import find_source, open_tree
 
-        core, chains, grounds = self._core, self._chains, self._roots.grounds
+        core, chains, grounds = self._core, self._chains, self._grounds
         source = find_source(core, old, what, platform=platform)
         if new is not None:
             other = find_source(core, new, what, platform=platform)
@@ -82,7 +82,7 @@ class ComparingVerbs(Parts):
         """See `orlop.images.comparing.Comparing.blame`."""
         from orlop.images.browsing.blame import blame
 
-        return blame(self._core, self._chains, self._roots.grounds, thing, path, platform=platform, call=call)
+        return blame(self._core, self._chains, self._grounds, thing, path, platform=platform, call=call)
 
     @verb("read history of")
     def history(self, thing: str, *, platform: str | None = None, call: Call = _CALL) -> list[HistoryLine]:
@@ -117,7 +117,7 @@ class ComparingVerbs(Parts):
         merged = None
         if layers:
             merged = origins((core.layers.load_index(diff_id) for diff_id in source.diff_ids), call=call)
-        with open_tree(core, self._chains, self._roots.grounds, source, call) as tree:
+        with open_tree(core, self._chains, self._grounds, source, call) as tree:
             yield from tree_lines(tree, tree.require(path, what), depth, merged)
 
     @verb("measure waste of")

@@ -53,7 +53,7 @@ class ContentVerbs(Parts):
     ) -> AbstractContextManager[Tree]:
         from orlop.images.browsing.trees import open_tree  # late: a store is opened for other verbs, too
 
-        grounds = self._roots.grounds
+        grounds = self._grounds
         return open_tree(self._core, self._chains, grounds, thing, call, platform=platform, keep=keep)
 
     @streaming("list")
@@ -103,7 +103,7 @@ class ContentVerbs(Parts):
         wanted = Wanted(
             glob=Glob(pattern), kinds=frozenset(options.kinds), least=options.least, most=options.most
         )
-        finder = Finder(self._core, self._chains, self._roots.grounds, wanted, call)
+        finder = Finder(self._core, self._chains, self._grounds, wanted, call)
         if thing is not None:
             yield from finder.one(thing, platform=options.platform)
             return
@@ -144,7 +144,7 @@ class ContentVerbs(Parts):
 
         write_into(
             self._core,
-            self._roots.grounds,
+            self._grounds,
             root,
             path,
             data,

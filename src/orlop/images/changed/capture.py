@@ -14,7 +14,7 @@ from pathlib import Path
 from orlop.errors import from_oserror
 from orlop.images.chains import Chains
 from orlop.images.core import Core, Lease
-from orlop.images.prepared.roots import RootService
+from orlop.images.prepared.grounds import Grounds
 from orlop.images.space import needing
 from orlop.images.transfer.publish import publish
 from orlop.layers.chainview import ChainView
@@ -56,18 +56,18 @@ AS_IT_IS = Shape()
 class Capture:
     """Captures roots of one store.  Thread-safe; the caller holds the lock of the root's path."""
 
-    def __init__(self, core: Core, chains: Chains, roots: RootService) -> None:
+    def __init__(self, core: Core, chains: Chains, grounds: Grounds) -> None:
         self._core = core
         self._chains = chains
-        self._roots = roots
+        self._grounds = grounds
 
     @stepped("capture")
     def layer(self, root: RootRow, lease: Lease, call: Call, *, shape: Shape = AS_IT_IS) -> DiffID | None:
         """The upper of a root as a layer that is durable and under ``lease``; None if nothing changed."""
         if root.quota is not None:
-            self._roots.grounds.mount_disk(root, call)
-        upper_path, kind = self._roots.grounds.upper(root)
-        stack = self._roots.grounds.stack(root, call)
+            self._grounds.mount_disk(root, call)
+        upper_path, kind = self._grounds.upper(root)
+        stack = self._grounds.stack(root, call)
         try:
             upper = os.open(upper_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as exc:

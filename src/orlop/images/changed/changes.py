@@ -24,10 +24,11 @@ from orlop.images.changed.words import expand, split_words
 __all__ = ["INSTRUCTIONS", "Editor", "apply_change", "is_text"]
 
 _DEFAULT_SHELL = ["/bin/sh", "-c"]
-_PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
+# Compiled when they are used: most commits change no config.
+_PORT = r"(?i)(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?"
 _LAST_PORT = 65_535
-_SIGNAL = re.compile(r"\d{1,3}|(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-]\d{1,2})?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_SIGNAL = r"(?i)\d{1,3}|(?:SIG)?[A-Z][A-Z0-9]{1,9}(?:[+-]\d{1,2})?"
+_DURATION = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)"
 _UNITS = {
     "ns": 1,
     "us": 1_000,
@@ -159,7 +160,7 @@ class Editor:
 
     def _stopsignal(self, text: str, what: str) -> None:
         signal = self._expand(text, what)
-        if not _SIGNAL.fullmatch(signal):
+        if not re.fullmatch(_SIGNAL, signal):
             raise InvalidArgument(what, f"no signal: {signal!r}")
         self._config["StopSignal"] = signal
 
@@ -284,7 +285,7 @@ def _strings(text: str, what: str) -> list[str]:
 
 def _ports(text: str, what: str) -> Iterable[str]:
     """``80``, ``53/udp`` or a range ``8000-8002/tcp``, in the config's terms."""
-    found = _PORT.fullmatch(text)
+    found = re.fullmatch(_PORT, text)
     first = int(found[1]) if found else 0
     last = int(found[2]) if found and found[2] else first
     if found is None or not 0 < first <= last <= _LAST_PORT:
@@ -294,7 +295,7 @@ def _ports(text: str, what: str) -> Iterable[str]:
 
 def _nanoseconds(text: str, flag: str, what: str) -> int:
     """A duration as Go writes it: ``1m30s``."""
-    parts = _DURATION.findall(text)
+    parts = re.findall(_DURATION, text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise InvalidArgument(what, f"no duration: {flag!r}", hint="write --interval=1m30s")
     total = sum(round(float(number) * _UNITS[unit]) for number, unit in parts)

@@ -68,7 +68,7 @@ class Checkpoints:
 
     def listed(self, path: str) -> list[CheckpointInfo]:
         """See `orlop.images.forks.Forks.checkpoints`."""
-        root = self._roots.require(path, f"list checkpoints of {path}")
+        root = self._roots.grounds.require(path, f"list checkpoints of {path}")
         return self._core.db.read(
             lambda tx: [_info(tx, root, row) for row in captures.checkpoints_of(tx, root.id)]
         )
@@ -76,9 +76,9 @@ class Checkpoints:
     def drop(self, path: str, name: str) -> None:
         """See `orlop.images.forks.Forks.drop_checkpoint`."""
         core, what, call = self._core, f"drop checkpoint {name} of {path}", Call()
-        self._roots.require(path, what)
+        self._roots.grounds.require(path, what)
         with core.locked("path", path, call=call, attempted=what):
-            root = self._roots.require(path, what)
+            root = self._roots.grounds.require(path, what)
 
             def body(tx: Transaction) -> bool:
                 point = _point(tx, root, name, what)
@@ -104,7 +104,7 @@ class Checkpoints:
             mounted = root.mounted
             info = self._replace(root, name, lease, call)
             if mounted:
-                info = self._roots.mount_root(self._roots.require(path, what), call)
+                info = self._roots.mount_root(self._roots.grounds.require(path, what), call)
         call.observer.progress(Progress(item=path, phase="done"))
         return info
 

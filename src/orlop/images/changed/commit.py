@@ -23,7 +23,7 @@ from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.names import new_name
 from orlop.images.naming import name_image
 from orlop.images.platforms import best, held, not_held
-from orlop.images.prepared.roots import RootService
+from orlop.images.prepared.grounds import Grounds
 from orlop.layers.excludes import Excludes
 from orlop.metadata.roots import ChainRow, RootRow
 from orlop.observe import Call, Progress, stepped
@@ -50,10 +50,10 @@ class _Base:
 class Committer:
     """Commits roots of one store.  Thread-safe."""
 
-    def __init__(self, core: Core, chains: Chains, roots: RootService, capture: Capture) -> None:
+    def __init__(self, core: Core, chains: Chains, grounds: Grounds, capture: Capture) -> None:
         self._core = core
         self._chains = chains
-        self._roots = roots
+        self._grounds = grounds
         self._capture = capture
 
     @stepped("commit", of=1)
@@ -63,12 +63,12 @@ class Committer:
         full = new_name(name, what) if name else f"localhost/commit:{os.urandom(8).hex()}"
         core, excludes = self._core, Excludes.parse(options.exclude)
         check_annotations(options.annotations, what)
-        self._roots.require(path, what)
+        self._grounds.require(path, what)
         with core.lease(what) as lease, core.locked("path", path, call=call, attempted=what):
-            root = self._roots.require(path, what)
+            root = self._grounds.require(path, what)
             if root.kind != "active":
                 raise FailedPrecondition(what, "the root is a read-only view; there is nothing to commit")
-            self._roots.grounds.check_privilege(root, what)
+            self._grounds.check_privilege(root, what)
             base = self._own_base(root, what, call)
             if options.base is not None:
                 base = self._other_base(options.base, base.config, lease, what, call)

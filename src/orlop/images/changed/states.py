@@ -54,7 +54,7 @@ class States:
 
     def require(self, path: str, what: str) -> RootRow:
         """The root at a path, if it can change.  Raises `NotFound`, `FailedPrecondition`."""
-        root = self._roots.require(path, what)
+        root = self._roots.grounds.require(path, what)
         if root.kind != "active":
             raise FailedPrecondition(what, "the root is a read-only view, which never changes")
         self._roots.grounds.check_privilege(root, what)

@@ -19,7 +19,7 @@ from orlop.errors import InvalidArgument
 __all__ = ["expand", "split_words"]
 
 _SPACE = " \t\r\n\v\f"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[@*#]")
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*|[0-9]|[@*#]"
 _IN_DOUBLE = '"$\\'
 _MAX_DEPTH = 50  # of ${A:-${B:-...}}
 
@@ -139,7 +139,7 @@ class _Reader:
         return value or "" if there else word
 
     def _name(self) -> str:
-        found = _NAME.match(self._text, self._at)
+        found = re.compile(_NAME).match(self._text, self._at)
         if found is None:
             return ""
         self._at = found.end()
