@@ -116,6 +116,8 @@ class Door:
         self._most_of_one = client_connections
         self._unread = unread
         self._selector = selectors.DefaultSelector()
+        self._chunk = bytearray(_CHUNK)  # what is read goes through it; nothing in it outlives an event
+        self._read_in = memoryview(self._chunk)
         self._waker, self._woken = socket.socketpair()
         self._closing = False  # no new connections
         self._stopped = False
@@ -182,8 +184,10 @@ class Door:
                 idle = min(_LOOK, self._unread) if self._slow else None
                 for key, events in self._selector.select(idle if calm else _PAUSE):
                     self._serve(key.data, events)
-                self._see_off()
-                self._give_up_unread()
+                if self._lingering:
+                    self._see_off()
+                if self._slow:
+                    self._give_up_unread()
                 if self._review:
                     self._part_with_the_unwelcome()
         except Exception:
@@ -201,11 +205,13 @@ class Door:
             self._accept(what)
         elif what.joint in self._joints:  # else closed by an event of the same round
             try:
+                passed = False
                 if events & selectors.EVENT_WRITE:
                     self._write(what)
                 if events & selectors.EVENT_READ:
-                    self._read(what)
-                self._watch(what.joint)
+                    passed = self._read(what)
+                if not passed or events & selectors.EVENT_WRITE:
+                    self._watch(what.joint)
             except OSError:  # who goes away without a word is usual
                 self._part(what.joint)
             except Exception:  # noqa: BLE001 - logged; one connection's trouble is not the others'
@@ -371,24 +377,33 @@ class Door:
             raise
         _log.debug("connection %d: %s", self._made, client)
 
-    def _read(self, end: _End) -> None:
-        """Take a chunk and write it on; what does not fit now waits, and nothing is read meanwhile."""
-        if end.ended or end.other.pending:
-            return
+    def _read(self, end: _End) -> bool:
+        """Take a chunk and write it on; what does not fit now waits, and nothing is read meanwhile.
+
+        True if it is all gone, as nearly always: each end waits for the same as before.
+        """
+        other = end.other
+        if end.ended or other.pending:
+            return False
         try:
-            chunk = end.sock.recv(_CHUNK)
+            size = end.sock.recv_into(self._chunk)
         except BlockingIOError:
-            return
+            return False
         except ConnectionResetError:
             if end is end.joint.ends[0]:
                 raise
-            chunk = b""  # gRPC has closed without having read all
-        if not chunk:
+            size = 0  # gRPC has closed without having read all
+        if not size:
             end.ended = True
-            end.other.sock.shutdown(socket.SHUT_WR)
-            return
-        end.other.pending = memoryview(chunk)
-        self._write(end.other)
+            other.sock.shutdown(socket.SHUT_WR)
+            return False
+        other.pending = self._read_in[:size]
+        try:
+            self._write(other)
+        finally:
+            if other.pending:
+                other.pending = memoryview(bytes(other.pending))
+        return not other.pending
 
     def _write(self, end: _End) -> None:
         if not end.pending:
