@@ -4,8 +4,7 @@
 - forked: the same workers from the same kind of template, which give up nothing;
 - in process: decompressed, hashed, written and indexed by one thread of this process.
 
-All have the template ready and write to a file on the bench's disk without syncing it.  Read the ratios: each
-is the median over the rounds of what one round gave, so a machine that changes its mood disturbs little.
+All have the template ready and write to a file on the bench's disk without syncing it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ import json
 import os
 import random
 import resource
-import statistics
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import lab
+from bench.section import Bench, Row, Section
 from orlop.layers import compression
 from orlop.layers.builder import IndexBuilder
 from orlop.layers.index import LayerIndex
@@ -58,24 +58,42 @@ def unconfined(control: int) -> None:
     server.main(control)
 
 
-def compare(disk: Path, layout: Path, rounds: int, say: Callable[[str], None]) -> tuple[str, dict[str, Way]]:
-    """What was unpacked, in words, and for each way its times."""
-    if layout.is_dir():
-        blobs, what = _blobs(layout), f"the layers of {layout.name}"
+def measure(bench: Bench) -> Section:
+    """Each way with the same layers."""
+    (image,) = lab.choose(bench.images, quick=bench.quick, default=["debian-min"])[:1]
+    if (lab.LAYOUTS / image).is_dir():
+        blobs, what = _blobs(lab.layout(image)), f"the layers of {image}"
     else:
-        blobs, what = [_made(disk / "made.tar.gz")], f"a layer of files of this machine, {MADE >> 20} MiB"
-    tiny = disk / "tiny.tar.gz"
+        made = _made(bench.disk / "made.tar.gz")
+        blobs, what = [made], f"a layer of files of this machine, {MADE >> 20} MiB"
+    tiny = bench.disk / "tiny.tar.gz"
     tiny.write_bytes(gzip.compress(_tiny()))
     found = {name: Way() for name in WAYS}
-    for number in range(rounds + 1):
+    for number in range((1 if bench.quick else 3 * bench.rounds) + 1):
         for name in random.sample(WAYS, len(WAYS)):
             way = Way() if number == 0 else found[name]  # the first round warms up
-            _round(disk, name, blobs, tiny, way)
+            _round(bench.disk, name, blobs, tiny, way)
             if number:
-                say(
-                    f"round {number}, {name}: {way.walls[-1] * 1000:.0f} ms, CPU {way.cpus[-1] * 1000:.0f} ms"
-                )
-    return what, found
+                walls, cpus = way.walls[-1] * 1000, way.cpus[-1] * 1000
+                bench.say(f"round {number}, {name}: {walls:.0f} ms, CPU {cpus:.0f} ms")
+    rows = []
+    for name, way in found.items():
+        for thing, figures in (
+            (what, {"ms": way.walls, "CPU ms": way.cpus}),
+            ("a tiny layer", {"ms": way.tiny}),
+        ):
+            row = Row(what=thing, tool=f"orlop, {name}", durable="no")
+            row.figures |= {column: [each * 1000 for each in seconds] for column, seconds in figures.items()}
+            rows.append(row)
+    rows.sort(key=lambda row: row.what != what)
+    return Section(
+        name="confinement",
+        title="What confining the workers costs",
+        words=str(__doc__),
+        rows=rows,
+        base="orlop, forked",
+        ratios=("ms", "CPU ms"),
+    )
 
 
 def _round(disk: Path, name: str, blobs: list[Path], tiny: Path, way: Way) -> None:
@@ -178,25 +196,3 @@ def _tiny() -> bytes:
     from orlop.testing.layers import Layer
 
     return Layer().file("a", b"x").tar()
-
-
-def ratio(of: list[float], to: list[float]) -> float:
-    """The median of the ratios of rounds."""
-    return statistics.median(one / other for one, other in zip(of, to, strict=True))
-
-
-def table(what: str, found: dict[str, Way]) -> str:
-    """The medians as Markdown, with each way beside the forked one."""
-    base = found["forked"]
-    lines = [
-        f"Unpacked: {what}; a tiny layer has one file.\n",
-        "| way | wall ms | ratio | CPU ms | ratio | tiny layer ms |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, way in found.items():
-        wall, cpu, tiny = (statistics.median(times) * 1000 for times in (way.walls, way.cpus, way.tiny))
-        lines.append(
-            f"| {name} | {wall:.0f} | {ratio(way.walls, base.walls):.3f} "
-            f"| {cpu:.0f} | {ratio(way.cpus, base.cpus):.3f} | {tiny:.2f} |"
-        )
-    return "\n".join(lines) + "\n"

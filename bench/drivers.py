@@ -9,62 +9,70 @@ the layers' tars are durable, and folders of an earlier boot are made again.
 from __future__ import annotations
 
 import json
-import resource
-import shutil
-import statistics
 import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import orlop
 from bench import lab
+from bench.measure import Times
+from bench.section import Bench, Goal, Row, Section
 from orlop.config import DRIVERS, Driver
 
 REPEATS = {"erofs": 200, "overlay": 200, "native": 3}
+STEPS = ("prepare", "mount", "unmount", "cleanup")
+UNPACK, UNTAR, SYNC = "orlop, overlay driver", "tar -xz and sync", "sync"
 
 
-@dataclass(slots=True, kw_only=True)
-class Times:
-    """Wall and CPU seconds of several runs."""
+def measure(bench: Bench) -> Section:
+    """Both, as one table."""
+    (image,) = lab.choose(bench.images, quick=bench.quick, default=["node-many"])[:1]
+    repeats = {"erofs": 20, "overlay": 20} if bench.quick else REPEATS
+    rows = []
+    for driver, steps in _lives(bench.disk, lab.layout("debian-min"), repeats, bench.say).items():
+        row = Row(what="a root's life, debian-min", tool=f"orlop, {driver}", durable="yes")
+        for step, times in steps.items():
+            row.figures[f"{step} ms"] = [wall * 1000 for wall in times.walls]
+        rows.append(row)
+    unpacked = _unpacking(bench.disk, lab.layout(image), bench.rounds, bench.say)
+    whole = {
+        UNPACK: unpacked[UNPACK],
+        UNTAR: Times(
+            walls=[sum(pair) for pair in zip(unpacked[UNTAR].walls, unpacked[SYNC].walls, strict=True)],
+            cpus=[sum(pair) for pair in zip(unpacked[UNTAR].cpus, unpacked[SYNC].cpus, strict=True)],
+        ),
+    }
+    for tool, times in whole.items():
+        row = Row(what=f"unpacking {image}", tool=tool, durable="yes")
+        row.figures |= {"wall s": times.walls, "CPU s": times.cpus}
+        rows.append(row)
+    beside = whole[UNPACK].wall / whole[UNTAR].wall
+    return Section(
+        name="drivers",
+        title="The drivers beside one another",
+        words=str(__doc__),
+        rows=rows,
+        base=UNTAR,
+        ratios=("wall s", "CPU s"),
+        goals=[Goal(what=f"unpacking {image}, beside tar and its sync", asked=1.0, seen=beside)],
+    )
 
-    walls: list[float] = field(default_factory=list)
-    cpus: list[float] = field(default_factory=list)
 
-    def take(self, run: Callable[[], object]) -> None:
-        before, start = _cpu(), time.perf_counter()
-        run()
-        self.walls.append(time.perf_counter() - start)
-        self.cpus.append(_cpu() - before)
-
-    @property
-    def wall(self) -> float:
-        return statistics.median(self.walls)
-
-    @property
-    def cpu(self) -> float:
-        return statistics.median(self.cpus)
-
-
-def _cpu() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def lives(disk: Path, layout: Path, say: Callable[[str], None]) -> dict[str, dict[str, Times]]:
+def _lives(
+    disk: Path, layout: Path, repeats: dict[str, int], say: Callable[[str], None]
+) -> dict[str, dict[str, Times]]:
     """For each driver the steps of a root's life."""
     found: dict[str, dict[str, Times]] = {}
     with orlop.open(disk / "lives", disk / "lives-run") as store:
         name = store.load(layout).pop().name
-        for driver in DRIVERS:
+        for driver in (driver for driver in DRIVERS if driver in repeats):
             store.prepare(name, disk / "warm", driver=driver).cleanup()
-            steps = found[driver] = {step: Times() for step in ("prepare", "mount", "unmount", "cleanup")}
+            steps = found[driver] = {step: Times() for step in STEPS}
             lab.settle()
-            for number in range(REPEATS[driver]):
+            for number in range(repeats[driver]):
                 _one_life(store, name, disk / f"r{number}", driver, steps)
             say(f"{driver}: " + ", ".join(f"{step} {t.wall * 1000:.2f} ms" for step, t in steps.items()))
-    shutil.rmtree(disk / "lives")
+    subprocess.run(["rm", "-rf", disk / "lives"], check=True)
     return found
 
 
@@ -77,11 +85,11 @@ def _one_life(store: orlop.Store, name: str, path: Path, driver: Driver, steps: 
     steps["cleanup"].take(root.cleanup)
 
 
-def unpacking(disk: Path, layout: Path, rounds: int, say: Callable[[str], None]) -> dict[str, Times]:
+def _unpacking(disk: Path, layout: Path, rounds: int, say: Callable[[str], None]) -> dict[str, Times]:
     """The overlay driver's unpacking beside GNU tar's, in turn."""
-    times = {name: Times() for name in ("orlop unpack", "tar -xz", "sync")}
+    times = {name: Times() for name in (UNPACK, UNTAR, SYNC)}
     for number in range(rounds):
-        _unpack(disk, layout, times["orlop unpack"])
+        _unpack(disk, layout, times[UNPACK])
         _unpack_with_tar(disk / "tar", layout, times)
         say(f"round {number + 1}: " + ", ".join(f"{name} {t.walls[-1]:.2f} s" for name, t in times.items()))
     return times
@@ -99,8 +107,8 @@ def _unpack(disk: Path, layout: Path, times: Times) -> None:
 
 
 def _unpack_with_tar(target: Path, layout: Path, times: dict[str, Times]) -> None:
-    times["tar -xz"].take(lambda: _untar(layout, target))
-    times["sync"].take(lambda: subprocess.run(["sync", "-f", target], check=True))
+    times[UNTAR].take(lambda: _untar(layout, target))
+    times[SYNC].take(lambda: subprocess.run(["sync", "-f", target], check=True))
     subprocess.run(["rm", "-rf", target], check=True)
     lab.settle()
 
@@ -118,26 +126,3 @@ def _untar(layout: Path, target: Path) -> None:
             ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", folder, "-xzf", blob],
             check=True,
         )
-
-
-def table(found: dict[str, dict[str, Times]], times: dict[str, Times], image: str) -> str:
-    lines = [
-        "| driver | prepare ms | mount ms | unmount ms | cleanup ms | all ms |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for driver, steps in found.items():
-        walls = [steps[step].wall * 1000 for step in ("prepare", "mount", "unmount", "cleanup")]
-        lines.append(f"| {driver} | " + " | ".join(f"{wall:.2f}" for wall in (*walls, sum(walls))) + " |")
-    tar = times["tar -xz"].wall + times["sync"].wall
-    ours = times["orlop unpack"].wall
-    lines += [
-        "",
-        f"Unpacking {image}:",
-        "",
-        "| what | wall s | CPU s |",
-        "| --- | --- | --- |",
-        *(f"| {name} | {each.wall:.2f} | {each.cpu:.2f} |" for name, each in times.items()),
-        "",
-        f"unpack over tar with its sync: {ours / tar:.2f}",
-    ]
-    return "\n".join(lines) + "\n"

@@ -13,12 +13,12 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import orlop
 from bench import lab
-from bench.drivers import Times
+from bench.measure import Times
+from bench.section import Bench, Row, Section
 from orlop.testing.layers import Layer, write_layout
 from orlop.testing.registry import MemoryRegistry
 
@@ -27,22 +27,39 @@ LIVES = 100  # roots prepared and cleaned up in a round
 FILES = 4_000
 
 
-def compare(disk: Path, rounds: int, say: Callable[[str], None]) -> dict[str, dict[str, Times]]:
-    """For ``durable`` and ``not durable`` the seconds of each step."""
-    found = {name: {step: Times() for step in STEPS} for name in ("durable", "not durable")}
+WRITE = "one durable write of the image"
+
+
+def measure(bench: Bench) -> Section:
+    """For ``durable`` and ``not durable`` the milliseconds of each step."""
+    rows = {
+        (step, name): Row(what=step, tool=f"orlop, {name}", durable="yes" if name == "durable" else "no")
+        for step in STEPS
+        for name in ("durable", "not durable")
+    }
+    write = Row(what="pull", tool=WRITE, durable="yes", yardstick=True)
     with MemoryRegistry() as registry:
-        size = _publish(registry, disk / "layout")
-        for number in range(rounds):
-            for name, steps in found.items():
+        size = _publish(registry, bench.disk / "layout")
+        for number in range(bench.rounds):
+            for name in ("durable", "not durable"):
                 settings = orlop.Settings(
                     insecure_registries=(registry.host,), durable=name == "durable", driver="erofs"
                 )
-                _round(disk, f"{registry.host}/bench:v1", settings, steps)
-                say(f"round {number + 1}, {name}: " + ", ".join(_ms(steps, step) for step in STEPS))
-    say(
-        f"one durable write of the image's {size >> 20} MiB: {lab.sequential_write(disk, size) * 1000:.1f} ms"
+                steps = {step: Times() for step in STEPS}
+                _round(bench.disk, f"{registry.host}/bench:v1", settings, steps)
+                for step, times in steps.items():
+                    for wall, cpu in zip(times.walls, times.cpus, strict=True):
+                        rows[step, name].add(ms=wall * 1000, CPU_ms=cpu * 1000)
+                bench.say(f"round {number + 1}, {name}: " + ", ".join(_ms(steps, step) for step in STEPS))
+            write.add(ms=lab.sequential_write(bench.disk, size) * 1000)
+    return Section(
+        name="durable",
+        title="What durability costs",
+        words=str(__doc__),
+        rows=[*rows.values(), write],
+        base="orlop, not durable",
+        ratios=("ms", "CPU ms"),
     )
-    return found
 
 
 def _ms(steps: dict[str, Times], step: str) -> str:
@@ -95,19 +112,3 @@ def _publish(registry: MemoryRegistry, folder: Path) -> int:
             registry.add_blob("bench", blob.read_bytes())
     shutil.rmtree(folder)
     return sum(map(len, tars))
-
-
-def table(found: dict[str, dict[str, Times]]) -> str:
-    """The medians as Markdown."""
-    on, off = found["durable"], found["not durable"]
-    lines = [
-        "| verb | durable ms | not durable ms | ratio | CPU ms | CPU ms | times |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    lines += [
-        f"| {step} | {on[step].wall * 1000:.2f} | {off[step].wall * 1000:.2f} "
-        f"| {on[step].wall / off[step].wall:.2f} | {on[step].cpu * 1000:.2f} | {off[step].cpu * 1000:.2f} "
-        f"| {len(on[step].walls)} |"
-        for step in STEPS
-    ]
-    return "\n".join(lines) + "\n"

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import lab, measure
+from bench import lab
+from bench import measure as measuring
+from bench.section import Bench, Row, Section
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,32 +36,6 @@ class Peer:
     fetch: Callable[[str], list[str]]
     folders: tuple[Path, ...]
     hashed: tuple[str, ...]  # files below the folders that it had to hash, as patterns
-
-
-@dataclass(slots=True, kw_only=True)
-class Row:
-    """What one way cost for one image, over all rounds."""
-
-    image: str
-    peer: str
-    durable: str
-    size: int  # bytes of the blobs
-    walls: list[float] = field(default_factory=list)
-    cpus: list[float] = field(default_factory=list)
-    hashing: float = 0.0  # CPU seconds that hashing alone takes of it
-
-    @property
-    def wall(self) -> float:
-        return statistics.median(self.walls)
-
-    @property
-    def cpu(self) -> float:
-        return statistics.median(self.cpus)
-
-    @property
-    def beyond(self) -> float:
-        """CPU seconds per GB of blobs beyond hashing."""
-        return (self.cpu - self.hashing) / (self.size / 1e9)
 
 
 def peers(disk: Path) -> list[Peer]:
@@ -93,36 +68,44 @@ def peers(disk: Path) -> list[Peer]:
     ]  # fmt: skip
 
 
-def compare(disk: Path, images: list[str], rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """Measure every way with every image, in turn, ``rounds`` times."""
-    ways = peers(disk)
-    rows: list[Row] = []
-    for image in images:
-        name = f"{lab.REGISTRY}/{image}"
+def measure(bench: Bench) -> Section:
+    """Every way with every image, in turn."""
+    ways = peers(bench.disk)
+    rows = []
+    for image in lab.choose(bench.images, quick=bench.quick, default=["node-many", "ml"]):
+        lab.warm(image)
+        mine = [Row(what=image, tool=way.name, durable=way.durable) for way in ways]
         hashing: dict[str, float] = {}
         size = 0
-        mine = {peer.name: Row(image=image, peer=peer.name, durable=peer.durable, size=0) for peer in ways}
-        for _ in range(rounds):
-            for peer in ways:
+        for _ in range(bench.rounds):
+            for way, row in zip(ways, mine, strict=True):
                 lab.settle()
-                cost = measure.run(peer.fetch(name))
-                mine[peer.name].walls.append(cost.wall)
-                mine[peer.name].cpus.append(cost.cpu)
-                if peer.name not in hashing:
-                    files = [
-                        path for folder in peer.folders for glob in peer.hashed for path in folder.glob(glob)
-                    ]
-                    hashing[peer.name] = hash_seconds(files)
+                cost = measuring.run(way.fetch(f"{lab.REGISTRY}/{image}"))
+                files = [path for folder in way.folders for glob in way.hashed for path in folder.glob(glob)]
+                if way.name not in hashing:
+                    hashing[way.name] = hash_seconds(files)
                     size = size or sum(path.stat().st_size for path in files)
-                for folder in peer.folders:
+                for folder in way.folders:
                     shutil.rmtree(folder, ignore_errors=True)
-                say(f"{image} {peer.name}: {cost.wall:.2f} s, CPU {cost.cpu:.2f} s")
-        blobs = hashing[ways[0].name]
-        for row, peer in zip(mine.values(), ways, strict=True):
-            row.size = size
-            row.hashing = hashing[peer.name] + (blobs if peer.durable == "yes" else 0.0)
-        rows += mine.values()
-    return rows
+                hashed = hashing[way.name] + (hashing[ways[0].name] if way.durable == "yes" else 0.0)
+                row.add(
+                    **{
+                        "wall s": cost.wall,
+                        "CPU s": cost.cpu,
+                        "hashing CPU s": hashed,
+                        "beyond hashing CPU s/GB": (cost.cpu - hashed) / (size / 1e9),
+                    }
+                )
+                bench.say(f"{image} {way.name}: {cost.wall:.2f} s, CPU {cost.cpu:.2f} s")
+        rows += mine
+    return Section(
+        name="fetch",
+        title="Pull without preparing",
+        words=str(__doc__).partition("As a program")[0],
+        rows=rows,
+        base=ways[0].name,
+        ratios=("wall s", "CPU s", "beyond hashing CPU s/GB"),
+    )
 
 
 def hash_seconds(files: Iterable[Path]) -> float:
@@ -136,23 +119,6 @@ def hash_seconds(files: Iterable[Path]) -> float:
                 hasher.update(buffer[:count])
                 total += time.thread_time() - start
     return total
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as Markdown; ratios are against skopeo, in the same run."""
-    base = {row.image: row for row in rows if row.peer.startswith("skopeo")}
-    lines = [
-        "| image | MB | what | durable | wall s | ratio | CPU s | ratio | hashing | beyond, per GB | ratio |",
-        "| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        other = base[row.image]
-        lines.append(
-            f"| {row.image} | {row.size / 1e6:.0f} | {row.peer} | {row.durable} | {row.wall:.2f} "
-            f"| {row.wall / other.wall:.2f} | {row.cpu:.2f} | {row.cpu / other.cpu:.2f} | {row.hashing:.2f} "
-            f"| {row.beyond:.2f} | {row.beyond / other.beyond:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
 
 
 def fetch_blobs(name: str, folder: Path) -> None:

@@ -27,7 +27,7 @@ set -euo pipefail
 
 LAB=${LAB:-/var/tmp/orlop-lab}
 PORT=${PORT:-5000}
-TLSPORT=${TLSPORT:-5001}
+TLSPORT=${TLSPORT-5001}   # empty: without TLS there is none
 REG=127.0.0.1:$PORT
 SUITE=${SUITE:-bookworm}
 PYTHON=${PYTHON:-python3}
@@ -63,7 +63,7 @@ registry_up() {
       -keyout "$LAB/registry.key" -out "$LAB/registry.crt" 2>/dev/null
   fi
   local port tls
-  for port in "$PORT" "$TLSPORT"; do
+  for port in "$PORT" $TLSPORT; do
     curl -sk -o /dev/null "http://127.0.0.1:$port/v2/" && continue
     tls=""
     [ "$port" = "$TLSPORT" ] && tls="  tls: {certificate: $LAB/registry.crt, key: $LAB/registry.key}"

@@ -1,142 +1,185 @@
-"""Run the benchmarks and write their tables to build/bench.
+"""Run the benchmark's parts and write what they find to build/bench: README.md is the index.
 
-    python bench/run.py [pull|fetch|commit|drivers|scale|durable|confinement|snapshots] [IMAGE ...]
+    python bench/run.py [PART ...] [--image NAME ...] [--rounds N] [--quick]
 
-QUICK=1: two images, two rounds; ROUNDS=N: how often.  For snapshots: CLIENTS=8, SECONDS_EACH=20.
+Each part runs in a process of its own on a fresh disk.  A part that fails says so in the index, and the
+others run on; the exit code is 1 then.  ``QUICK=1`` and ``ROUNDS=N`` are the same as the options; `parts`
+says what a quick run leaves out.  Registry and disk are gone at the end; missing images are made with
+``--make-images``.
 
 Absolute times mean nothing outside one run: read the ratios.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+import contextlib
+import importlib.util
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import asdict
+import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import orlop
-from bench import changes, commit, confinement, drivers, durable, fetch, lab, pull, scale, snapshots
+from bench import lab, machine, measure, report
+from bench.parts import PARTS
+from bench.section import Bench, Section
 
-OUT = Path("build/bench")
-QUICK = os.environ.get("QUICK") == "1"
+HERE = Path(__file__).resolve().parent
+OUT = HERE.parent / "build" / "bench"
+PLOTTER = HERE.parent / ".cache" / "venv-bench" / "bin" / "python"
+_LIMIT = 3 * 3600  # seconds for one part: none takes as long, and a run is to end
+_LIMIT_QUICK = 600
 
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def version(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()[0] if done.stdout else "unknown"
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Run the benchmark.", epilog=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="all, if none is named")
+    parser.add_argument("--image", action="append", default=[], help="instead of the part's own choice")
+    parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", "0")))
+    parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK") == "1")
+    parser.add_argument("--make-images", action="store_true", help="those that are missing")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--on", type=Path, help=argparse.SUPPRESS)  # the disk: run the one part here
+    asked = parser.parse_args(words)
+    asked.rounds = asked.rounds or (1 if asked.quick else 3)
+    for each in (signal.SIGTERM, signal.SIGHUP):  # as by Ctrl-C: nothing is left
+        signal.signal(each, _stop)
+    unknown = [part for part in asked.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if asked.on is not None:
+        return _one(asked.parts[0], asked)
+    if os.geteuid() != 0:
+        parser.error("it mounts file systems: run it as root")
+    newer = os.environ.get("CONTAINERD", "")
+    if newer and not all(os.access(f"{newer}/{name}", os.X_OK) for name in ("containerd", "ctr")):
+        parser.error(f"CONTAINERD={newer}: containerd and ctr are not in that folder")
+    return _all(asked)
 
 
-def main(words: list[str]) -> None:
-    parts = [word for word in words if word in PARTS] or list(PARTS)
-    images = [word for word in words if word not in PARTS]
-    rounds = int(os.environ.get("ROUNDS", "2" if QUICK else "3"))
-    OUT.mkdir(parents=True, exist_ok=True)
+def _stop(signum: int, _: object) -> None:
+    _no_more_signals()
+    raise SystemExit(128 + signum)
+
+
+def _no_more_signals() -> None:
+    """Tidying up takes some seconds, and is not to be cut short."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+
+
+def _all(asked: argparse.Namespace) -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program has its bytecode, too
-    before = lab.noise()
-    with lab.disk() as disk:
-        for part in parts:
-            text, values = PARTS[part](disk, images, rounds)
-            about = {
-                "kernel": os.uname().release,
-                "cpus": os.cpu_count(),
-                "rounds": rounds,
-                "noise_ms": [round(before, 1), round(lab.noise(), 1)],
-                "orlop": version(sys.executable, "-m", "orlop", "--version"),
-                "podman": version("podman", "--version"),
-                "tar": version("tar", "--version"),
-            }
-            text += f"\n{json.dumps(about)}\n"
-            (OUT / f"{part}.md").write_text(text)
-            (OUT / f"{part}.json").write_text(json.dumps({"about": about, **values}, indent=1))
-            print(text)
+    begun = time.monotonic()
+    settings = machine.settings(rounds=asked.rounds, quick=asked.quick)
+    with lab.registry():
+        if asked.make_images:
+            lab.make_images(lab.choose(asked.image, quick=asked.quick))
+        with lab.disk(quick=asked.quick) as disk:
+            say(f"images and disk are there after {time.monotonic() - begun:.0f} s")
+            failed = [name for name in asked.parts or PARTS if not _part(name, asked, disk, settings)]
+    _draw(asked.out)
+    report.write_index(asked.out)
+    print((asked.out / report.INDEX).read_text())
+    say(f"{time.monotonic() - begun:.0f} s in all; read {asked.out / report.INDEX}")
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
-def bench_pull(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    images = images or ["python-app", "node-many"] + ([] if QUICK else ["debian-min", "ml", "deep"])
-    rows = pull.compare(disk, images, rounds, say)
-    return "# Pull to a usable root\n\n" + pull.table(rows), {"rows": [asdict(row) for row in rows]}
+def _part(name: str, asked: argparse.Namespace, disk: lab.Disk, settings: dict[str, Any]) -> bool:
+    """Run a part in a process of its own; whether it came to its end."""
+    say(f"== {name}: {PARTS[name].what}")
+    result = asked.out / f"{name}.json"
+    result.unlink(missing_ok=True)
+    options = [word for image in asked.image for word in ("--image", image)]
+    if asked.quick:
+        options.append("--quick")
+    begun = time.monotonic()
+    about = dict(settings)
+    failure = ""
+    try:
+        with disk.fresh() as on:
+            before = machine.mood(on, quick=asked.quick)
+            failure = _child(
+                [name, *options, "--rounds", str(asked.rounds), "--out", asked.out, "--on", on],
+                limit=_LIMIT_QUICK if asked.quick else _LIMIT,
+            )
+            after = machine.mood(on, quick=asked.quick)
+            about |= {key: [before[key], after[key]] for key in before}
+    except (OSError, subprocess.CalledProcessError) as error:
+        failure = failure or f"the disk: {error}"
+    took = time.monotonic() - begun
+    about["took_s"] = round(took, 1)
+    found = report.read(result) if result.exists() else report.Result(name=name, about={})
+    failure = found.failure or failure
+    section = None if failure else found.section
+    report.write(asked.out, report.Result(name=name, about=about, section=section, failure=failure))
+    late = f", and may take {PARTS[name].share}" if asked.quick and took > PARTS[name].share else ""
+    say(f"== {name} {'FAILED' if failure else 'is done'} after {took:.0f} s{late}")
+    return not failure
 
 
-def bench_fetch(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    images = images or ["node-many"] + ([] if QUICK else ["ml"])
-    rows = fetch.compare(disk, images, rounds, say)
-    text = f"# Pull without preparing\n\n{fetch.table(rows)}\n{version('skopeo', '--version')}\n"
-    return text, {"rows": [asdict(row) for row in rows]}
+def _child(words: list[str | Path], *, limit: float) -> str:
+    """This program for one part, in a process group of its own; why it came to no good end."""
+    command = [sys.executable, __file__, *map(os.fspath, words)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit:.0f} s"
+    except KeyboardInterrupt:
+        _no_more_signals()
+        raise
+    else:
+        return "" if code == 0 else f"it exits with {code}"
+    finally:
+        if process.poll() is None:  # give it the time to take its own mounts away
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        # Nothing that it started outlives it, however it ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        measure.clear_groups(process.pid)
 
 
-def bench_commit(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
-    base = layouts / "debian-min"
-    kinds = [kind for kind in changes.CHANGES if not (QUICK and kind == "1 GiB")]
-    rows = commit.compare(disk, base, kinds, rounds, say)
-    many = images[0] if images else "debian-min" if QUICK else "node-many"
-    times = commit.library(disk, layouts / many, rounds, say)
-    forked = commit.forks(disk, base, say) if hasattr(orlop.Prepared, "fork") else None
-    text = "# Commit and push\n\n" + commit.table(rows) + "\n" + commit.library_table(many, times, forked)
-    text += f"\n{version('buildah', '--version')}\n"
-    return text, {
-        "rows": [asdict(row) for row in rows],
-        "library": {step: asdict(each) for step, each in times.items()},
-        "forks": asdict(forked) if forked is not None else None,
-    }
+def _one(name: str, asked: argparse.Namespace) -> int:
+    """Measure one part on a disk that is there, and write its findings."""
+    temporary = asked.on / "tmp"  # or podman would write what it fetches to another disk than is measured
+    temporary.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = os.fspath(temporary)
+    bench = Bench(disk=asked.on, images=tuple(asked.image), rounds=asked.rounds, quick=asked.quick, say=say)
+    section: Section | None = None
+    failure = ""
+    try:
+        section = PARTS[name].measure(name)(bench)
+    except Exception:  # noqa: BLE001 - one part's failure is not to lose the others
+        failure = traceback.format_exc()
+        say(failure)
+    report.write(asked.out, report.Result(name=name, about={}, section=section, failure=failure))
+    return 1 if failure else 0
 
 
-def bench_drivers(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    image = images[0] if images else "node-many"
-    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
-    lives = drivers.lives(disk, layouts / "debian-min", say)
-    times = drivers.unpacking(disk, layouts / image, rounds, say)
-    text = "# Drivers\n\nThe life of a root of debian-min:\n\n" + drivers.table(lives, times, image)
-    steps = {driver: {step: asdict(t) for step, t in each.items()} for driver, each in lives.items()}
-    return text, {"lives": steps, "unpacking": {name: asdict(t) for name, t in times.items()}}
-
-
-def bench_scale(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    steps = scale.compare(disk, rounds, say)
-    return "# A store with very much in it\n\n" + scale.table(steps), {
-        "steps": [asdict(step) for step in steps]
-    }
-
-
-def bench_durable(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    found = durable.compare(disk, rounds, say)
-    values = {name: {step: asdict(t) for step, t in steps.items()} for name, steps in found.items()}
-    return "# What durability costs\n\n" + durable.table(found), {"steps": values}
-
-
-def bench_confinement(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    image = images[0] if images else "debian-min"
-    layouts = Path(os.environ.get("LAB", "/var/tmp/orlop-lab")) / "images"
-    what, found = confinement.compare(disk, layouts / image, 3 * rounds, say)
-    text = "# What confinement costs\n\n" + confinement.table(what, found)
-    return text, {"what": what, "ways": {name: asdict(way) for name, way in found.items()}}
-
-
-def bench_snapshots(disk: Path, images: list[str], rounds: int) -> tuple[str, dict[str, object]]:
-    ways = snapshots.compare(disk, images or list(snapshots.WAYS), rounds, say)
-    text = f"# containerd's snapshots\n\n{snapshots.table(ways)}\n{version('containerd', '--version')}\n"
-    return text, {"ways": {name: way.summary() for name, way in ways.items()}}
-
-
-PARTS = {
-    "pull": bench_pull,
-    "fetch": bench_fetch,
-    "commit": bench_commit,
-    "drivers": bench_drivers,
-    "scale": bench_scale,
-    "durable": bench_durable,
-    "confinement": bench_confinement,
-    "snapshots": bench_snapshots,
-}
+def _draw(out: Path) -> None:
+    """The plots, by a Python that has matplotlib; without one there are none."""
+    python = PLOTTER if PLOTTER.exists() else sys.executable
+    if python == sys.executable and importlib.util.find_spec("matplotlib") is None:
+        say("no plots: there is no matplotlib; `make bench` installs it in an environment of its own")
+    elif subprocess.run([python, HERE / "plots.py", out], check=False).returncode:
+        say("not all plots could be drawn")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,12 @@
-"""Eight clients that prepare, ask for the mounts of, and remove snapshots, as hard as they can, side by side:
+"""Clients, one and eight, that prepare, ask for the mounts of, and remove snapshots, as hard as they can:
 
 - ``orlop``: orlop's socket, asked directly;
 - ``overlayfs``: containerd's socket, its own overlayfs snapshotter;
 - ``proxy``: containerd's socket, orlop as its proxy plugin.
 
 In turn, in rounds, on one disk, the same clients against each (bench.grpcload: processes that cost next to
-nothing).  A snapshot stands on three committed ones.  CPU is that of the servers, containerd and the daemon.
+nothing).  A snapshot stands on three committed ones; a life is Prepare, Mounts and Remove.  CPU is that of
+the servers, containerd and the daemons, for a life; times are those of half, and 99 %, of the calls.
 The disk's flushes and other people's work move all rates: read the ratios of one run.
 """
 
@@ -13,17 +14,16 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from bench import grpcload
 from bench.measure import _tree
+from bench.section import Bench, Goal, Row, Section
 from orlop.proto.containerd.services.snapshots.v1 import snapshots_pb2 as pb
 
 SERVICE = "/containerd.services.snapshots.v1.Snapshots/"
@@ -38,10 +38,10 @@ _UP = 60.0
 
 @dataclass(slots=True, kw_only=True)
 class Way:
-    """What came of one way, all rounds together; times in seconds."""
+    """What came of one way with so many clients in one round; times in seconds."""
 
-    rates: list[float] = field(default_factory=list)  # lives a second, of each round
-    cpu: list[float] = field(default_factory=list)  # of the servers, for each life
+    lives: int = 0
+    cpu: float = 0.0  # of the servers
     times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
 
     def percentile(self, step: str, percent: int) -> float:
@@ -49,51 +49,59 @@ class Way:
         times = sorted(self.times[step])
         return times[min(len(times) - 1, len(times) * percent // 100)]
 
-    def summary(self) -> dict[str, object]:
-        """For the record, without each single time."""
-        steps = {step: {str(p): self.percentile(step, p) for p in (50, 99)} for step in STEPS}
-        return {"rates": self.rates, "cpu": self.cpu, "steps": steps}
 
-
-def compare(disk: Path, ways: list[str], rounds: int, say: Callable[[str], None]) -> dict[str, Way]:
-    """Run all ways in turn, ``rounds`` times."""
-    place = disk / "snapshots"
+def measure(bench: Bench) -> Section:
+    """All ways in turn, with one client and with many."""
+    place = bench.disk / "snapshots"
     place.mkdir()
-    found = {way: Way() for way in ways}
-    with _Servers(place, ways) as servers:
-        for way in found:
+    seconds = 1.5 if bench.quick else SECONDS
+    crowds = (1, CLIENTS)
+    rows = {
+        (way, crowd): Row(what=_crowd(crowd), tool=way, durable="yes") for crowd in crowds for way in WAYS
+    }
+    with _Servers(place, list(WAYS)) as servers:
+        for way in WAYS:
             _make_parents(*servers.asked(way))
-        for number in range(rounds):
-            for way, result in found.items():
-                subprocess.run(["sync", "-f", disk], check=True)
+        for number in range(bench.rounds):
+            for (way, crowd), row in rows.items():
+                subprocess.run(["sync", "-f", bench.disk], check=True)
                 before = servers.cpu()
-                lives = _load(*servers.asked(way), result, f"{number}")
-                result.rates.append(lives / SECONDS)
-                result.cpu.append((servers.cpu() - before) / max(lives, 1))
-                say(
-                    f"round {number + 1}, {way}: {result.rates[-1]:.0f} lives/s, "
-                    f"{result.cpu[-1] * 1000:.2f} ms of CPU each"
-                )
-    return found
+                found = _load(*servers.asked(way), crowd, seconds, f"{crowd}-{number}")
+                found.cpu = servers.cpu() - before
+                lives = max(found.lives, 1)
+                row.add(**{"lives/s": found.lives / seconds, "CPU ms": found.cpu / lives * 1000})
+                for step in STEPS:
+                    row.add(**{f"{step} ms": found.percentile(step, 50) * 1000})
+                    row.add(**{f"{step} 99 %": found.percentile(step, 99) * 1000})
+                bench.say(f"round {number + 1}, {way}, {_crowd(crowd)}: {found.lives / seconds:.0f} lives/s")
+    rate = {key: row.median("lives/s") for key, row in rows.items()}
+    own = rate["overlayfs", CLIENTS]
+    return Section(
+        name="snapshots",
+        title="containerd's snapshots",
+        words=str(__doc__),
+        rows=list(rows.values()),
+        base="overlayfs",
+        ratios=("lives/s", "CPU ms"),
+        goals=[
+            Goal(
+                what=f"lives a second by {_crowd(CLIENTS)}, to overlayfs",
+                asked=1.5,
+                seen=rate["orlop", CLIENTS] / own,
+                least=True,
+            ),
+            Goal(
+                what=f"the same through containerd's proxy, {_crowd(CLIENTS)}",
+                asked=1.0,
+                seen=rate["proxy", CLIENTS] / own,
+                least=True,
+            ),
+        ],
+    )
 
 
-def table(ways: dict[str, Way]) -> str:
-    """As Markdown."""
-    lines = [
-        f"{CLIENTS} clients, {SECONDS:g} s each time; a life is Prepare, Mounts, Remove.",
-        "Times in ms: what half of the calls, and 99 % of them, took at most.",
-        "",
-        "| way | lives/s | overlayfs is 1 | servers' CPU | Prepare | Mounts | Remove |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    base = ways.get("overlayfs")
-    for name, way in ways.items():
-        rate = statistics.median(way.rates)
-        ratio = f"{rate / statistics.median(base.rates):.2f}" if base else "-"
-        steps = (f"{way.percentile(s, 50) * 1000:.1f} / {way.percentile(s, 99) * 1000:.1f}" for s in STEPS)
-        cpu = statistics.median(way.cpu) * 1000
-        lines.append(f"| {name} | {rate:.0f} | {ratio} | {cpu:.2f} | {' | '.join(steps)} |")
-    return "\n".join(lines) + "\n"
+def _crowd(clients: int) -> str:
+    return "one client" if clients == 1 else f"{clients} clients"
 
 
 class _Servers:
@@ -198,26 +206,26 @@ def _prepare(snapshotter: str, key: str, parent: str) -> bytes:
     ).SerializeToString()
 
 
-def _load(socket: Path, snapshotter: str, result: Way, name: str) -> int:
-    """Let the clients loose; how many lives there were."""
-    command = [sys.executable, "-m", "bench.snapshots", os.fspath(socket), snapshotter, str(SECONDS)]
+def _load(socket: Path, snapshotter: str, clients: int, seconds: float, name: str) -> Way:
+    """Let the clients loose; what came of it."""
+    command = [sys.executable, "-m", "bench.snapshots", os.fspath(socket), snapshotter, str(seconds)]
     start = str(time.monotonic() + 1.0)  # when all of them are up
-    clients = [
+    running = [
         subprocess.Popen(
             [*command, start, f"{name}-{number}"], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
         )
-        for number in range(CLIENTS)
+        for number in range(clients)
     ]
-    lives = 0
-    for client in clients:
-        said, _ = client.communicate(timeout=SECONDS + 300)
-        if client.returncode:
-            raise RuntimeError(f"a client exits with {client.returncode}")
+    found = Way()
+    for each in running:
+        said, _ = each.communicate(timeout=seconds + 300)
+        if each.returncode:
+            raise RuntimeError(f"a client exits with {each.returncode}")
         times = json.loads(said)
-        lives += len(times["Remove"])
+        found.lives += len(times["Remove"])
         for step in STEPS:
-            result.times[step] += times[step]
-    return lives
+            found.times[step] += times[step]
+    return found
 
 
 def client(socket: str, snapshotter: str, seconds: float, start: float, name: str) -> None:
