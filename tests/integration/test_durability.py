@@ -113,7 +113,7 @@ def test_what_a_verb_has_made_is_synced_when_it_returns(store_dirs: StoreDirs) -
     for driver in ("erofs", "native", "overlay"):
         assert "/meta.db-wal" in steps[f"prepare-{driver}"]
         assert steps[f"commit-{driver}"] >= DOCUMENT | {"/meta.db-wal"}
-        assert steps[f"cleanup-{driver}"] >= {"/meta.db-wal", "/prepared"}
+        assert "/meta.db-wal" in steps[f"cleanup-{driver}"]  # the folder goes later: docs/adr/0018
     assert steps["commit-erofs"] >= LAYER
     assert "/meta.db-wal" in steps["remove"]
     assert not any(path.startswith("/folders") for path in set().union(*steps.values()))

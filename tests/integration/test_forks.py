@@ -81,6 +81,8 @@ def scribble(top: Path) -> None:
 
 
 def folders(store: orlop.Store, kind: str) -> list[str]:
+    for one in store.verbs._core.behind:  # type: ignore[attr-defined]  # it is one of this process
+        one.rest()  # folders that wait for a root, or for their end
     return sorted(os.listdir(Path(store.info().root) / kind))
 
 

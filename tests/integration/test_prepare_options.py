@@ -169,6 +169,7 @@ def test_a_quota_ends_in_enospc_inside_the_root_and_nowhere_else(
         layers = store.inspect(root.commit().name).layers
         assert 6 << 20 < layers[-1].size < 7 << 20
     assert disks.mounts_below(store_dirs.run) == []
+    store.collect()  # waits for what is deleted behind the call
     assert list((store_dirs.root / "prepared").iterdir()) == []
 
 

@@ -583,6 +583,45 @@ def test_a_forked_child_has_writers_of_its_own_or_is_refused(tmp_path: Path, how
     db.close()
 
 
+FORK_AT_THE_END = """if True:
+    import os, pathlib, sys, threading
+    from orlop.metadata import db as module
+    module.FORK_PATIENCE = 60
+    folder = pathlib.Path(sys.argv[1])
+    db = module.Database.open(folder / "meta.db", folder / "write")
+    inside, leave = threading.Event(), threading.Event()
+
+    def body(tx):
+        inside.set()
+        leave.wait(60)
+
+    thread = threading.Thread(target=db.read, args=(body,))
+    thread.start()
+    inside.wait(60)
+    os.register_at_fork(before=leave.set)
+    child = os.fork()
+    if child == 0:
+        try:
+            db.write(lambda tx: tx.execute("INSERT INTO trash VALUES ('child')"))
+            db.close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    thread.join(60)
+    assert os.waitpid(child, 0)[1] == 0
+    db.close()
+"""
+
+
+def test_a_fork_waits_for_a_body_that_is_about_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK_AT_THE_END, tmp_path]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    db = opened(tmp_path)
+    assert db.read(garbage.trash_list) == ["child"]
+    db.close()
+
+
 # ------------------------------------------------------------------ opening and closing
 
 

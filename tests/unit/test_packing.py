@@ -29,10 +29,10 @@ from orlop.layers.builder import IndexBuilder
 from orlop.layers.compression import decompress, zstd_module
 from orlop.layers.index import LayerIndex
 from orlop.layers.packing import estargz, zstdchunked
-from orlop.layers.packing.contents import Unlisted, items
+from orlop.layers.packing.contents import items
 from orlop.layers.packing.packer import pack, spooled
 from orlop.layers.packing.parallel import Pool, mapped
-from orlop.layers.packing.recipes import ESTARGZ, RECIPES, choose, recipe_of
+from orlop.layers.packing.recipes import ESTARGZ, RECIPES, Unlisted, choose, recipe_of
 from orlop.layers.packing.streams import GZIP_PIECE, compress, gathered, member
 from orlop.layers.store import LayerStore
 from orlop.layers.tarread import TarReader
