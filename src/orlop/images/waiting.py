@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -75,7 +76,7 @@ class _Shelf(Generic[_K]):
         return min(BATCH, 4 * self.taken)
 
 
-class Waiting(Generic[_K]):
+class Waiting(ABC, Generic[_K]):
     """The folders that wait in one open store.  Thread-safe; its thread lives while there is work.
 
     A kind says how to make folders of it, find out whether one has a row, and delete one.
@@ -95,14 +96,17 @@ class Waiting(Generic[_K]):
 
     # -- of a kind ------------------------------------------------------------------------------
 
+    @abstractmethod
     def _make(self, like: _K, count: int) -> list[tuple[str, Batch]]:
-        raise NotImplementedError
+        """So many, in a batch or more."""
 
+    @abstractmethod
     def _is_named(self, folder: str) -> bool:
-        raise NotImplementedError
+        """Whether it has a row."""
 
+    @abstractmethod
     def _discard(self, folder: str) -> None:
-        raise NotImplementedError
+        """Delete one that has none."""
 
     # -------------------------------------------------------------------------------------------
 
