@@ -21,7 +21,7 @@ from orlop.errors import (
     Unavailable,
 )
 from orlop.observe import Auth, Call, CancelToken, NullObserver
-from orlop.registry.access.authfile import keep_token
+from orlop.registry.access.authfile import can_be_written, keep_token
 from orlop.registry.access.credentials import (
     Credential,
     CredentialSources,
@@ -485,3 +485,23 @@ def test_a_file_of_credentials_that_is_no_regular_file_is_refused_and_never_wait
     keychain = Keychain(CredentialSources(files=(os.fspath(tmp_path / "fifo"),)), ask_helper)
     assert keychain("r.example", "a/b", scheme="https", call=Call()) is None
     assert read_document(os.devnull, 1 << 20) == {}  # says that there are none
+
+
+def test_a_folder_that_somebody_makes_at_this_moment_can_be_written_to(tmp_path, monkeypatch):
+    """Else of two first logins side by side one would go to another file."""
+    is_folder = os.path.isdir
+
+    def look(path):
+        found = is_folder(path)
+        if not found and path == str(tmp_path / "run"):
+            os.mkdir(path)
+        return found
+
+    monkeypatch.setattr(os.path, "isdir", look)
+    assert can_be_written(str(tmp_path / "run" / "auth.json"))
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path):
+    (tmp_path / "file").touch()
+    assert can_be_written(str(tmp_path / "new" / "auth.json"))
+    assert not can_be_written(str(tmp_path / "file" / "auth.json"))

@@ -96,9 +96,10 @@ def can_be_written(path: str) -> bool:
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
     while not os.path.isdir(folder) and folder != "/":
-        if os.path.lexists(folder):
+        if not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        elif not os.path.isdir(folder):  # else somebody has made it since
             return False
-        folder = os.path.dirname(folder)
     return os.access(folder, os.W_OK | os.X_OK)
 
 
