@@ -259,6 +259,7 @@ class Trial:
             self.things[f"pin p{number}"] = lambda number=number: store.unpin(f"p{number}")  # type: ignore[misc]  # bound now
         for image_id in {info.id for info in store.images()}:
             self.things[image_id] = lambda image_id=image_id: store.remove(image_id, force=True)  # type: ignore[misc]  # bound now
+        store.collect()  # folders of roots cleaned up a moment ago are still waiting to go
 
     def empty(self) -> int:
         """Remove all, in any order; returns how many things that were."""
