@@ -57,7 +57,7 @@ def measure(bench: Bench) -> Section:
     images = lab.choose(bench.images, quick=bench.quick)
     jobs = [Job(image=image) for image in images]
     jobs += [Job(image=image, on=on) for image, on in SHARED.items() if image in images and on in images]
-    tools = peers.tools(bench.disk)
+    tools = peers.tools(bench.disk, quick=bench.quick)
     rows: list[Row] = []
     for job in jobs:
         lab.warm(job.image)

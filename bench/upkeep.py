@@ -161,7 +161,7 @@ def _deletes(bench: Bench, image: str) -> list[Row]:
     rows: dict[str, Row] = {}
     lab.warm(image)
     for number in range(bench.rounds + 1):
-        for tool in peers.tools(bench.disk):
+        for tool in peers.tools(bench.disk, quick=bench.quick):
             mine = tool.name == "orlop"
             if bench.quick and not mine and (number == bench.rounds or tool.name in LEFT_OUT):
                 continue
