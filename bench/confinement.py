@@ -52,7 +52,8 @@ def unconfined(control: int) -> None:
 
     def nothing(keep: Iterable[int], **_: object) -> confine.Confinement:
         confine.close_fds_except(keep)
-        return confine.Confinement(user_changed=False, landlock=0, seccomp=False)
+        # Else the hash would not follow the worker, as it does a confined one.
+        return confine.Confinement(user_changed=False, landlock=0, seccomp=True)
 
     confine.confine_worker = nothing
     server.main(control)

@@ -40,6 +40,7 @@ MODULES = (
     "erofs/writer",
     "erofs/xattrs",
     "layers/builder",
+    "layers/entry",
     "layers/index",
     "layers/merge",
     "layers/nested",

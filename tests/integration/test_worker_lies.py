@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -253,6 +254,24 @@ def test_other_bytes_than_the_layers_name_nothing(scene: Scene, what: str) -> No
     tar, answer, error = TARS[what]
     scene.orders(copy="answer", tar=tar, answer=answer)
     scene.victim.refuses(scene.load, error, resumable=True)
+
+
+SMALL = {
+    "another layer": (Layer().file("other").tar(), b"+", DataLoss),
+    "a byte is another": (TAR.replace(b"last", b"lost"), b"+", DataLoss),
+    "the end is missing": (TAR[:-512], b"+", DataLoss),
+    "no tar": (b"rubbish" * 1000, b"+", InvalidArgument),
+    "an error without words": (b"", b"-", Internal),
+    "nothing that was agreed": (TAR, b"*", Internal),
+}
+
+
+@pytest.mark.hostile(19, 35)
+@pytest.mark.parametrize("what", SMALL, ids=lambda what: what.replace(" ", "-"))
+def test_the_worker_that_small_layers_share_cannot_give_other_bytes_for_one(scene: Scene, what: str) -> None:
+    tar, kind, error = SMALL[what]
+    scene.orders(small="frame", answer=kind + struct.pack("<Q", len(tar)) + tar)
+    scene.victim.refuses(lambda: scene.store.pull(scene.name), error, resumable=True)
 
 
 @pytest.mark.hostile(35)

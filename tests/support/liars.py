@@ -3,7 +3,8 @@
     with lying(folder) as (template, orders):
         orders(index="answer", answer=b"+junk")
 
-``index`` and ``copy`` say how the worker that indexes and the one that decompresses behave: a name of `WAYS`.
+``index`` and ``copy`` say how the worker that indexes and the one that decompresses behave, ``small`` how the one
+for small layers does: a name of `WAYS`.
 A worker looks for its orders as it starts, so they may change between layers.
 """
 
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orlop.layers.worker import COMPLETE, server
+from orlop.layers.worker import APPENDING, BEAT, COMPLETE, server
 from orlop.layers.worker.client import Template
 from orlop.layers.worker.process import work_on
 from orlop.linux import confine
@@ -34,10 +35,17 @@ def lying(folder: Path) -> Iterator[tuple[Template, Orders]]:
     """A template, and a function that tells its workers what to do; honest until told otherwise."""
     folder.mkdir(exist_ok=True)
 
-    def orders(*, index: str = "honest", copy: str = "honest", answer: bytes = b"", tar: bytes = b"") -> None:
+    def orders(
+        *,
+        index: str = "honest",
+        copy: str = "honest",
+        small: str = "honest",
+        answer: bytes = b"",
+        tar: bytes = b"",
+    ) -> None:
         (folder / "answer").write_bytes(answer)
         (folder / "tar").write_bytes(tar)
-        (folder / "ways").write_text(json.dumps({"index": index, "copy": copy}))
+        (folder / "ways").write_text(json.dumps({"index": index, "copy": copy, "small": small}))
 
     orders()
     with Template(entry=entry(folder)) as template:
@@ -58,7 +66,11 @@ def serve(folder: str, control: int) -> None:
 def _work(folder: Path, message: bytes, descriptors: list[int], parent: int) -> int:
     job = json.loads(message)
     ways = json.loads((folder / "ways").read_text())
-    way = ways["index" if job["index"] else "copy"] if not job["probe"] else "honest"
+    way = (
+        ways["index" if job["index"] else "copy" if job["copy"] else "small"]
+        if not job["probe"]
+        else "honest"
+    )
     return WAYS[way](folder, job, message, descriptors, parent)
 
 
@@ -67,9 +79,11 @@ def _confine(job: dict[str, Any], descriptors: list[int], parent: int) -> None:
         descriptors,
         memory=job["limits"]["worker_memory"],
         cpu_seconds=job["limits"]["worker_cpu"],
-        file_size=0,
+        file_size=job["limits"]["layer_size"] if job["copy"] else 0,
         parent=parent,
     )
+    if job["copy"]:
+        _write(descriptors[3], APPENDING)
 
 
 def _all_told(control: int) -> None:
@@ -181,6 +195,56 @@ def _scribble(folder: Path, job: dict[str, Any], message: bytes, descriptors: li
     return 0
 
 
+def _rewrite(folder: Path, job: dict[str, Any], message: bytes, descriptors: list[int], parent: int) -> int:
+    """Do not say that the tar can only be appended to, for it is not so."""
+    tar, answer = (folder / "tar").read_bytes(), (folder / "answer").read_bytes()
+    _, control, into, out = descriptors
+    _write(out, BEAT)
+    _write(into, bytes(len(tar) + 512))
+    _write(out, BEAT * 100)
+    _all_told(control)
+    os.ftruncate(into, 0)
+    _write(into, tar)
+    os.close(into)
+    _write(out, answer)
+    return 0
+
+
+def _unfiltered(
+    folder: Path, job: dict[str, Any], message: bytes, descriptors: list[int], parent: int
+) -> int:
+    """An honest one, where the kernel has no seccomp."""
+    confine.seccomp_allow = lambda names: False
+    return work_on(message, descriptors, parent)
+
+
+def _late(folder: Path, job: dict[str, Any], message: bytes, descriptors: list[int], parent: int) -> int:
+    """Answer, and go on writing."""
+    tar, answer = (folder / "tar").read_bytes(), (folder / "answer").read_bytes()
+    _confine(job, descriptors, parent)
+    _all_told(descriptors[1])
+    _write(descriptors[2], tar)
+    _write(descriptors[3], answer)
+    os.close(descriptors[3])
+    while True:
+        _write(descriptors[2], b"more")
+
+
+def _full(folder: Path, job: dict[str, Any], message: bytes, descriptors: list[int], parent: int) -> int:
+    """An honest one, on a disk that is full."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), descriptors[2])
+    return work_on(message, descriptors, parent)
+
+
+def _frame(folder: Path, job: dict[str, Any], message: bytes, descriptors: list[int], parent: int) -> int:
+    """Read a small layer, and answer as ordered."""
+    answer = (folder / "answer").read_bytes()
+    _confine(job, descriptors, parent)
+    while os.read(descriptors[1], 1 << 16):
+        _write(descriptors[3], answer)
+    return 0
+
+
 WAYS = {
     "honest": _honest,
     "answer": _answer,
@@ -193,4 +257,9 @@ WAYS = {
     "killed": _killed,
     "hoard": _hoard,
     "scribble": _scribble,
+    "rewrite": _rewrite,
+    "unfiltered": _unfiltered,
+    "late": _late,
+    "full": _full,
+    "frame": _frame,
 }

@@ -11,14 +11,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from orlop.layers.worker import client
+from orlop.layers.worker import client, template
 
 
-class _Lent(client.Template):
+class _Lent(template.Template):
     """A template that whoever has it may close, and it stays."""
 
     def close(self) -> None:
         pass
+
+    retire = close
 
     def end(self) -> None:
         super().close()
@@ -27,8 +29,9 @@ class _Lent(client.Template):
 @contextmanager
 def one_template() -> Iterator[None]:
     """Let all stores of this process have their workers from one template."""
-    template = _Lent()
+    lent = _Lent()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "Template", lambda: template)
+        for module in (client, template):
+            patch.setattr(module, "Template", lambda: lent)
         yield
-    template.end()
+    lent.end()

@@ -217,3 +217,24 @@ def test_a_ruleset_handles_all_that_its_abi_knows(abi: int, size: int, fs: int) 
     ruleset = _ruleset(abi)
     assert len(ruleset) == size
     assert int.from_bytes(ruleset[:8], sys.byteorder) == (1 << fs) - 1
+
+
+LACKING = """
+import os, re
+from orlop.linux import confine
+from orlop.linux._syscall import call
+
+call("prctl", 24, 0, 0, 0, 0)  # PR_CAPBSET_DROP: as in a container that has no CAP_CHOWN
+confine.prepare()
+if (pid := os.fork()) == 0:
+    confine.drop_privileges()
+    print(re.search(r"CapBnd:\\t(.*)", open("/proc/self/status").read())[1], flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may empty the set")
+def test_no_capability_is_left_to_a_worker_where_the_first_was_taken_before() -> None:
+    done = run(LACKING)
+    assert int(done.stdout, 16) == 0, done.stderr.decode()

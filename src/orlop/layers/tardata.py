@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import InvalidArgument
+from orlop.layers.entry import Entry
 from orlop.layers.index import BLOCK
-from orlop.layers.tarread import Entry, TarReader
+from orlop.layers.tarread import TarReader
 from orlop.layers.tarwrite import Member, headers
 from orlop.values import replace
 

@@ -11,16 +11,18 @@ What the entries *mean* (whiteouts, links, names) is `orlop.layers.builder`'s.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from zlib import adler32
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit
 from orlop.errors import InvalidArgument
 from orlop.layers import pax
-from orlop.layers.index import BLOCK, MAX_TIME, Extents, Xattrs
+from orlop.layers.entry import Entry
+from orlop.layers.index import BLOCK, MAX_TIME
 
-__all__ = ["Entry", "TarReader"]
+__all__ = ["TarReader"]
 
 _ZERO_BLOCK: Final = bytes(BLOCK)
 _ZEROS: Final = [bytes(n) for n in range(BLOCK)]
@@ -39,6 +41,9 @@ _MODES: Final = {
     0x53: stat.S_IFREG,  # 'S', old GNU sparse
     0x44: stat.S_IFDIR,  # 'D', GNU dumpdir
 }
+_FIELDS: Final = struct.Struct("100s24s12s12s")  # name; mode, uid, gid; size; mtime: half as dear as slices
+_PLAIN: Final = 0x30  # '0', a file: most entries are
+_LETTERS: Final = 0x40  # kinds above it are not POSIX's own, or no entries
 _LINKS: Final = b"12"
 _DEVICES: Final = b"34"
 _HEADER_ONLY: Final = b"123456"
@@ -47,55 +52,18 @@ _DIGITS: Final = 20  # of the largest number in a sparse map
 _KEPT: Final = 4096  # different fields of a kind whose meaning is remembered
 
 
-class Entry:
-    """One member of the archive.
-
-    ``mode`` is a whole st_mode, or has no type bits for a hard link.  ``offset`` is where the bytes
-    start in the uncompressed archive, ``size`` their number (the apparent size if ``extents`` is
-    set).  ``dirty`` tells that the padding behind the last byte is missing or not zero.
-    """
-
-    __slots__ = (
-        "dirty",
-        "extents",
-        "gid",
-        "link",
-        "mode",
-        "mtime",
-        "name",
-        "nsec",
-        "offset",
-        "rdev",
-        "size",
-        "uid",
-        "xattrs",
-    )
-
-    name: bytes
-    link: bytes
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    nsec: int
-    size: int
-    offset: int
-    rdev: tuple[int, int]
-    dirty: bool
-    xattrs: Xattrs
-    extents: Extents | None
-
-
 class TarReader:
     """Iterate over the entries of one archive, given as an iterator of chunks.
 
-    After the iteration ``size`` is the length of the whole stream, including what follows the
-    end-of-archive marker.  Raises `InvalidArgument` for what is not a tar, `ResourceExhausted` when
-    a limit is passed.
+    A source that has a method ``skip`` is asked to go past bytes that nobody looks at, and returns how many
+    it had of them.  After the iteration ``size`` is the length of the whole stream, including what follows
+    the end-of-archive marker.  Raises `InvalidArgument` for what is not a tar, `ResourceExhausted` when a
+    limit is passed.
     """
 
     def __init__(self, chunks: Iterable[bytes], *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._chunks = iter(chunks)
+        self._jump: Callable[[int], int] | None = getattr(chunks, "skip", None)
         self._limits = limits
         self._largest = min(limits.layer_size, limits.file_size)
         self._buffer = b""
@@ -133,6 +101,14 @@ class TarReader:
     def _skip(self, count: int) -> None:
         """Go past ``count`` bytes.  Raises if the stream ends before."""
         at = self._at + count
+        if self._jump is not None and at > len(self._buffer):
+            missing = at - len(self._buffer)
+            passed = self._jump(missing)
+            self._base += len(self._buffer) + passed
+            self._buffer, self._at = b"", 0
+            if passed < missing:
+                raise InvalidArgument(_WHAT, f"the archive is cut off at byte {self._base}")
+            return
         while at > len(self._buffer):
             at -= len(self._buffer)
             self._base += len(self._buffer)
@@ -180,7 +156,7 @@ class TarReader:
             if adler32(header) & 0xFFFF != self._sums.get(header[148:156]):
                 self._check_sum(header, start)
             kind = header[156]
-            if kind in b"xXgLK":
+            if kind > _LETTERS and kind in b"xXgLK":
                 data = self._record(header, held)
                 held += len(data) if kind != 0x67 else 0
                 if kind == 0x67:
@@ -266,30 +242,32 @@ class TarReader:
         if mode is None:
             raise InvalidArgument(_WHAT, f"an entry of unknown type {chr(kind)!r} at byte {start}")
         entry = Entry()
-        owner = self._owners.get(header[100:124])
+        name, owner_field, size_field, time_field = _FIELDS.unpack_from(header)
+        owner = self._owners.get(owner_field)
         if owner is None:
             owner = self._owner(header)
         bits, entry.uid, entry.gid = owner
-        size = _number(header[124:136], "size")
-        mtime = self._times.get(header[136:148])
+        size = _number(size_field, "size")
+        mtime = self._times.get(time_field)
         entry.mtime = self._time(header) if mtime is None else mtime
         entry.nsec = 0
-        entry.name = _name(header) if gnu_name is None else gnu_name
+        if gnu_name is not None:
+            entry.name = gnu_name
+        else:
+            entry.name = _prefixed(header, name) if header[345] else name.partition(b"\0")[0]
         entry.link = b""
         entry.rdev = (0, 0)
-        if kind in _LINKS:
-            entry.link = header[157:257].partition(b"\0")[0] if gnu_link is None else gnu_link
-        elif kind in _DEVICES:
-            entry.rdev = (_number(header[329:337], "device"), _number(header[337:345], "device"))
+        if kind != _PLAIN:
+            _point(entry, header, gnu_link)
         entry.xattrs = ()
         entry.extents = None
         entry.dirty = False
         if records or self._globals:
             size = self._apply(entry, records, size)
-        if mode == stat.S_IFREG and entry.name.endswith(b"/"):
+        if mode == stat.S_IFREG and entry.name[-1:] == b"/":
             mode = stat.S_IFDIR  # as GNU tar and V7 have it; its data, if any, is skipped
         entry.mode = mode | bits
-        if kind in _HEADER_ONLY:
+        if kind != _PLAIN and kind in _HEADER_ONLY:
             size = 0  # such entries have no data, whatever the field says
         if not 0 <= size <= self._largest:
             self._check_size("layer_size", size, self._limits.layer_size)
@@ -457,12 +435,21 @@ class TarReader:
         self._skip(stored)
 
 
-def _name(header: bytes) -> bytes:
-    """The name in a ustar or V7 header."""
-    name = header[: header.find(0, 0, 100)] if header[99] == 0 else header[:100].partition(b"\0")[0]
-    if header[345] and header[257:263] == b"ustar\0":
+def _prefixed(header: bytes, field: bytes) -> bytes:
+    """The name in a ustar header, or in one of another kind that has something else in the prefix's place."""
+    name = field.partition(b"\0")[0]
+    if header[257:263] == b"ustar\0":
         return header[345:500].partition(b"\0")[0] + b"/" + name
     return name
+
+
+def _point(entry: Entry, header: bytes, gnu_link: bytes | None) -> None:
+    """What a link leads to, and which device a device is."""
+    kind = header[156]
+    if kind in _LINKS:
+        entry.link = header[157:257].partition(b"\0")[0] if gnu_link is None else gnu_link
+    elif kind in _DEVICES:
+        entry.rdev = (_number(header[329:337], "device"), _number(header[337:345], "device"))
 
 
 def _octal(field: bytes, what: str) -> int:
@@ -483,7 +470,7 @@ def _number(field: bytes, what: str) -> int:
     first = field[0]
     if first < 0x80:
         digits = field[:-1]
-        if digits.isdigit() and field[-1] in b"\0 ":  # some writers fill the last byte with a digit, too
+        if field[-1] in b"\0 " and digits.isdigit():  # some writers fill the last byte with a digit, too
             try:
                 return int(digits, 8)
             except ValueError as exc:

@@ -18,9 +18,9 @@ from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import DataLoss
 from orlop.layers import pax
 from orlop.layers.builder import IndexBuilder
+from orlop.layers.entry import Entry
 from orlop.layers.hashing import SideHash
 from orlop.layers.index import BLOCK, LayerIndex, Xattrs
-from orlop.layers.tarread import Entry
 from orlop.linux.files import sync_range
 from orlop.spec.digest import DiffID
 from orlop.values import dataclass

@@ -43,7 +43,10 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "capget": (125, 90),
     "capset": (126, 91),
     "fstatfs": (138, 44),
+    "madvise": (28, 233),
+    "mmap": (9, 222),
     "mount": (165, 40),
+    "munmap": (11, 215),
     "prctl": (157, 167),
     "seccomp": (317, 277),
     "statfs": (137, 43),
@@ -59,6 +62,7 @@ _NUMBERS: dict[str, tuple[int, int]] = {
     "close_range": (436, 436),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
+    "statmount": (457, 457),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
 }

@@ -11,6 +11,7 @@ Sources: capabilities(7), landlock(7), Documentation/userspace-api/landlock.rst.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import signal
@@ -104,6 +105,7 @@ def _has_capability(number: int, header: bytearray) -> bool:
     return bool(struct.unpack_from("=I", sets)[0] >> number & 1)
 
 
+@functools.cache  # what was emptied stays so, also in what is forked
 def _empty_bounding_set() -> None:
     for capability in range(64):
         try:
@@ -201,8 +203,12 @@ def _ruleset(abi: int) -> bytes:
 
 
 def prepare() -> None:
-    """Load what `confine_worker` needs, in the process that forks: half a short worker's time otherwise."""
+    """Do and load what can be had in the process that forks: half a short worker's time otherwise.
+
+    It must have no program to start: what it would start had no capability that it has not itself.
+    """
     landlock_abi()
+    _empty_bounding_set()
     seccomp_prepare(WORKER_SYSCALLS)
 
 

@@ -77,11 +77,12 @@ _NUMBERS: dict[str, tuple[int, int | None]] = {
     "writev": (20, 66),
 }
 
-# What a Python process needs to read given descriptors and to append to pipes, to allocate, wait and exit.
-# No name of a file or of another process is ever passed in, nothing changes a file that is open, and there
-# is one thread: many would be a way to use up the machine's process IDs.  Many C libraries make newfstatat or
-# statx of fstat; both are not here, as with AT_EMPTY_PATH they take names all the same, and Landlock keeps
-# nobody from looking at a file's metadata.
+# What a Python process needs to read given descriptors and to append to others, to allocate, wait and exit.
+# No name of a file or of another process is ever passed in, and nothing changes what is in a file that is
+# open: a tar is hashed while its worker appends to it (docs/adr/0019-the-tar-goes-straight-into-its-file.md).
+# There is one thread: many would be a way to use up the machine's process IDs.  Many C libraries make
+# newfstatat or statx of fstat; both are not here, as with AT_EMPTY_PATH they take names all the same, and
+# Landlock keeps nobody from looking at a file's metadata.
 WORKER_SYSCALLS: tuple[str, ...] = tuple(_NUMBERS)
 
 _AUDIT_ARCH = {  # machine: (AUDIT_ARCH_ token, column of the table)

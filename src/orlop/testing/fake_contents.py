@@ -11,8 +11,8 @@ from collections.abc import Generator, Iterable, Sequence
 from orlop.errors import InvalidArgument, NotFound
 from orlop.images.browsing.globs import Glob
 from orlop.images.contents import FileInfo, FindOptions, Found
+from orlop.layers.entry import Entry
 from orlop.layers.tardata import END, TarData, Write, padding
-from orlop.layers.tarread import Entry
 from orlop.layers.tarwrite import Member, headers
 from orlop.observe import Call
 from orlop.testing.fake_base import FakeBase

@@ -15,7 +15,7 @@ from orlop.images.browsing.localtar import tar_of_path
 from orlop.images.browsing.unpack import Place, place, unpack
 from orlop.images.contents import Contents
 from orlop.layers.changes import text_of
-from orlop.layers.tarread import Entry
+from orlop.layers.entry import Entry
 from orlop.observe import Call
 
 __all__ = ["copy_in", "copy_out", "put"]

@@ -19,7 +19,7 @@ from orlop.images.browsing.unpack import Place, place, unpack
 from orlop.images.core import Core
 from orlop.images.prepared.grounds import Grounds
 from orlop.images.prepared.usage import Usage
-from orlop.layers.tarread import Entry
+from orlop.layers.entry import Entry
 from orlop.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from orlop.linux.mount import detached
 from orlop.linux.mountinfo import is_mount_point

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, from_oserror
 from orlop.layers.changes import text_of
+from orlop.layers.entry import Entry
 from orlop.layers.tardata import TarData, Write
-from orlop.layers.tarread import Entry
 from orlop.linux.files import RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, openat2
 from orlop.observe import Call
 from orlop.values import dataclass

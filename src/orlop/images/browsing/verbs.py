@@ -7,7 +7,6 @@ from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orlop.errors import InvalidArgument, from_oserror
-from orlop.images.contents import FileInfo, FindOptions, Found, kind_of
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call
 
@@ -15,11 +14,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from orlop.images.browsing.nodes import Node, Tree
+    from orlop.images.contents import FileInfo, FindOptions, Found
 
 __all__ = ["ContentVerbs", "info_of", "streaming"]
 
 _CALL = Call()
-_ANY = FindOptions()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -94,12 +93,14 @@ class ContentVerbs(Parts):
 
     @streaming("look for files in")
     def find_files(
-        self, thing: str | None, pattern: bytes, *, options: FindOptions = _ANY, call: Call = _CALL
+        self, thing: str | None, pattern: bytes, *, options: FindOptions | None = None, call: Call = _CALL
     ) -> Generator[Found]:
         """See `orlop.images.contents.Contents.find_files`."""
         from orlop.images.browsing.find import Finder, Wanted
         from orlop.images.browsing.globs import Glob
+        from orlop.images.contents import FindOptions
 
+        options = options or FindOptions()
         wanted = Wanted(
             glob=Glob(pattern), kinds=frozenset(options.kinds), least=options.least, most=options.most
         )
@@ -160,6 +161,8 @@ def _regular(tree: Tree, path: bytes, thing: str) -> Node:
     if node.is_folder:
         raise InvalidArgument(what, "it is a folder", hint="'orlop ls' lists it, 'orlop cp' copies it")
     if not node.is_file:
+        from orlop.images.contents import kind_of
+
         raise InvalidArgument(what, f"it is no regular file but a {kind_of(node.mode)}")
     return node
 

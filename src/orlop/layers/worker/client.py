@@ -18,20 +18,15 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from orlop.config import DEFAULT_LIMITS, Limits
-from orlop.errors import (
-    Error,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    ResourceExhausted,
-    Unavailable,
-    limit_hint,
-)
+from orlop.errors import InvalidArgument, ResourceExhausted, Unavailable
 from orlop.layers.index import LayerIndex
 from orlop.layers.nocycles import no_cycles
-from orlop.layers.worker import BEAT
+from orlop.layers.worker import APPENDING, BEAT, DISK_ERRORS
+from orlop.layers.worker.drain import Drain
 from orlop.layers.worker.feed import Feed
-from orlop.layers.worker.template import Lifeline, Template
+from orlop.layers.worker.said import LOOK, MOST_SAID, PART, Stall, nonsense, their_error
+from orlop.layers.worker.small import SmallLayers
+from orlop.layers.worker.template import End, Lifeline, Template
 from orlop.linux.confine import Confinement
 from orlop.observe import Call
 from orlop.spec.digest import DiffID
@@ -39,15 +34,9 @@ from orlop.values import asdict, dataclass
 
 __all__ = ["Feed", "Forker", "Stall", "Template", "Unpacked", "confinement", "unpack"]
 
-PIPE_SIZE = 1 << 20
 ANSWER_BASE = 64 << 20  # bytes of an answer that need no justification
 ANSWER_PER_ENTRY = 64  # columns; limits.metadata_size bounds the rest
-MOST_SAID = 64 << 10  # bytes of an error, which is decoded before anything is known of its shape
-LOOK = 0.2  # seconds; how soon a cancelled call stops waiting for a silent worker
 _WHAT = "unpack layer"
-_SAYABLE: dict[str, type[Error]] = {  # what a worker may raise: about the layer, or itself
-    cls.code: cls for cls in (FailedPrecondition, InvalidArgument, Internal, ResourceExhausted)
-}
 
 
 class Forker(Protocol):
@@ -79,15 +68,20 @@ def unpack(
     call: Call,
     written: Callable[[int], None] = lambda total: None,
     whole: Callable[[], None] = lambda: None,
+    small: SmallLayers | None = None,
 ) -> Unpacked:
-    """Run one layer through its workers: decompress, copy to ``tar``, hash, index, validate.
+    """Run one layer through its workers: decompress into ``tar``, hash, index, validate.
 
-    ``source`` is a readable file whose layer starts at byte ``offset``; ``tar`` is a file to write
-    from its start, or None to index only.  ``plain`` says that the source is a tar, whatever its first
+    ``source`` is a readable file whose layer starts at byte ``offset``; ``tar`` is an empty file that can be
+    read and written, or None to index only.  ``plain`` says that the source is a tar, whatever its first
     bytes look like.  ``written`` is told the bytes of tar so far; ``whole`` is called when
-    that is all of it: the index may be a while still.  Raises what a worker found, `InvalidArgument` if its
-    answer is not a proper index, `Unavailable` if it died or hangs, `ResourceExhausted` for a limit that is
-    named, `Cancelled` and `DeadlineExceeded` as ``call`` says.  No worker lives on.
+    that is all of it: the index may be a while still.  ``small`` is given for a layer of which it is known
+    that its blob is small: it is waited for, and decompressed there.
+
+    Raises what a worker found, `InvalidArgument` if its answer is not a proper index, `Unavailable` if it
+    died or hangs, `ResourceExhausted` for a limit that is named, `Cancelled` and `DeadlineExceeded` as
+    ``call`` says, OSError as the disk does.  No worker of this layer lives on, and none that could write to
+    ``tar`` is there any more on return.
     """
     with contextlib.ExitStack() as stack:
         if tar is None:
@@ -100,15 +94,25 @@ def unpack(
                 encoded=indexer.result,
                 tar_size=0,
             )
+        if small is not None:
+            size = _all_of(feed, call)
+            packed = os.pread(source, size, offset)
+            if len(packed) < size:
+                raise InvalidArgument(_WHAT, "the source is shorter than announced")
+            feed = Feed.whole(len(packed))
+            stack.callback(feed.close)
+            data = small.decompress(packed, call=call)
+            if data is not None:
+                return _small(template, data, tar, limits, call, written, whole)
         progress = Feed()
         stack.callback(progress.close)
-        writer = _Worker(template, source, feed, limits, offset=offset, plain=plain, copy=True)
+        drain = Drain(tar, progress, limits, written, whole)
+        writer = _Writer(template, source, feed, limits, drain, offset=offset, plain=plain, tar=tar)
         stack.enter_context(writer)
-        drain = writer.drain = _Drain(writer.tar, tar, progress, limits, written, whole)
         indexer = _Worker(template, tar, progress, limits, plain=True, index=True)
         _run([writer, stack.enter_context(indexer)], call)
         if writer.result:
-            raise _nonsense()
+            raise nonsense()
         index = _believed(indexer.result, drain.total, limits)
         return Unpacked(
             diff_id=DiffID(f"sha256:{drain.hasher.hexdigest()}"),
@@ -116,6 +120,48 @@ def unpack(
             encoded=indexer.result,
             tar_size=drain.total,
         )
+
+
+def _small(
+    template: Forker,
+    data: bytes,
+    tar: int,
+    limits: Limits,
+    call: Call,
+    written: Callable[[int], None],
+    whole: Callable[[], None],
+) -> Unpacked:
+    """Write a tar that is all there, and have it indexed from its file."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(tar, view) :]
+    written(len(data))
+    whole()
+    with contextlib.closing(Feed.whole(len(data))) as feed:
+        indexed = unpack(template, tar, feed, plain=True, limits=limits, call=call)
+    return Unpacked(
+        diff_id=DiffID(f"sha256:{hashlib.sha256(data).hexdigest()}"),
+        index=indexed.index,
+        encoded=indexed.encoded,
+        tar_size=len(data),
+    )
+
+
+def _all_of(feed: Feed, call: Call) -> int:
+    """Wait until a source is complete; its size."""
+    reader = feed.take_reader()
+    try:
+        poller = select.poll()
+        poller.register(reader, select.POLLIN)
+        while not feed.complete:
+            if feed.given_up:
+                raise Unavailable(_WHAT, "its source was given up")
+            if poller.poll(LOOK * 1000):
+                os.read(reader, 4096)
+            call.check(_WHAT)
+    finally:
+        os.close(reader)
+    return feed.total
 
 
 def _believed(answer: bytes, tar_size: int | None, limits: Limits) -> LayerIndex:
@@ -138,72 +184,7 @@ def confinement(template: Forker, *, limits: Limits = DEFAULT_LIMITS, call: Call
         try:
             return Confinement(**json.loads(worker.result))
         except (ValueError, TypeError) as exc:
-            raise _nonsense() from exc
-
-
-class Stall:
-    """How long a worker that should do something did nothing."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._idle = 0.0
-
-    def watch(self, seconds: float, *, moved: bool, expects: bool) -> None:
-        """Some time went by, in which the worker gave a sign of life or not, and it was its turn or not.
-
-        Raises `Unavailable` when it has been too long.
-        """
-        self._idle = self._idle + seconds if expects and not moved else 0.0
-        if self._idle >= self._limit:
-            raise Unavailable(
-                _WHAT,
-                f"the worker that reads the layer did nothing for {self._limit} seconds (worker_stall)",
-                hint=limit_hint("worker_stall"),
-                details={"limit": "worker_stall"},
-            )
-
-
-class _Drain:
-    """Moves the tar from a worker's pipe to the file, hashing on the way."""
-
-    def __init__(
-        self,
-        pipe: int,
-        tar: int,
-        progress: Feed,
-        limits: Limits,
-        written: Callable[[int], None],
-        whole: Callable[[], None],
-    ) -> None:
-        self._pipe, self._tar, self._progress = pipe, tar, progress
-        self._most, self._written, self._whole = limits.layer_size, written, whole
-        self._buffer = bytearray(PIPE_SIZE)
-        self._view = memoryview(self._buffer)
-        self.hasher = hashlib.sha256()
-        self.total = 0
-
-    def take(self) -> bool:
-        """Take what is there; False at the end."""
-        count = os.readv(self._pipe, [self._buffer])
-        if not count:
-            return False
-        self.total += count
-        if self.total > self._most:
-            raise ResourceExhausted(_WHAT, "the worker wrote more than it may", hint=limit_hint("layer_size"))
-        chunk = self._view[:count]
-        self.hasher.update(chunk)
-        done = os.write(self._tar, chunk)
-        while done < count:
-            done += os.write(self._tar, chunk[done:])
-        if not self._progress.told:  # else the worker will hear of it later; and never is the pipe full
-            self._progress.advance(self.total)
-        self._written(self.total)
-        return True
-
-    def complete(self) -> None:
-        """The tar is all there."""
-        self._progress.advance(self.total, complete=True)
-        self._whole()
+            raise nonsense() from exc
 
 
 class _Worker:
@@ -218,7 +199,7 @@ class _Worker:
         *,
         offset: int = 0,
         plain: bool = False,
-        copy: bool = False,
+        tar: int | None = None,
         index: bool = False,
         probe: bool = False,
     ) -> None:
@@ -228,32 +209,25 @@ class _Worker:
         self._most = ANSWER_BASE + (columns + limits.metadata_size if index else 0)
         self._parts: list[bytes] = []
         self._answered = 0
+        self.ended = False
         self._moved = False
-        self.drain: _Drain | None = None
         self.result = b""
-        self.tar = -1
         job: dict[str, object] = {
             "limits": asdict(limits),
             "offset": offset,
             "plain": plain,
-            "copy": copy,
+            "copy": tar is not None,
             "index": index,
             "probe": probe,
         }
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-
-            def pipe() -> tuple[int, int]:
-                out, into = os.pipe2(os.O_CLOEXEC)
-                ours.callback(os.close, out)
-                theirs.callback(os.close, into)
-                return out, into
-
-            self.answer, answer_in = pipe()
+            self.answer, answer_in = os.pipe2(os.O_CLOEXEC)
+            ours.callback(os.close, self.answer)
+            theirs.callback(os.close, answer_in)
             tar_in = answer_in  # where there is no tar to write
-            if copy:
-                self.tar, tar_in = pipe()
-                with contextlib.suppress(PermissionError):  # over the user's share of pipe memory: slower
-                    fcntl.fcntl(self.tar, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            if tar is not None:
+                tar_in = os.open(f"/proc/self/fd/{tar}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                theirs.callback(os.close, tar_in)
             given = _to_read(source)
             theirs.callback(os.close, given)
             reader = feed.take_reader()
@@ -264,7 +238,7 @@ class _Worker:
 
     def take_answer(self) -> bool:
         """Take what is there of the answer; False at its end.  Raises what the worker found."""
-        part = os.read(self.answer, PIPE_SIZE)
+        part = os.read(self.answer, PART)
         if not part:
             self._conclude()
             return False
@@ -272,29 +246,37 @@ class _Worker:
         self._answered += len(part)
         if self._answered > self._most:
             raise ResourceExhausted(_WHAT, "the worker answered more than it may")
+        self._take(part)
+        return True
+
+    def _take(self, part: bytes) -> None:
         if not self._parts:
             part = part.lstrip(BEAT)
         if part:
             self._parts.append(part)
-        return True
-
-    def take_tar(self) -> bool:
-        """Take what is there of the tar; False at its end."""
-        self._moved = True
-        return self.drain is not None and self.drain.take()
 
     def _conclude(self) -> None:
         answer = b"".join(self._parts)
         self._parts.clear()
+        if answer[:1] == b"!":
+            raise self._their_disk(answer[1:])
         if answer[:1] == b"-":
-            raise _their_error(answer[1:]) if len(answer) <= MOST_SAID else _nonsense()
+            raise their_error(answer[1:]) if len(answer) <= MOST_SAID else nonsense()
         if answer[:1] != b"+":
             if self._feed.given_up:
                 raise Unavailable(_WHAT, "its source was given up")
-            raise self._lifeline.end().error(self._limits)
+            raise self._end().error(self._limits)
         if not self._feed.complete:
-            raise _nonsense()  # of a layer that it has not seen whole
+            raise nonsense()  # of a layer that it has not seen whole
         self.result = answer[1:]
+
+    def _their_disk(self, said: bytes) -> Exception:
+        return nonsense()  # it has none
+
+    def _end(self) -> End:
+        """End the process, and say how it ended; once."""
+        self.ended = True
+        return self._lifeline.end()
 
     def watch(self, seconds: float) -> None:
         """Some time went by.  Raises `Unavailable` if this worker hangs, or has nothing more to come."""
@@ -319,34 +301,87 @@ class _Worker:
         self.close()
 
 
+class _Writer(_Worker):
+    """The worker that decompresses, and the hash that follows it."""
+
+    def __init__(
+        self,
+        template: Forker,
+        source: int,
+        feed: Feed,
+        limits: Limits,
+        drain: Drain,
+        *,
+        offset: int,
+        plain: bool,
+        tar: int,
+    ) -> None:
+        super().__init__(template, source, feed, limits, offset=offset, plain=plain, tar=tar)
+        self._drain = drain
+        self._heard = self._appending = self._answered_all = False
+
+    def take_answer(self) -> bool:
+        """Take what is there of the answer, and look how far the tar is."""
+        self._answered_all = not super().take_answer()
+        if self._appending:
+            self._drain.look()
+        return not self._answered_all
+
+    def _take(self, part: bytes) -> None:
+        if not self._heard:
+            self._heard = True
+            self._appending = part.startswith(APPENDING)
+            part = part.removeprefix(APPENDING)
+        super()._take(part)
+
+    def _their_disk(self, said: bytes) -> Exception:
+        number = int(said) if said.isdigit() and len(said) < 4 else 0
+        return OSError(number, os.strerror(number)) if number in DISK_ERRORS else nonsense()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do that nobody has to be waited for."""
+        return self._drain.behind or (self._answered_all and not self._drain.complete)
+
+    def go_on(self) -> None:
+        """Do some of that.  The tar is whole when the worker is no more, and all it wrote is hashed."""
+        if self._drain.behind:
+            self._drain.step()
+        elif self._answered_all and not self.ended:
+            end = self._end()
+            if end.lost:
+                raise end.error(self._limits)
+            self._drain.look()
+        elif self._answered_all and not self._drain.complete:
+            self._drain.finish()
+
+    def close(self) -> None:
+        """End the worker, and wait for its end: it can write to a file that others will read."""
+        if not self.ended:
+            self._end()
+        super().close()
+
+
 def _run(workers: list[_Worker], call: Call) -> None:
     """Take what the workers give until all have answered."""
     poller = select.poll()
-    pipes: dict[int, Callable[[], bool]] = {}
-    open_pipes = dict.fromkeys(workers, 0)
-    owner: dict[int, _Worker] = {}
-    for worker in workers:
-        for pipe, take in ((worker.tar, worker.take_tar), (worker.answer, worker.take_answer)):
-            if pipe >= 0:
-                poller.register(pipe, select.POLLIN)
-                pipes[pipe], owner[pipe] = take, worker
-                open_pipes[worker] += 1
+    silent = {worker.answer: worker for worker in workers}  # those that have not answered yet
+    writers = [worker for worker in workers if isinstance(worker, _Writer)]
+    for answer in silent:
+        poller.register(answer, select.POLLIN)
     last = time.monotonic()
-    while pipes:
-        for pipe, _ in poller.poll(LOOK * 1000):
-            if not pipes[pipe]():
-                poller.unregister(pipe)
-                del pipes[pipe]
-                worker = owner[pipe]
-                open_pipes[worker] -= 1
-                if not open_pipes[worker] and worker.drain is not None:
-                    worker.drain.complete()
+    while silent or any(writer.busy for writer in writers):
+        for answer, _ in poller.poll(0 if any(writer.busy for writer in writers) else LOOK * 1000):
+            if not silent[answer].take_answer():
+                poller.unregister(answer)
+                del silent[answer]
+        for writer in writers:
+            writer.go_on()
         call.check(_WHAT)
         now = time.monotonic()
         if now - last >= LOOK:
-            for worker, count in open_pipes.items():
-                if count:
-                    worker.watch(min(now - last, 1.0))  # what stops us, or the machine, is not its fault
+            for worker in silent.values():
+                worker.watch(min(now - last, 1.0))  # what stops us, or the machine, is not its fault
             last = now
 
 
@@ -355,26 +390,3 @@ def _to_read(source: int) -> int:
     if fcntl.fcntl(source, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         return os.dup(source)
     return os.open(f"/proc/self/fd/{source}", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _their_error(data: bytes) -> Error:
-    try:
-        said = json.loads(data)
-        details = said["details"]
-        return _SAYABLE[said["code"]](
-            _plain(said["attempted"], 500),
-            _plain(said["reason"], 1000),
-            hint=_plain(said["hint"], 500),
-            details={"limit": _plain(details["limit"], 100)} if "limit" in details else {},
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise _nonsense() from exc
-
-
-def _nonsense() -> Internal:
-    return Internal(_WHAT, "the worker answered what no worker says")
-
-
-def _plain(said: object, most: int) -> str:
-    """A text that may go to a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(said)[:most])

@@ -1,7 +1,8 @@
 """The template: a process that forks workers, and sees to it that each of them ends.
 
-It runs with our rights and never looks at a byte from outside: it reads jobs, which we write, and the ends
-of its children.  One thread, which never waits for anything but news.
+It runs with our rights (but for those of programs it might start: it starts none) and never looks at a byte
+from outside: it reads jobs, which we write, and the ends of its children.  One thread, which never waits for
+anything but news.
 
 Invariants: a worker lives no longer than its lifeline, than this process, or than whoever gave it the job;
 how it ended is said on its lifeline.

@@ -174,6 +174,13 @@ class Template:
                 self._process.wait()
         self._socket = self._process = None
 
+    def retire(self) -> None:
+        """Have the process end, and with it all workers; `close` waits for that.  Idempotent."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
     def close(self) -> None:
         """End the process, and with it all workers.  Idempotent."""
         with self._lock:
