@@ -16,6 +16,7 @@ import pytest
 import orlop
 from conftest import StoreDirs
 from orlop.images.running.bundle import RunOptions, build_spec, write_bundle
+from orlop.observe import NullObserver
 from orlop.spec.documents import parse_config
 from support import images
 from support.layers import Layer
@@ -111,6 +112,22 @@ def test_a_layer_that_is_there_is_not_fetched_again(store: orlop.Store, registry
     store.pull(f"{registry.host}/shared-b:v1", call=orlop.Call(observer=Log()))
     phases = {event.item: event.phase for event in log if event.item.startswith("sha256:")}
     assert sorted(phases.values()) == ["done", "exists"]
+
+
+@pytest.mark.parametrize("phase", ["waiting", "done"])
+def test_a_pull_that_is_cancelled_says_so_though_most_layers_have_yet_to_begin(
+    store: orlop.Store, registry: Registry, phase: str
+) -> None:
+    class Stop(NullObserver):
+        def progress(self, event: orlop.Progress) -> None:
+            if event.phase == phase:
+                call.cancel.cancel()
+
+    call = orlop.Call(observer=Stop())
+    images.push(registry, f"cancelled-{phase}", "v1", images.make_image([one() for _ in range(24)]))
+    with pytest.raises(orlop.Cancelled):
+        store.pull(f"{registry.host}/cancelled-{phase}:v1", call=call)
+    assert store.images() == []
 
 
 def test_blobs_of_layers_are_not_kept_unless_asked_for(

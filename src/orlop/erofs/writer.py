@@ -350,7 +350,7 @@ def _survey(root: Node) -> list[tuple[Node, bytes, Node]]:
 def _check_names(names: list[bytes], children: dict[bytes, Node]) -> None:
     """Raise `InvalidArgument` unless all are names that a folder can hold."""
     joined = b"".join(names)
-    if b"/" in joined or b"\0" in joined or b"." in children or b".." in children or b"" in children:
+    if 0x2F in joined or 0 in joined or b"." in children or b".." in children or b"" in children:
         bad = next(name for name in names if name in {b"", b".", b".."} or b"/" in name or b"\0" in name)
         raise InvalidArgument(f"write EROFS entry {bad!r}", "this cannot be the name of a file")
     if len(joined) > fmt.MAX_NAME and len(longest := max(names, key=len)) > fmt.MAX_NAME:

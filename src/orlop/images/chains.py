@@ -15,14 +15,17 @@ commit adds one image; a stack is never higher than eight: there the last small 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orlop.errors import Aborted, DataLoss, FailedPrecondition, NotFound, from_oserror
+from orlop.images.ahead import Ahead, Rendered
 from orlop.images.core import Core
 from orlop.images.space import check_room
 from orlop.layers.chainview import ChainView
+from orlop.layers.datalayout import DataLayout
 from orlop.layers.index import LayerIndex
 from orlop.layers.nocycles import no_cycles
 from orlop.linux.files import write_durably
@@ -112,7 +115,7 @@ class Chains:
             parent = known.parent
             below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent))) if parent else 0
         else:
-            below = 0 if whole else self._plan(diff_ids, room)
+            below = 0 if whole else self._plan(self._rows(diff_ids), room)
         parent_stack: list[ChainRow] = []
         if below:
             parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes, room=room - 1)
@@ -153,24 +156,57 @@ class Chains:
             found.append(stack[0])
         return found
 
+    def ahead(self, *, whole: bool, meanwhile: Callable[[], None], call: Call) -> Ahead:
+        """For a pull whose chain `ensure` will be asked for with ``whole``, and with this as its indexes."""
+
+        def make(
+            diff_ids: Sequence[DiffID], indexes: Mapping[DiffID, LayerIndex], call: Call
+        ) -> Rendered | None:
+            return self._foresee(diff_ids, indexes, whole=whole, call=call)
+
+        return Ahead(make, self._missing, meanwhile=meanwhile, call=call)
+
+    def _missing(self, diff_ids: Sequence[DiffID]) -> set[DiffID]:
+        """Those layers that the store does not have."""
+        return self._core.db.read(
+            lambda tx: {diff_id for diff_id in diff_ids if layer_rows.get_layer(tx, diff_id) is None}
+        )
+
+    def _foresee(
+        self, diff_ids: Sequence[DiffID], indexes: Mapping[DiffID, LayerIndex], *, whole: bool, call: Call
+    ) -> Rendered | None:
+        """The lowest image that `ensure` will build when the layers are there; None where one is there."""
+        rows = self._rows(diff_ids, coming=indexes)
+        room, name = MAX_DEPTH, self._name(diff_ids, whole=whole)
+        while True:
+            if self._core.db.read(partial(roots.get_chain, chain=name)) is not None:
+                return None
+            below = 0 if whole else self._plan(rows, room)
+            if not below:
+                with no_cycles():
+                    return self._render(name, rows, 0, [], indexes, call)
+            rows, room = rows[:below], room - 1
+            name = self._name([row.diff_id for row in rows], whole=False)
+
     @staticmethod
     def _name(diff_ids: Sequence[DiffID], *, whole: bool) -> str:
         if not diff_ids:
             return "empty"
         return chain_id(diff_ids).hex + ("-whole" if whole else "")
 
-    def _plan(self, diff_ids: Sequence[DiffID], room: int) -> int:
+    def _plan(self, rows: Sequence[LayerRow], room: int) -> int:
         """How many of the lowest layers the new image lies on; 0 to merge all.
 
         The stack may be as high as ``room``; the last of `FRESH` new images merges what is below.
         """
-        entries = [row.entries for row in self._rows(diff_ids)]
+        entries = [row.entries for row in rows]
         total = sum(entries)
-        names = [name.hex for name in chain_ids(diff_ids)]  # of the lowest layer, of the lowest two, ...
+        of_each = chain_ids([row.diff_id for row in rows])  # of the lowest layer, of the lowest two, ...
+        names = [name.hex for name in of_each]
 
         def body(tx: Transaction) -> int:
             above = best = 0
-            for below in range(len(diff_ids) - 1, 0, -1):
+            for below in range(len(rows) - 1, 0, -1):
                 above += entries[below]
                 if above * SMALL >= total - above:
                     break
@@ -183,11 +219,17 @@ class Chains:
 
         return self._core.db.read(body)
 
-    def _rows(self, diff_ids: Sequence[DiffID]) -> list[LayerRow]:
+    def _rows(
+        self, diff_ids: Sequence[DiffID], *, coming: Mapping[DiffID, LayerIndex] = _NO_INDEXES
+    ) -> list[LayerRow]:
+        """The rows of layers; of those that are ``coming``, as they will be."""
+
         def body(tx: Transaction) -> list[LayerRow]:
             found: list[LayerRow] = []
             for diff_id in diff_ids:
                 row = layer_rows.get_layer(tx, diff_id)
+                if row is None and diff_id in coming:
+                    row = _row_to_be(diff_id, coming[diff_id])
                 if row is None:
                     raise NotFound(
                         f"read layer {diff_id}", "the store does not have it", hint="pull the image again"
@@ -210,8 +252,11 @@ class Chains:
             if self.stack(name):
                 return
             call.observer.progress(Progress(item=name[:12], phase="merging"))
-            with no_cycles():
-                row, image, warnings = self._render(name, diff_ids, below, parent, indexes, call)
+            made = indexes.take(name) if isinstance(indexes, Ahead) and not below else None
+            if made is None:
+                with no_cycles():
+                    made = self._render(name, self._rows(diff_ids), below, parent, indexes, call)
+            row, image, warnings = made
             for warning in warnings[:20]:
                 call.observer.warning(warning)
             self._publish(row, diff_ids, image, call)
@@ -227,23 +272,23 @@ class Chains:
             raise DataLoss(f"build chain {row.id[:12]}", f"the image below, {parent_id[:12]}, is not there")
         diff_ids = self._core.db.read(lambda tx: roots.chain_layers(tx, row.id))
         below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent_id))) if parent_id else 0
-        found, image, _ = self._render(row.id, diff_ids, below, parent, {}, call)
+        found, image, _ = self._render(row.id, self._rows(diff_ids), below, parent, {}, call)
         return found, image
 
     def _render(
         self,
         name: str,
-        diff_ids: Sequence[DiffID],
+        rows: Sequence[LayerRow],
         below: int,
         parent: Sequence[ChainRow],
         indexes: Mapping[DiffID, LayerIndex],
         call: Call,
-    ) -> tuple[ChainRow, bytearray, list[str]]:
+    ) -> Rendered:
         """An image of a chain, the row that describes it, and warnings: the same for the same layers."""
         from orlop.erofs.writer import build
         from orlop.layers.merge import Merger
 
-        rows = self._rows(diff_ids)
+        diff_ids = [row.diff_id for row in rows]
         if parent:
             with self.view(parent) as view:
                 merger, devices = self._merge(diff_ids[below:], Merger(below=view), indexes, call)
@@ -277,8 +322,6 @@ class Chains:
         indexes: Mapping[DiffID, LayerIndex],
         call: Call,
     ) -> tuple[Merger, list[tuple[DiffID, str]]]:
-        from orlop.layers.merge import DataLayout
-
         devices: dict[tuple[DiffID, str], int] = {}  # asked for each file, so no list to look through
         for diff_id in diff_ids:
             call.check("build chain")
@@ -316,6 +359,14 @@ class Chains:
 
         self._core.db.write(body, call=call)
         reached("chain.named")
+
+
+def _row_to_be(diff_id: DiffID, index: LayerIndex) -> LayerRow:
+    """The row of a layer, as far as its index says what will be in it."""
+    data_size = DataLayout(index).size
+    return LayerRow(
+        diff_id=diff_id, size=index.tar_size, data_size=data_size, index_size=0, entries=len(index)
+    )
 
 
 def _uuid(name: str, parent: str) -> bytes:

@@ -19,6 +19,7 @@ from array import array
 
 from orlop.config import DEFAULT_LIMITS, Limits, over_limit, too_long
 from orlop.errors import InvalidArgument
+from orlop.layers.entry import Entry
 from orlop.layers.index import (
     COPIED,
     HIDES,
@@ -31,7 +32,6 @@ from orlop.layers.index import (
     LayerIndex,
 )
 from orlop.layers.nested import holdable
-from orlop.layers.tarread import Entry
 
 __all__ = ["IndexBuilder", "clean"]
 
@@ -71,6 +71,7 @@ class IndexBuilder:
     def __init__(self, *, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._path_size, self._name_size = limits.path_size, limits.name_size
+        self._most_entries, self._most_said = limits.layer_entries, limits.metadata_size
         self._index = LayerIndex()
         self._children: dict[int, dict[bytes, int]] = {0: {}}
         self._folders: dict[bytes, int] = {}  # raw text of a parent path -> node; a cache
@@ -99,10 +100,10 @@ class IndexBuilder:
             parent = self._folder(parts, entry.name)
             if len(self._folders) < 65_536 and entry.name.endswith(name):
                 self._folders[parent_path] = parent
-        if name.startswith(WHITEOUT):
+        if name[0] == 0x2E and name.startswith(WHITEOUT):
             self._mark(parent, name, entry)
             return
-        if b"\0" in name or len(name) > self._name_size:
+        if 0 in name or len(name) > self._name_size:  # a byte is found in a tenth of what bytes take
             self._check_name(name)
         if entry.mode >> 12 == 0:
             self._hard_link(parent, name, entry)
@@ -120,6 +121,14 @@ class IndexBuilder:
         siblings = self._children[parent]
         kind = entry.mode & 0o170000
         node = siblings.get(name)
+        if (
+            node is None
+            and (kind == stat.S_IFREG or kind == stat.S_IFDIR)  # noqa: PLR1714 - a set would be made each time
+            and not (entry.xattrs or entry.dirty)
+            and entry.extents is None
+        ):
+            siblings[name] = self._plain(parent, name, entry)
+            return
         if node is not None:
             old = index.mode[node] & 0o170000
             if old == kind == stat.S_IFDIR:
@@ -145,6 +154,37 @@ class IndexBuilder:
             self._spend(len(entry.link))
         self._fill(node, entry)
 
+    def _plain(self, parent: int, name: bytes, entry: Entry) -> int:
+        """The node of a plain file or folder that the layer did not have: as nine of ten are."""
+        index = self._index
+        node = len(index.names)
+        if node >= self._most_entries:
+            raise over_limit("layer_entries", node + 1, self._most_entries)
+        self._said += len(name)
+        if self._said > self._most_said:
+            raise over_limit("metadata_size", self._said, self._most_said)
+        mode, uid, gid, mtime = entry.mode, entry.uid, entry.gid, entry.mtime
+        if not (0 <= uid <= MAX_ID and 0 <= gid <= MAX_ID):
+            raise _no_owner(entry)
+        index.names.append(name)
+        index.parent.append(parent)
+        index.mode.append(mode)
+        index.flags.append(0)
+        index.uid.append(uid)
+        index.gid.append(gid)
+        index.mtime.append(mtime)
+        index.nsec.append(entry.nsec)
+        if mode >> 12 == 4:
+            self._children[node] = {}
+            index.size.append(0)
+            index.offset.append(0)
+        else:
+            index.size.append(entry.size)
+            index.offset.append(entry.offset)
+        if mtime >= self._newest_second:
+            self._see_time(entry)
+        return node
+
     def _replace(self, node: int) -> None:
         """Make room where a later entry says something else of the same path."""
         self._dead = True
@@ -157,7 +197,7 @@ class IndexBuilder:
     def _fill(self, node: int, entry: Entry) -> None:
         index = self._index
         if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
-            raise InvalidArgument(_WHAT, f"{entry.name[:100]!r} has an owner that no system has")
+            raise _no_owner(entry)
         index.mode[node] = entry.mode
         index.uid[node] = entry.uid
         index.gid[node] = entry.gid
@@ -344,8 +384,8 @@ class IndexBuilder:
     def _append(self, parent: int, name: bytes, mode: int, flags: int) -> int:
         index = self._index
         node = len(index.names)
-        if node >= self._limits.layer_entries:
-            raise over_limit("layer_entries", node + 1, self._limits.layer_entries)
+        if node >= self._most_entries:
+            raise over_limit("layer_entries", node + 1, self._most_entries)
         self._spend(len(name))
         index.parent.append(parent)
         index.names.append(name)
@@ -361,8 +401,8 @@ class IndexBuilder:
 
     def _spend(self, count: int) -> None:
         self._said += count
-        if self._said > self._limits.metadata_size:
-            raise over_limit("metadata_size", self._said, self._limits.metadata_size)
+        if self._said > self._most_said:
+            raise over_limit("metadata_size", self._said, self._most_said)
 
     def _warn(self, what: str) -> None:
         self._dropped[what] = self._dropped.get(what, 0) + 1
@@ -375,6 +415,10 @@ class IndexBuilder:
         index.warnings = [f"{what}: {count} left out" for what, count in self._dropped.items()]
         self._children, self._folders = {0: {}}, {}
         return _compact(index) if self._dead else index
+
+
+def _no_owner(entry: Entry) -> InvalidArgument:
+    return InvalidArgument(_WHAT, f"{entry.name[:100]!r} has an owner that no system has")
 
 
 def _compact(index: LayerIndex) -> LayerIndex:

@@ -5,6 +5,8 @@ thread watches: it hashes what the connections could not, starts the first conne
 when it is cut, and has the last word on the digest.  Invariants: no more than one chunk per connection is in
 memory; bytes go to the ingest before anybody is told of them; bytes of two entities are not mixed knowingly,
 and where it happened all the same the digest is wrong and `DataLoss` says so.
+
+What is there with one answer has no threads: it is fetched where it is started.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ __all__ = ["Download", "Wanted"]
 
 LIFE = 16 << 10  # bytes that a connection must bring to count as a try that got on
 SWIFT = 64 << 10  # bytes after which a cut connection is replaced without a pause
+AT_ONCE = 32 << 10  # bytes of a blob for which two threads cost more than they gain
 BUFFER = 256 << 10  # bytes of memory for each connection; more would not stay in the processor's cache
 LOOK = 0.1  # seconds between two looks at the front
 
@@ -54,6 +57,7 @@ class Wanted:
 class Download:
     """Fetches one blob in the background; start it once, and `stop` it in the end, whatever happened.
 
+    A small one is there, or has failed, when `start` returns.
     It uses up to ``settings.streams`` connections.  With ``settle`` it uses one, and takes what the registry
     gives, though that may be another entity than it gave before.
     """
@@ -86,6 +90,8 @@ class Download:
             traffic=traffic,
             now=time.monotonic(),
         )
+        small = wanted.size <= AT_ONCE and wanted.size < pace.split
+        self._watcher = None if small else threading.Thread(target=self._run, name="fetch", daemon=True)
         self._threads: list[threading.Thread] = []
         self._connected = 0
         self._opened = 0
@@ -96,7 +102,6 @@ class Download:
         self._mirrors: dict[Endpoint, None] = {}  # that bytes came from
         self._stopped = False
         self._rate = Rate()
-        self._watcher = threading.Thread(target=self._run, name="fetch", daemon=True)
         self.failure: BaseException | None = None
         self.done = False
 
@@ -114,22 +119,28 @@ class Download:
 
     def start(self, feed: Feed | None = None) -> None:
         """Begin; ``feed`` hears how far the front is, and is closed where the download fails."""
-        self._feed = self._front.feed = feed
-        self._watcher.start()
+        self._feed = feed
+        if self._watcher is None:  # nobody reads the feed meanwhile, and it could fill up
+            self._run()
+        else:
+            self._front.feed = feed
+            self._watcher.start()
 
     def stop(self) -> None:
         """Make it end soon, and wait for that.  Idempotent."""
         self._stopped = True
         self._call.cancel.cancel()
-        self._watcher.join()
+        if self._watcher is not None:
+            self._watcher.join()
 
     def join(self) -> None:
         """Wait for the end; raises what went wrong."""
-        self._watcher.join()
+        if self._watcher is not None:
+            self._watcher.join()
         if self.failure is not None:
             raise self.failure
 
-    # -- the thread that watches ----------------------------------------------------------------
+    # -- the thread that watches, or that of a small one's caller ---------------------------------
 
     def _run(self) -> None:
         try:
@@ -190,7 +201,11 @@ class Download:
     # -- connections ----------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Start one connection more."""
+        """Start one connection more; of a small blob it is the only one, and has ended on return."""
+        if self._watcher is None:
+            self._connected += 1
+            self._connection()
+            return
         with self._moved:
             self._connected += 1
             thread = threading.Thread(target=self._connection, name="fetch-range", daemon=True)

@@ -1,16 +1,17 @@
 """Layers on their way into the store: fetched, verified, decompressed, hashed and indexed in one pass.
 
 Per layer four things overlap: a thread fetches the blob into an ingest and hashes it; confined workers
-decompress and parse it as it grows; this thread hashes the tar and writes it; another has the disk take it
-(`writeback`).  While a finished layer waits for the disk, the next is fetched.  Nothing is visible
-before both digests are right and all files are durable.
+decompress it into the tar and parse that, as both grow; this thread hashes the tar behind them; another has
+the disk take it (`writeback`).  While a finished layer waits for the disk, the next is fetched.  Nothing is
+visible before both digests are right and all files are durable.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 from orlop.content.ingests import Ingest
@@ -28,12 +29,14 @@ from orlop.images.core import Core, Lease
 from orlop.images.fetching.download import Download, Wanted
 from orlop.images.fetching.following import following
 from orlop.images.space import is_full, needing
+from orlop.images.transfer.filerange import verify_range
 from orlop.images.transfer.publish import publish
 from orlop.images.transfer.turns import FINISHING, Gathering, Turn
 from orlop.images.transfer.writeback import WriteBack
 from orlop.layers.index import LayerIndex
 from orlop.layers.store import NewLayer
 from orlop.layers.worker.client import Feed, Unpacked, unpack
+from orlop.layers.worker.small import SMALL_BLOB, SmallLayers
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
@@ -71,7 +74,9 @@ class _Job:
     lease: Lease
     places: threading.Semaphore
     gathering: Gathering
+    small: SmallLayers  # decompresses those that are
     full: threading.Event  # set when the disk is: then nothing waits there to be resumed
+    seen: Callable[[DiffID, LayerIndex], None]  # told of layers that are whole and right, not yet durable
 
 
 class LayerIngest:
@@ -83,57 +88,90 @@ class LayerIngest:
     # -- from a registry ------------------------------------------------------------------------
 
     def fetch_all(
-        self, ref: Reference, wanted: list[BlobLayer], *, call: Call, lease: Lease
+        self,
+        ref: Reference,
+        wanted: list[BlobLayer],
+        *,
+        call: Call,
+        lease: Lease,
+        seen: Callable[[DiffID, LayerIndex], None] = lambda diff_id, index: None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[DiffID, LayerIndex]:
         """Fetch the layers that are missing, side by side; all are durable on return.
 
         Returns the indexes of those that were fetched.  The first failure stops the others and is
-        raised.
+        raised.  ``seen`` is told, by several threads, of each that is whole and right, though not yet on the
+        disk; ``meanwhile`` is called once, while they come, and may raise.
         """
         distinct = {layer.diff_id: layer for layer in wanted}
         missing = self._keep_present(list(distinct.values()), call, lease)
-        found = self._fetch_missing(ref, missing, call, lease) if missing else {}
+        if missing:
+            found = self._fetch_missing(ref, missing, call, lease, seen, meanwhile)
+        else:
+            found = {}
+            meanwhile()
         gone = {layer.diff_id for layer in missing}
         self._remember_source(ref, [layer for layer in distinct.values() if layer.diff_id not in gone], call)
         return found
 
     def _fetch_missing(
-        self, ref: Reference, missing: list[BlobLayer], call: Call, lease: Lease
+        self,
+        ref: Reference,
+        missing: list[BlobLayer],
+        call: Call,
+        lease: Lease,
+        seen: Callable[[DiffID, LayerIndex], None],
+        meanwhile: Callable[[], None],
     ) -> dict[DiffID, LayerIndex]:
         """Fetch layers side by side."""
         self._core.template.start()
         found: dict[DiffID, LayerIndex] = {}
         call = call.child()
         downloads = self._core.settings.downloads
+        small = SmallLayers(self._core.template, self._core.settings.limits)
         job = _Job(
             ref=ref,
             call=call,
             lease=lease,
             places=threading.Semaphore(downloads),
             gathering=Gathering(len(missing)),
+            small=small,
             full=threading.Event(),
+            seen=seen,
         )
         # No tar is smaller than the blob that it comes as, but for a header; how much larger, nobody knows.
         least = sum(layer.size for layer in missing) * (2 if self._core.settings.keep_blobs else 1)
         with (
-            needing(self._core.layout.root, least, f"pull {ref}"),
+            needing(self._core.layout.root, least, f"pull {ref}", by_workers=True),
+            small,
             ThreadPoolExecutor(max_workers=downloads + FINISHING, thread_name_prefix="layer") as pool,
         ):
             futures: dict[Future[LayerIndex | None], BlobLayer] = {
                 pool.submit(self._fetch, layer, job): layer for layer in missing
             }
             failure: BaseException | None = None
+
+            def failed(exc: BaseException) -> None:
+                nonlocal failure
+                if failure is None or isinstance(failure, Cancelled):
+                    failure = exc
+                if is_full(exc):
+                    job.full.set()
+                for other in futures:
+                    other.cancel()
+                call.cancel.cancel()
+
+            try:
+                meanwhile()
+            except BaseException as exc:  # noqa: BLE001 - raised below, once all have ended
+                failed(exc)
             for future, layer in futures.items():
                 try:
                     index = result_of(future)
-                except BaseException as exc:  # noqa: BLE001 - raised below, once all have ended
-                    if failure is None or isinstance(failure, Cancelled):
-                        failure = exc
-                    if is_full(exc):
-                        job.full.set()
-                    for other in futures:
-                        other.cancel()
-                    call.cancel.cancel()
+                except CancelledError:  # by us: it never began, and why is known
+                    continue
+                except BaseException as exc:  # noqa: BLE001 - likewise
+                    failed(exc)
                     continue
                 if index is not None:
                     found[layer.diff_id] = index
@@ -188,8 +226,12 @@ class LayerIngest:
                     lease.add(tx, "layer", layer.diff_id)
             return missing
 
-        lease.mark_used()
-        missing = self._core.db.write(body, call=call)
+        missing = wanted
+        if self._core.db.read(
+            lambda tx: any(layers.get_layer(tx, layer.diff_id) is not None for layer in wanted)
+        ):
+            lease.mark_used()
+            missing = self._core.db.write(body, call=call)
         gone = {layer.diff_id for layer in missing}
         for layer in wanted:
             if layer.diff_id not in gone:
@@ -279,8 +321,11 @@ class LayerIngest:
             new.tar_settled = writeback.settled
             download.start(feed)
             stack.callback(download.stop)
+            if download.failure is not None:  # of a small one it is known already
+                raise download.failure
             try:
-                unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download, writeback)
+                small = job.small if layer.size <= SMALL_BLOB else None
+                unpacked = self._unpack(layer.digest, new, ingest.fd, feed, call, download, writeback, small)
             except Error as exc:
                 download.stop()
                 if download.failure is not None:
@@ -289,7 +334,7 @@ class LayerIngest:
             download.join()
             turn.give_back()
             turn.gather(small=unpacked.tar_size < SMALL)
-            self._finish(layer, new, unpacked, job.lease, call, source=job.ref, ingest=ingest)
+            self._finish(layer, new, unpacked, job.lease, call, source=job.ref, ingest=ingest, seen=job.seen)
             call.observer.progress(_progress(layer.digest, "done", layer.size, layer.size))
             count("layers_fetched")
             return unpacked.index
@@ -304,6 +349,7 @@ class LayerIngest:
         call: Call,
         download: Download | None,
         writeback: WriteBack,
+        small: SmallLayers | None,
     ) -> Unpacked:
         rate = Rate()
         last = 0
@@ -326,6 +372,7 @@ class LayerIngest:
                 call=call,
                 written=written,
                 whole=writeback.whole,
+                small=small,
             )
         except (Internal, InvalidArgument, ResourceExhausted, Unavailable) as exc:
             raise type(exc)(f"unpack layer {item}", exc.reason, hint=exc.hint, details=exc.details) from exc
@@ -340,6 +387,7 @@ class LayerIngest:
         *,
         source: Reference | None,
         ingest: Ingest | None,
+        seen: Callable[[DiffID, LayerIndex], None] = lambda diff_id, index: None,
     ) -> None:
         """Name a layer whose bytes are all there."""
         if unpacked.diff_id != layer.diff_id:
@@ -355,6 +403,7 @@ class LayerIngest:
         for warning in unpacked.index.warnings:
             call.observer.warning(f"{layer.digest}: {warning}")
         reached("layer.unpacked")
+        seen(layer.diff_id, unpacked.index)
         row = self.publish(new, unpacked)
         keep = ingest is not None and core.settings.keep_blobs
         if ingest is not None and keep:
@@ -406,7 +455,7 @@ class LayerIngest:
                 if not self._keep_present([layer], call, lease):
                     return
                 if verify:
-                    _verify_range(source, offset, layer, call)
+                    verify_range(source, offset, layer.size, layer.digest, call)
                 with core.layers.new() as new, ExitStack() as stack:
                     feed = Feed.whole(layer.size)
                     stack.callback(feed.close)
@@ -432,20 +481,6 @@ def _goes_on(tar: int) -> bool:
     """
     head = os.pread(tar, HEAD, 0)
     return not any(head[:1024]) and any(head)  # else it has entries, of the root alone
-
-
-def _verify_range(source: int, offset: int, layer: BlobLayer, call: Call) -> None:
-    hasher = layer.digest.hasher()
-    at, end = offset, offset + layer.size
-    while at < end:
-        call.check("import layer")
-        chunk = os.pread(source, min(1 << 20, end - at), at)
-        if not chunk:
-            raise DataLoss(f"import layer {layer.digest}", "the file is shorter than its descriptor says")
-        hasher.update(chunk)
-        at += len(chunk)
-    if hasher.hexdigest() != layer.digest.hex:
-        raise DataLoss(f"import layer {layer.digest}", "the bytes have another digest")
 
 
 def _layer_blob(layer: BlobLayer) -> LayerBlob:

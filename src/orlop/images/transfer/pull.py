@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from orlop.config import over_limit
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
+from orlop.images.ahead import Ahead
 from orlop.images.api import ImageInfo
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.indexes import CONFIG_TYPES, Child, Document, IndexReader
@@ -54,6 +55,7 @@ class _Job:
     lease: Lease
     call: Call
     indexes: dict[DiffID, LayerIndex]
+    ahead: Ahead | None  # where the image's chain will be asked for
 
 
 class Puller:
@@ -70,13 +72,19 @@ class Puller:
         platform: str | Sequence[str] | None,
         all_platforms: bool = False,
         keep_default: bool = False,
+        ahead: Ahead | None = None,
         call: Call,
     ) -> Pulled:
         """Pull what a user typed: a short name is looked for where the settings say.  Raises as `pull`."""
 
         def pull(ref: Reference) -> Pulled:
             return self.pull(
-                ref, platform=platform, all_platforms=all_platforms, keep_default=keep_default, call=call
+                ref,
+                platform=platform,
+                all_platforms=all_platforms,
+                keep_default=keep_default,
+                ahead=ahead,
+                call=call,
             )
 
         return first_found(self._core.registry.names(name), pull, f"pull {name}")
@@ -89,13 +97,16 @@ class Puller:
         platform: str | Sequence[str] | None,
         all_platforms: bool = False,
         keep_default: bool = False,
+        ahead: Ahead | None = None,
         call: Call,
     ) -> Pulled:
         """Fetch what is missing of an image, or of those of several platforms, and name it.
 
         With ``keep_default`` the name goes on to mean what it did where no platform is said, if that is still
-        in its index.  Raises `NotFound`, `Unauthenticated`, `Unavailable` as the registry answers; `DataLoss`
-        for bytes that do not have their digest; `InvalidArgument` for what is not an image.
+        in its index.  ``ahead`` is told of the layers as they come.
+
+        Raises `NotFound`, `Unauthenticated`, `Unavailable` as the registry answers; `DataLoss` for bytes that
+        do not have their digest; `InvalidArgument` for what is not an image.
         """
         core = self._core
         name = str(ref)
@@ -111,7 +122,7 @@ class Puller:
         found = parse_manifest(fetched.data, fetched.descriptor.media_type, what, limits=limits)
         document = Document(digest=digest, media_type=found.media_type, data=fetched.data)
         with core.lease(what) as lease:
-            job = _Job(ref=ref, what=what, lease=lease, call=call, indexes={})
+            job = _Job(ref=ref, what=what, lease=lease, call=call, indexes={}, ahead=ahead)
             if isinstance(found, Manifest):
                 image = self._image(Child(manifest=found, document=document), asked, job)
                 naming = Naming(
@@ -170,7 +181,7 @@ class Puller:
         """One image, whole and durable on the lease; it must serve all platforms of ``wanted``."""
         core, call, manifest = self._core, job.call, child.manifest
         config_digest = manifest.config.checked_digest()
-        config = self._config(manifest, config_digest, job)
+        config, config_data = self._config(manifest, config_digest, job)
         foreign = core.settings.foreign_layers
         diff_ids = check_image(
             manifest, config, str(job.ref), limit=core.settings.limits.layers, foreign=foreign
@@ -181,7 +192,6 @@ class Puller:
                     job.what, f"the image is for {config.platform()}, not for {platform}"
                 )
         document = child.document
-        core.write_document(document.digest, document.data, lease=job.lease, call=call)
         blobs = [
             BlobLayer(
                 digest=descriptor.checked_digest(),
@@ -192,14 +202,33 @@ class Puller:
             )
             for descriptor, diff_id in zip(manifest.layers, diff_ids, strict=True)
         ]
-        job.indexes.update(self._ingest.fetch_all(job.ref, blobs, call=call, lease=job.lease))
+        ahead = job.ahead
+        if ahead is not None:
+            ahead.expect(diff_ids)
+
+        def meanwhile() -> None:
+            core.write_document(config_digest, config_data, lease=job.lease, call=call)
+            core.write_document(document.digest, document.data, lease=job.lease, call=call)
+            if ahead is not None:
+                ahead.meanwhile()
+
+        job.indexes.update(
+            self._ingest.fetch_all(
+                job.ref,
+                blobs,
+                call=call,
+                lease=job.lease,
+                seen=ahead.seen if ahead is not None else lambda diff_id, index: None,
+                meanwhile=meanwhile,
+            )
+        )
         row = ManifestRow(digest=document.digest, media_type=document.media_type, size=len(document.data))
         return PlatformImage(
             config=config_digest, diff_ids=diff_ids, manifest=row, platform=config.platform()
         )
 
-    def _config(self, manifest: Manifest, digest: Digest, job: _Job) -> ImageConfig:
-        """The image's config, from the store or the registry; durable on return."""
+    def _config(self, manifest: Manifest, digest: Digest, job: _Job) -> tuple[ImageConfig, bytes]:
+        """The image's config, from the store or the registry, and its bytes."""
         core = self._core
         if manifest.config.media_type not in CONFIG_TYPES:
             raise InvalidArgument(
@@ -214,9 +243,7 @@ class Puller:
             data = core.blobs.read(digest)
         except (NotFound, DataLoss):  # collected at this moment, or gone bad
             data = core.registry.blob(job.ref, manifest.config, call=job.call)
-        config = parse_config(data, job.what, limits=core.settings.limits)
-        core.write_document(digest, data, lease=job.lease, call=job.call)
-        return config
+        return parse_config(data, job.what, limits=core.settings.limits), data
 
     def _artifact(self, child: Child, job: _Job) -> list[IndexBlob]:
         """What an index lists that is no image: its manifest, and its blobs as they are."""

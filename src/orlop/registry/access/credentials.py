@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from orlop.config import DEFAULT_LIMITS, over_limit
 from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.observe import Auth, Call
+from orlop.registry.access.places import usual_files
 from orlop.values import dataclass, field, replace
 
 __all__ = [
@@ -113,25 +114,15 @@ class KeepsToken(Protocol):
 
 
 def usual_sources(environment: Mapping[str, str], *, uid: int) -> CredentialSources:
-    """The usual places, given the environment: podman's order, then Docker's.
+    """The usual places, given the environment: those of `orlop.registry.access.places`.
 
-    ``$REGISTRY_AUTH_FILE``, where set, is the only one.  Else ``$XDG_RUNTIME_DIR/containers/auth.json``
-    (``/run/containers/<uid>`` without it), ``$XDG_CONFIG_HOME/containers/auth.json`` (``~/.config``
-    without it), and ``$DOCKER_CONFIG/config.json`` (``~/.docker`` without it).  What
-    ``$DOCKER_AUTH_CONFIG`` says goes before them all.
+    What ``$DOCKER_AUTH_CONFIG`` says goes before them all.
     """
-    path = environment.get("PATH", os.defpath)
-    document = environment.get("DOCKER_AUTH_CONFIG", "")
-    if only := environment.get("REGISTRY_AUTH_FILE"):
-        return CredentialSources(files=(only,), helper_path=path, document=document)
-    runtime = environment.get("XDG_RUNTIME_DIR")
-    files = [f"{runtime}/containers/auth.json" if runtime else f"/run/containers/{uid}/auth.json"]
-    home = environment.get("HOME", "")
-    if config := environment.get("XDG_CONFIG_HOME") or (home and f"{home}/.config"):
-        files.append(f"{config}/containers/auth.json")
-    if docker := environment.get("DOCKER_CONFIG") or (home and f"{home}/.docker"):
-        files.append(f"{docker}/config.json")
-    return CredentialSources(files=tuple(files), helper_path=path, document=document)
+    return CredentialSources(
+        files=usual_files(environment, uid=uid),
+        helper_path=environment.get("PATH", os.defpath),
+        document=environment.get("DOCKER_AUTH_CONFIG", ""),
+    )
 
 
 def find(

@@ -9,6 +9,7 @@ says of reading.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from orlop.errors import FailedPrecondition
 from orlop.registry.finding.hostfiles.folders import Files, certificates, hosts_of
@@ -20,6 +21,12 @@ from orlop.values import replace
 __all__ = ["Places"]
 
 _Ways = tuple[Endpoint, ...]
+
+
+@lru_cache(maxsize=256)
+def _endpoints(registry: str, insecure: frozenset[str]) -> _Ways:
+    """`endpoints`, remembered: it depends on nothing else, and every request asks."""
+    return endpoints(registry, insecure)
 
 
 class Places:
@@ -94,7 +101,7 @@ class Places:
         """The places of a registry by `hosts.toml`, itself last; never none."""
         trusting = self._insecure | {registry} if insecure else self._insecure
         found = hosts_of(registry, self._dirs, self._files, insecure=trusting)
-        return tuple(self._certified(ways) for ways in found or (endpoints(registry, trusting),))
+        return tuple(self._certified(ways) for ways in found or (_endpoints(registry, trusting),))
 
     def _mirror(self, registry: str, insecure: bool) -> _Ways:
         """A host that `registries.conf` calls a mirror."""
@@ -106,7 +113,7 @@ class Places:
         if own:
             return own[-1]
         return self._certified(
-            endpoints(registry, self._insecure | {registry} if insecure else self._insecure)
+            _endpoints(registry, self._insecure | {registry} if insecure else self._insecure)
         )
 
     def _certified(self, ways: _Ways) -> _Ways:

@@ -102,8 +102,9 @@ def hosts_of(
     The file in the first folder counts; ``_default`` only where no folder has one of the registry's own.
     """
     own = _folders(registry)
+    there = [top for top in dirs if _stamp(top) is not None]  # mostly none: asked for each request
     for names in (own, ("_default",)) if own else ():
-        for folder in (os.path.join(top, name) for top in dirs for name in names):
+        for folder in (os.path.join(top, name) for top in there for name in names):
             path = os.path.join(folder, "hosts.toml")
             parse = partial(
                 parse_hosts_toml, registry=registry, folder=folder, source=path, insecure=insecure
