@@ -151,6 +151,28 @@ def test_40_a_pull_that_cannot_fit_is_refused_with_figures_before_anything_is_fe
 
 
 @pytest.mark.hostile(40)
+def test_40_what_a_disk_reserves_for_root_is_no_room_for_layers(
+    store_dirs: StoreDirs, registry: MemoryRegistry, workdir: Path
+) -> None:
+    """Workers write them, who are nobody: the figures are of what these have."""
+    image = make(Layer().file("data", noise(1 << 20)))
+    name, layout = serve(registry, "a", image), images.write_layout(workdir / "a", {"v1": image})
+    with disks.disk(size=SIZE, reserved=50) as mounted:
+        place = Place(mounted, store_dirs, registry)
+        with place.open() as store:
+            place.leave(16 << 20)
+            before = used(place.root)
+            for act in (lambda: store.pull(name), lambda: store.load(layout)):
+                with pytest.raises(orlop.ResourceExhausted) as caught:
+                    act()
+                needed, free = figures(caught.value, place)
+                assert needed > free == 0
+                assert used(place.root) == before
+            place.make_room()
+            assert store.pull(name).name == name
+
+
+@pytest.mark.hostile(40)
 def test_40_a_pull_that_runs_out_of_room_gives_all_back_and_says_how_much_was_needed(place: Place) -> None:
     small_layer = Layer().file("small", noise(100_000))
     name = serve(

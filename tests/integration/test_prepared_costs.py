@@ -64,7 +64,7 @@ class _Counting(Sync):
 
 @contextmanager
 def counted(core: Core) -> Iterator[Counter[str]]:
-    """Transactions, fsyncs and reads of this thread in a ``with`` block."""
+    """Transactions, their statements, fsyncs and reads of this thread in a ``with`` block."""
     here, found, sync = threading.get_ident(), Counter[str](), _Counting()
 
     def note(point: str) -> None:
@@ -79,14 +79,25 @@ def counted(core: Core) -> Iterator[Counter[str]]:
         return read(body)
 
     before, core.sync = core.sync, sync
+
+    ran: list[str] = []
+
+    def say(text: str) -> None:
+        if threading.get_ident() == here and text not in ran[-1:]:  # what refers to a row says it again
+            ran.append(text)
+
+    writing = core.db._writing
+    assert writing is not None
+    writing.set_trace_callback(say)
     core.db.read = reading  # type: ignore[method-assign,assignment]  # it counts, and calls the other
     try:
         with watch_points(note):
             yield found
     finally:
         core.sync = before
+        writing.set_trace_callback(None)
         del core.db.read
-        found["fsyncs"] = sync.seen[here]
+        found["fsyncs"], found["statements"] = sync.seen[here], len(ran)
 
 
 def pooled(core: Core) -> None:
@@ -110,7 +121,9 @@ def test_prepare_and_cleanup_cost_their_caller_one_transaction_each(
         root.cleanup()
     assert (cleaned["db.committed"], cleaned["fsyncs"]) == (1, 0)
     if driver == "erofs":
-        assert (prepared["reads"], cleaned["reads"]) == (0, 1)
+        assert (prepared["reads"], cleaned["reads"]) == (0, 0)
+        # BEGIN, COMMIT, and a look whether the schema is still ours, are three of each.
+        assert (prepared["statements"], cleaned["statements"]) == (6, 9)
     # What it left goes soon, and what waits is given back; then there is nothing but the roots.
     store.collect()
     assert len(os.listdir(store_dirs.root / "prepared")) == len(held)
@@ -119,15 +132,23 @@ def test_prepare_and_cleanup_cost_their_caller_one_transaction_each(
 
 
 def test_what_waits_has_the_image_s_root_and_is_no_litter(
-    store: orlop.Store, core: Core, load: Callable[..., str], store_dirs: StoreDirs
+    store: orlop.Store, core: Core, workdir: Path, store_dirs: StoreDirs
 ) -> None:
-    name = load("base", b"a")
+    # A label that is the image's, and that this kernel takes, if it has none of its own.
+    xattrs = {"user.a": b"1", "security.selinux": b"system_u:object_r:etc_t:s0"}
+    image = images.make_image([Layer().folder("./", mode=0o751, xattrs=xattrs).file("file", b"a").tar()])
+    layout = images.write_layout(workdir / "layout", {"latest": image})
+    name = store.load(layout, name="localhost/base").pop().name
     roots = [store.prepare(name, store_dirs.work / str(number)) for number in range(3)]
     pooled(core)
     uppers = [path / "upper" for path in (store_dirs.root / "prepared").iterdir()]
     assert len(uppers) > len(roots)
     seen = {(os.stat(path).st_mode, os.stat(path).st_mtime_ns, os.stat(path).st_uid) for path in uppers}
     assert len(seen) == 1
+    assert {mode & 0o777 for mode, _, _ in seen} == {0o751}
+    xattrs_of = [{key: os.getxattr(path, key) for key in os.listxattr(path)} for path in uppers]
+    assert all(found == xattrs_of[0] for found in xattrs_of)
+    assert xattrs_of[0]["user.a"] == b"1"
     assert store.check().findings == ()
     assert store.collect(dry_run=True).items == ()
     assert {path / "upper" for path in (store_dirs.root / "prepared").iterdir()} == set(uppers)
@@ -176,6 +197,30 @@ def test_a_name_that_means_another_image_by_now_is_prepared_as_that(
         store.prepare(name, work / "c", pull="never")
     with pytest.raises(orlop.AlreadyExists):
         store.prepare("localhost/other", work / "b")
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_root_that_another_process_put_where_one_was_is_cleaned_up_as_what_it_is(
+    store: orlop.Store, load: Callable[..., str], store_dirs: StoreDirs, mounted: bool
+) -> None:
+    name, path = load("base", b"a"), store_dirs.work / "a"
+    for number in range(2):
+        store.prepare(name, store_dirs.work / str(number))
+    old = store.prepare(name, path)
+    with orlop.open(store_dirs.root, store_dirs.run) as other:
+        other.get(path).cleanup()
+        new = other.prepare(name, path, mount=mounted)
+        if mounted:
+            (path / "written").write_text("by whom it belongs to now")
+        folder = Path(new.mounts[0].options[1].partition("=")[2]).parent
+        assert folder.is_dir()
+        old.cleanup()
+        assert len(other.prepared()) == 2
+        assert not mountinfo.is_mount_point(path)
+        store.collect()
+        assert not folder.exists()
+    with pytest.raises(orlop.NotFound):
+        old.cleanup()
 
 
 def test_a_chain_that_somebody_unmounted_is_mounted_again(

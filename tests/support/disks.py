@@ -41,14 +41,14 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def disk(*, features: str = "", size: int = SIZE) -> Iterator[Path]:
-    """A fresh ext4 with a journal, mounted; ``features`` as for mkfs.ext4's -O."""
+def disk(*, features: str = "", size: int = SIZE, reserved: int = 0) -> Iterator[Path]:
+    """A fresh ext4 with a journal, mounted; ``features`` as for mkfs.ext4's -O, ``reserved`` for -m."""
     with scratch_folder() as folder:
         image, mounted = folder / "disk.img", folder / "disk"
         with image.open("wb") as file:
             file.truncate(size)
         options = ["-O", features] if features else []
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "nodiscard", *options, os.fspath(image))
+        _run("mkfs.ext4", "-q", "-F", "-m", str(reserved), "-E", "nodiscard", *options, os.fspath(image))
         mounted.mkdir()
         # No barriers: the power of this disk is never cut, and a flush of a file is a flush of the machine's disk
         _run("mount", "-o", "loop,nobarrier", os.fspath(image), os.fspath(mounted))

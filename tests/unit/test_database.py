@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from orlop.errors import (
 )
 from orlop.linux.flock import TurnLock
 from orlop.metadata import folders, garbage, images, layers, roots
-from orlop.metadata.db import Database, Transaction, _mapped
+from orlop.metadata.db import GROWN, Database, Transaction, _mapped
 from orlop.metadata.images import ManifestRow
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.metadata.roots import ChainRow, RootRow
@@ -899,3 +901,139 @@ def test_a_digest_prefix_finds_the_images_that_begin_with_it(db: Database) -> No
     find = images.images_by_id
     for prefix, count in ((config[:19], 1), (config, 1), (config[:19] + "g", 0), ("sha256:" + "f" * 64, 0)):
         assert len(db.read(lambda tx, p=prefix: find(tx, "default", p))) == count
+
+
+# ------------------------------------------------------------------ the log
+
+
+def after_a_cut(db: Database, folder: Path, *, log: bool = True) -> Database:
+    """The database as another machine finds it: with its log, or without, and never with the shared memory."""
+    folder.mkdir()
+    for name in ("meta.db", "meta.db-wal") if log else ("meta.db",):
+        shutil.copy(db._path.with_name(name), folder / name)
+    return opened(folder)
+
+
+def test_a_log_that_is_written_beforehand_holds_what_is_written_and_nothing_else(
+    db: Database, tmp_path: Path
+) -> None:
+    log = tmp_path / "meta.db-wal"
+    db.grow_log()  # there is none yet, or a short one
+    for number in range(60):
+        db.write(add_blob(str(number)))
+        if number == 30:
+            db.grow_log()
+            assert log.stat().st_size == GROWN
+            assert not any(log.read_bytes()[-1000:])
+    assert log.stat().st_size == GROWN
+    found = after_a_cut(db, tmp_path / "copy")
+    try:
+        assert all(found.read(has_blob(str(number))) for number in range(60))
+        assert found.read(lambda tx: tx.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
+    finally:
+        found.close()
+
+
+def test_zeros_are_never_written_over_what_others_write_meanwhile(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = opened(tmp_path)
+    try:
+        db.write(add_blob("first"))
+        done = threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not done.is_set() or number < 50:
+                other.write(add_blob(f"other {number}"))
+                number += 1
+            written.append(number)
+
+        written: list[int] = []
+        thread = threading.Thread(target=write)
+        thread.start()
+        for number in range(1, 21):
+            monkeypatch.setattr("orlop.metadata.db.GROWN", number << 19)
+            db.grow_log()
+            db.shorten_log()
+        done.set()
+        thread.join(60)
+        found = after_a_cut(db, tmp_path / "copy")
+        try:
+            assert all(found.read(has_blob(f"other {number}")) for number in range(written[0]))
+        finally:
+            found.close()
+    finally:
+        other.close()
+
+
+def test_a_log_that_was_shortened_has_all_of_it_in_its_place(db: Database, tmp_path: Path) -> None:
+    for number in range(40):
+        db.write(add_blob(str(number)))
+    db.shorten_log()
+    found = after_a_cut(db, tmp_path / "copy", log=False)
+    try:
+        assert all(found.read(has_blob(str(number))) for number in range(40))
+    finally:
+        found.close()
+
+
+def test_what_somebody_is_reading_is_left_in_the_log(db: Database) -> None:
+    def body(tx: Transaction) -> bool:
+        before = layers.has_blob(tx, digest("39"))
+        for number in range(40):
+            db.write(add_blob(str(number)))
+        db.shorten_log()
+        return before or layers.has_blob(tx, digest("39"))
+
+    assert not db.read(body)
+    assert db.read(has_blob("39"))
+
+
+def test_where_there_is_no_room_for_the_log_nothing_stays_of_what_was_written_beforehand(
+    db: Database, tmp_path: Path
+) -> None:
+    db.write(add_blob("a"))
+    log = tmp_path / "meta.db-wal"
+    before = log.stat().st_size
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + (1 << 20), bounds[1]))
+    try:
+        db.grow_log()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+    assert log.stat().st_size == before
+    db.write(add_blob("b"))
+    assert db.read(has_blob("a"))
+    assert db.read(has_blob("b"))
+
+
+def test_who_works_on_the_log_waits_for_nobody_long_and_lends_nothing_meanwhile(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        db.write(add_blob(str(number)))
+    with contextlib.closing(sqlite3.connect(tmp_path / "meta.db", isolation_level=None)) as stranger:
+        stranger.execute("BEGIN")
+        stranger.execute("SELECT * FROM blobs").fetchone()
+        db.write(add_blob("later"))  # which the stranger does not see: so it cannot be copied yet
+        turn, probe = TurnLock(tmp_path / "write"), TurnLock(tmp_path / "write")
+        turn.acquire(call=Call(), attempted="test")
+        try:
+            monkeypatch.setattr("orlop.metadata.db._LOG_PATIENCE", 0.05)
+            db.grow_log()  # gives up
+            monkeypatch.setattr("orlop.metadata.db._LOG_PATIENCE", 60)
+            thread = threading.Thread(target=db.shorten_log)
+            thread.start()
+            until = time.monotonic() + 60
+            while probe._is_empty() and time.monotonic() < until:
+                time.sleep(0.001)
+            assert not probe._is_empty()
+            assert (
+                not db._in_use
+            )  # a fork waits for what is in use, and spoils the child where it is too long
+        finally:
+            turn.release()
+            probe.close()
+        thread.join(60)
+        assert not thread.is_alive()

@@ -320,6 +320,16 @@ def test_one_transaction_drops_a_bounded_number(store):
     assert db_of(store).read(events.log_of).first == 4_901
 
 
+def test_the_log_is_bounded_though_each_transaction_has_a_connection_of_its_own(store):
+    trimmed(store, 10)
+    for _ in range(50):
+        tell(store, "image.created")
+        db_of(store).before_fork()  # closes what is open
+        db_of(store).after_fork_in_parent()
+    log = db_of(store).read(events.log_of)
+    assert log.last - log.first < 20
+
+
 def test_settings_bound_the_log(tmp_path):
     wanted = orlop.Settings(durable=False, events_kept=5)
     with orlop.open(tmp_path / "root", tmp_path / "run", settings=wanted) as store:

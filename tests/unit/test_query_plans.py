@@ -37,6 +37,7 @@ from orlop.metadata.platforms import IndexBlob, PlatformRow
 from orlop.metadata.roots import ChainRow, MountRow, RootRow
 from orlop.metadata.snapshots import SnapshotRow
 from orlop.spec.digest import DiffID, Digest
+from orlop.values import replace
 
 NS = "default"
 _COMMON = r"(?:namespace|kind|form)=\?"
@@ -159,6 +160,8 @@ LOOKUPS: dict[str, Body] = {
     "take a pin": lambda tx: pins.take_pin(tx, NS, "p"),
     "add to a lease": lambda tx: garbage.lease_add(tx, "l1", "layer", LAYER),
     "end a lease": lambda tx: garbage.lease_end(tx, "l1"),
+    "see to a root's end": lambda tx: roots.ending(tx, ROOT),
+    "name a root again": lambda tx: roots.touch_sources(tx, NS, ROOT),
     "forget a root": lambda tx: roots.delete_root(tx, "r1"),
     "forget an image": lambda tx: images.delete_image(tx, NS, "a"),
     "forget what went with them": lambda tx: garbage.forget(
@@ -214,6 +217,38 @@ def test_looking_up_one_thing_reads_no_table_whole(db: Database, what: str) -> N
         return {text: tables for text in ran if (tables := read_whole(tx, text))}
 
     assert db.write(body) == {}
+
+
+def test_what_the_end_of_a_root_with_id_maps_takes_does_not_grow_with_others_on_its_chain(
+    db: Database,
+) -> None:
+    one = replace(ROOT, id="m0", path="/srv/m0", chain="c2", uid_map="0:1:1", gid_map="0:1:1")
+
+    def steps(tx: Transaction) -> int:
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        tx.set_progress_handler(step, 1)
+        try:
+            assert roots.ending(tx, one) is not None
+        finally:
+            tx.set_progress_handler(None, 1)
+        return taken
+
+    def body(tx: Transaction) -> tuple[int, int]:
+        roots.add_chain(tx, replace(CHAIN, id="c2"), [])
+        roots.add_root(tx, NS, one, {})
+        before = steps(tx)
+        for number in range(1, 200):
+            roots.add_root(tx, NS, replace(one, id=f"m{number}", path=f"/srv/m{number}"), {})
+        return before, steps(tx)
+
+    before, after = db.write(body)
+    assert after < before + 20
 
 
 @pytest.mark.parametrize("what", LISTS)

@@ -1,16 +1,4 @@
-"""What the verbs share: the parts of one open store, its locks and leases.
-
-Lock files under ``locks`` are named KIND-KEY: ``share-<id>`` while a share changes,
-``lease-<id>`` while a lease's owner lives, ``path-<hash>``
-while something happens to a prepared path, ``ref-<key>`` while a client writes content to a ref,
-``blob-<hex>`` and ``layer-<hex>`` while one is fetched or made, ``maps-<name>`` shared while a root with
-mapped ids is at work, exclusive while ids are mapped or unmapped, ``folder-<what>`` and ``folder-<id>``
-while a folder is made, ``chain-<id>`` shared while a root is put on a chain, exclusive while it is built,
-mounted or unmounted, ``disk-<id>`` while a root's disk is mounted.  A thread that holds several takes them
-in that order of kinds, and several of one kind in the order of their keys; while it waits to build or mount
-one chain it holds no other.  ``root-<id>``, held while a folder under ``prepared`` waits for its row, is a
-new root's own, for which nobody waits.  A collector only tries.
-"""
+"""What the verbs share: the parts of one open store, and its leases."""
 
 from __future__ import annotations
 
@@ -18,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +24,7 @@ from orlop.errors import (
     from_oserror,
 )
 from orlop.images.layout import Layout
-from orlop.images.sharedlocks import SharedLocks
+from orlop.images.locks import Locks
 from orlop.images.space import Reserve, is_full
 from orlop.linux.files import remove_tree
 from orlop.linux.flock import FileLock
@@ -52,7 +40,7 @@ if TYPE_CHECKING:
     from orlop.images.waiting import Behind
     from orlop.layers.forms import Form, FormName
     from orlop.layers.store import LayerStore
-    from orlop.layers.worker.client import Template
+    from orlop.layers.worker.template import Template
     from orlop.linux.userns import Privilege
     from orlop.registry.blobs.ranges import Pace, Traffic
     from orlop.registry.client import Registry
@@ -64,7 +52,7 @@ if TYPE_CHECKING:
     from orlop.snapshots.overlay import OverlayDriver
     from orlop.snapshots.probe import Verdict
 
-__all__ = ["NAMESPACE", "Core", "Lease", "root_lock"]
+__all__ = ["NAMESPACE", "Core", "Lease"]
 
 NAMESPACE = "default"
 FORM_OF: dict[Privilege, FormName] = {
@@ -76,18 +64,11 @@ FORM_OF: dict[Privilege, FormName] = {
 }
 
 
-def root_lock(root_id: str) -> str:
-    """The key of the lock that guards a root's folder; those of roots that are made at once share one.
-
-    So a call that makes a thousand roots holds one descriptor for that, not a thousand.
-    """
-    return root_id[:12]
-
-
-class Core:
+class Core(Locks):
     """One open store.  Thread-safe; `close` lets go of it."""
 
     def __init__(self, layout: Layout, settings: Settings) -> None:
+        super().__init__(layout.locks)
         self.layout = layout
         self.settings = settings
         self.sync = Sync(settings.durable)
@@ -97,8 +78,6 @@ class Core:
         self._sweeper: Sweeper | None = None
         self._ending = False
         self.behind: list[Behind] = []  # what works behind the calls; each joins when it is made
-        self._locks = os.fspath(layout.locks)
-        self.shared = SharedLocks()
         self.behind.append(self.shared)
         self._verdicts: dict[DriverName, Verdict] = {}
         self._registry: Registry | None = None
@@ -264,7 +243,7 @@ class Core:
     @property
     def template(self) -> Template:
         """The process that forks workers, made when it is first needed."""
-        from orlop.layers.worker.client import Template
+        from orlop.layers.worker.template import Template
 
         with self._guard:
             self._check_open()
@@ -337,62 +316,15 @@ class Core:
         self.shared.close()  # has each lock for a moment, and what the sweeper found locked it would leave
         with self._guard:
             self._closed = True
-            if self._registry is not None:
-                self._registry.close()
-                self._registry = None
-            if self._template is not None:
-                self._template.close()
-                self._template = None
+            registry, self._registry = self._registry, None
+            template, self._template = self._template, None
+        if template is not None:
+            template.retire()  # it ends while the database waits for the disk
+        if registry is not None:
+            registry.close()
         self.db.close()
-
-    # -- locks ----------------------------------------------------------------------------------
-
-    def lock_path(self, kind: str, key: str) -> Path:
-        """The file of a lock."""
-        return Path(self._lock_file(kind, key))
-
-    def _lock_file(self, kind: str, key: str) -> str:
-        if len(key) > 100 or "/" in key:
-            import hashlib
-
-            key = hashlib.sha256(os.fsencode(key)).hexdigest()
-        return f"{self._locks}/{kind}-{key}"
-
-    @contextlib.contextmanager
-    def locked(
-        self,
-        kind: str,
-        key: str,
-        *,
-        call: Call,
-        attempted: str,
-        exclusive: bool = True,
-        meanwhile: Callable[[], None] | None = None,
-    ) -> Iterator[FileLock]:
-        """Hold a lock for the length of a ``with`` block; ``meanwhile`` is called while it is waited for."""
-        lock = FileLock(self._lock_file(kind, key), unlink_on_release=True)
-        with _system_errors(attempted):
-            lock.acquire(call=call, attempted=attempted, exclusive=exclusive, meanwhile=meanwhile)
-        try:
-            yield lock
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def sharing(self, kind: str, key: str, *, call: Call, attempted: str) -> Iterator[None]:
-        """Hold a lock as `locked` does, shared; for those that are taken very often."""
-        with contextlib.ExitStack() as held:
-            with _system_errors(attempted):
-                held.enter_context(
-                    self.shared.held(self._lock_file(kind, key), call=call, attempted=attempted)
-                )
-            yield
-
-    def try_locked(self, kind: str, key: str) -> FileLock | None:
-        """A lock, if nobody has it; the caller releases it."""
-        lock = FileLock(self._lock_file(kind, key), unlink_on_release=True)
-        with _system_errors(f"lock {kind} {key}"):
-            return lock if lock.acquire(call=Call(), attempted="collect", blocking=False) else None
+        if template is not None:
+            template.close()
 
     # -- images ---------------------------------------------------------------------------------
 

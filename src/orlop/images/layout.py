@@ -19,6 +19,7 @@ names are durable before anything in them is.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -39,6 +40,16 @@ _FEATURES: dict[str, frozenset[str]] = {
     "ro_compat": frozenset(),
     "incompat": frozenset({"erofs-index-1"}),
 }
+_FORMAT = b"""\
+{
+ "version": 1,
+ "compat": [],
+ "ro_compat": [],
+ "incompat": [
+  "erofs-index-1"
+ ]
+}
+"""  # as it is written; who finds just this has nothing to parse
 _ODD = re.compile(r"[,:\\\"\s]")
 
 
@@ -112,8 +123,7 @@ class Layout:
     def contains(self, path: str) -> bool:
         """Whether a path, symlinks of its parent resolved, lies in ROOT or RUN."""
         parent, name = os.path.split(path)
-        place = f"{_resolve(parent).rstrip('/')}/{name}/"
-        return any(place.startswith(f"{_resolve(folder).rstrip('/')}/") for folder in (self.root, self.run))
+        return f"{_resolve(parent).rstrip('/')}/{name}/".startswith(_beginnings(self.root, self.run))
 
     def hidden_by(self, path: str) -> bool:
         """Whether a mount at a path (its symlinks resolved) would hide ROOT or RUN, or a part of them."""
@@ -130,6 +140,7 @@ class Layout:
         newer than this orlop or another user's, `DataLoss` for one that has lost its metadata.
         """
         what = f"open store {self.root}"
+        _beginnings.cache_clear()  # a link may lead elsewhere than when a store was opened here before
         for folder in (self.root, self.run):
             check_root_path(folder, what)
         root, run = self._resolved()
@@ -151,7 +162,7 @@ class Layout:
         self._check_folder(self.run, 0o711, what)
         self._check_format(what)
         content = BlobStore(self.content).folders()
-        for folder in (
+        folders = (
             self.locks,
             self.layers,
             self.chains,
@@ -162,13 +173,14 @@ class Layout:
             self.trash,
             self.content,
             *content,
-        ):
-            _make(folder, 0o700)
-        _make(self.run / "chains", 0o700)
+            self.run / "chains",
+        )
+        grown = {folder.parent for folder in folders if _made(folder, 0o700)}
         reached("layout.folders-made")
         if not self.database.exists():  # whoever made the folders may have died before they were durable
-            for folder in (self.root, self.content, *content):
-                fsync_dir(folder)
+            grown |= {self.root, self.content, *content}
+        for folder in sorted(grown):  # together, so that a journal commits once
+            fsync_dir(folder)
         if not self.database.exists() or not self.database.stat().st_size:
             left = [folder for folder in (self.layers, self.prepared, self.snapshots) if os.listdir(folder)]
             if left:
@@ -210,13 +222,18 @@ class Layout:
                     hint="choose an empty folder, or one that does not exist",
                 )
             os.chmod(self.root, 0o700)
-            features = {kind: sorted(names) for kind, names in _FEATURES.items()}
-            text = json.dumps({"version": FORMAT_VERSION, **features}, indent=1).encode() + b"\n"
+            text = _FORMAT
             write_durably(path, text)
             reached("layout.format-written")
         check_format(text, what)
         if stat.S_IMODE(self.root.stat().st_mode) & 0o077:
             os.chmod(self.root, 0o700)  # CVE-2024-25621: others could run setuid files of images
+
+
+@functools.lru_cache(maxsize=16)
+def _beginnings(*folders: Path) -> tuple[str, ...]:
+    """What the paths below folders begin with.  Where an open store lies does not change (see `create`)."""
+    return tuple([f"{_resolve(folder).rstrip('/')}/" for folder in folders])
 
 
 def _resolve(folder: str | Path) -> str:
@@ -235,6 +252,12 @@ def _resolve(folder: str | Path) -> str:
 
 def _make(folder: Path, mode: int) -> None:
     """Make a folder unless it is there; its name is durable on return if we made it."""
+    if _made(folder, mode):
+        fsync_dir(folder.parent)
+
+
+def _made(folder: Path, mode: int) -> bool:
+    """Make a folder unless it is there; whether we made it, so that its parent has a name to be synced."""
     try:
         folder.mkdir(mode=mode)
     except FileExistsError:
@@ -244,13 +267,15 @@ def _make(folder: Path, mode: int) -> None:
                 f"{folder} is not a folder but a link or a file",
                 hint="move it away, and put the folder back",
             ) from None
-        return
+        return False
     os.chmod(folder, mode)  # whatever the umask
-    fsync_dir(folder.parent)
+    return True
 
 
 def check_format(text: bytes, what: str) -> None:
     """Refuse a store that we cannot work with, by its format.json.  Raises `FailedPrecondition`."""
+    if text == _FORMAT:
+        return
     try:
         document = json.loads(text)
         version = document["version"]

@@ -7,14 +7,14 @@ puts them together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cached_property, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from orlop.errors import Error, ResourceExhausted, from_oserror
-from orlop.images.core import Core
+from orlop.images.core import NAMESPACE, Core
 from orlop.images.space import is_full, told
 from orlop.observe import Call
 
@@ -75,6 +75,7 @@ class Parts:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._first = True
 
     def _give_back(self, error: Error) -> None:
         """After a verb ran out of room: delete what it brought, which no row needs any more."""
@@ -115,6 +116,24 @@ class Parts:
         from orlop.images.prepared.grounds import Grounds
 
         return Grounds(self._core, self._chains)
+
+    def _foresee(self, name: str, policy: str | None) -> None:
+        """Let the workers' template start while we import the rest, if layers will have to be fetched.
+
+        Worth its look at the first verb alone: later ones find all that there is to import.
+        """
+        core, first = self._core, self._first
+        self._first = False
+        if not first or (policy or core.settings.pull) == "never":
+            return
+        from orlop.images import names
+        from orlop.spec.reference import is_short
+
+        if core.settings.search_registries is not False and is_short(name):
+            return  # it may mean one of several, and one of these may be there
+        with suppress(Error):  # raised when it is needed
+            if core.db.read(lambda tx: names.find(tx, NAMESPACE, name)) is None:
+                core.template.start()
 
     @cached_property
     def _preparer(self) -> RootService:

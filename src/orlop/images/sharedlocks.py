@@ -8,8 +8,7 @@ processes, and to who asks for the lock exclusively, it is a lock like any other
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from orlop.linux.flock import FileLock
 from orlop.metadata.forks import watch_forks
@@ -54,15 +53,18 @@ class SharedLocks:
             one.lock.abandon()
         self._begin()
 
-    @contextmanager
-    def held(self, path: str, *, call: Call, attempted: str) -> Iterator[None]:
-        """Hold a lock, shared, for the length of a ``with`` block.  Raises as `FileLock.acquire` does."""
+    def enter(self, path: str, *, call: Call, attempted: str) -> None:
+        """Hold a lock, shared, until `leave`.  Raises as `FileLock.acquire` does."""
         while not self._enter(path, call, attempted):
             call.pause(_PAUSE, attempted)
-        try:
-            yield
-        finally:
-            self._leave(path)
+
+    def leave(self, path: str) -> None:
+        """Let go, once for each `enter`."""
+        with self._guard:
+            one = self._known[path]
+            one.holders -= 1
+            if not one.holders:
+                one.lock.release()
 
     def finish(self) -> None:
         """Nothing is to be done."""
@@ -92,13 +94,6 @@ class SharedLocks:
                 return False
             one.holders += 1
             return True
-
-    def _leave(self, path: str) -> None:
-        with self._guard:
-            one = self._known[path]
-            one.holders -= 1
-            if not one.holders:
-                one.lock.release()
 
     def _drop(self, path: str) -> None:
         """Needs the guard."""

@@ -60,15 +60,18 @@ def check_room(root: Path, needed: int, attempted: str) -> None:
 
 
 @contextlib.contextmanager
-def needing(root: Path, needed: int | Callable[[], int], attempted: str) -> Iterator[None]:
+def needing(
+    root: Path, needed: int | Callable[[], int], attempted: str, *, by_workers: bool = False
+) -> Iterator[None]:
     """Work that writes at least ``needed`` bytes to the disk of ``root``.
 
     Raises `ResourceExhausted` before the work if the room is not there, and with the same figures if it is
-    used up on the way.  What takes long to find out is a function, which is called only then.
+    used up on the way.  What takes long to find out is a function, which is called only then.  Workers are
+    nobody, to whom the disk does not give what it reserves for root.
     """
-    if isinstance(needed, int):
-        check_room(root, needed, attempted)
-    free = free_bytes(root)
+    free = (available_bytes if by_workers else free_bytes)(root)
+    if isinstance(needed, int) and needed > free:
+        raise _exhausted(attempted, root, needed=needed, free=free)
     try:
         yield
     except (OSError, ResourceExhausted) as exc:

@@ -16,7 +16,6 @@ from orlop.errors import (
     InvalidArgument,
     NotFound,
 )
-from orlop.images import names
 from orlop.images.api import (
     CommitOptions,
     FetchedBlobs,
@@ -34,7 +33,6 @@ from orlop.images.changed.verbs import ForkVerbs
 from orlop.images.contentstore.verbs import ContentApiVerbs
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.cri.verbs import NodeImageVerbs
-from orlop.images.imports import ImportOptions, ImportSource
 from orlop.images.layout import FORMAT_VERSION, Layout
 from orlop.images.listing import info_of, list_images
 from orlop.images.parts import verb
@@ -47,6 +45,7 @@ from orlop.observe import Call
 from orlop.version import __version__
 
 if TYPE_CHECKING:
+    from orlop.images.imports import ImportOptions, ImportSource
     from orlop.images.upkeep import (
         BackedUp,
         Checked,
@@ -63,7 +62,6 @@ __all__ = ["LocalStore"]
 
 _PLAIN = PrepareOptions()
 _PLAIN_COMMIT = CommitOptions()
-_PLAIN_IMPORT = ImportOptions()
 _CALL = Call()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -99,6 +97,7 @@ class LocalStore(
         call: Call = _CALL,
     ) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
+        self._foresee(name, None)
         return self._puller.pull_name(name, platform=platform, all_platforms=all_platforms, call=call).info
 
     @verb("push")
@@ -152,6 +151,7 @@ class LocalStore(
         return list_images(self._core)
 
     def _info(self, name: str) -> ImageInfo:
+        from orlop.images import names
         from orlop.images.details import info_in_full
 
         row = self._core.db.read(lambda tx: names.require(tx, NAMESPACE, name, f"read image {name}"))
@@ -167,6 +167,8 @@ class LocalStore(
     @verb("tag")
     def tag(self, name: str, new_name: str) -> ImageInfo:
         """See `orlop.images.api.Images.tag`."""
+        from orlop.images import names
+
         full = names.new_name(new_name, f"tag {name}")
 
         def body(tx: Transaction) -> ImageInfo:
@@ -206,12 +208,14 @@ class LocalStore(
         name: str | None = None,
         platform: str | Sequence[str] | None = None,
         all_platforms: bool = False,
-        options: ImportOptions = _PLAIN_IMPORT,
+        options: ImportOptions | None = None,
         call: Call = _CALL,
     ) -> list[ImageInfo]:
         """See `orlop.images.api.Images.load`."""
         from orlop.images.archives.load import Loader
+        from orlop.images.imports import ImportOptions
 
+        options = options or ImportOptions()
         return Loader(self._core, self._ingest).load(
             source, name=name, platform=platform, all_platforms=all_platforms, options=options, call=call
         )
@@ -223,6 +227,7 @@ class LocalStore(
         self, name: str, path: str, *, options: PrepareOptions = _PLAIN, call: Call = _CALL
     ) -> PreparedInfo:
         """See `orlop.images.api.Roots.prepare_root`."""
+        self._foresee(name, options.pull)
         return self._preparer.prepare(name, path, options=options, call=call)
 
     @verb("list mounts of")

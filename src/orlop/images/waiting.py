@@ -24,7 +24,7 @@ from orlop.errors import Error, Unavailable
 from orlop.linux.flock import FileLock
 from orlop.metadata.forks import watch_forks
 
-__all__ = ["Batch", "Behind", "Waiting"]
+__all__ = ["BATCH", "Batch", "Behind", "Waiting"]
 
 _log = logging.getLogger(__name__)
 

@@ -76,6 +76,7 @@ class FileLock:
         while True:
             call.check(attempted)
             fd, self._spare = self._spare, None
+            kept = fd is not None
             if fd is None:
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             gone = False
@@ -87,7 +88,7 @@ class FileLock:
                         meanwhile()
                     call.pause(pause, attempted)
                     pause = min(pause * 2, _LAST_PAUSE)
-                gone = not self._is_at_path(fd)
+                gone = not self._is_at_path(fd) if kept else _is_deleted(fd)
                 if not gone:
                     self._fd, self._exclusive = fd, exclusive
                     return True
@@ -101,7 +102,7 @@ class FileLock:
         if fd is None:
             return
         try:
-            if self._unlink and (self._exclusive or _try_lock(fd, fcntl.LOCK_EX)) and self._is_at_path(fd):
+            if self._unlink and (self._exclusive or _try_lock(fd, fcntl.LOCK_EX)) and not _is_deleted(fd):
                 with suppress(OSError):  # what was done under the lock is done
                     os.unlink(self.path)
         finally:
@@ -129,12 +130,17 @@ class FileLock:
             os.close(fd)
 
     def _is_at_path(self, fd: int) -> bool:
-        """Whether the file we locked is the one that others would open now."""
+        """Whether a file that was kept open is the one that others would open now."""
         try:
             there = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return os.path.samestat(os.fstat(fd), there)
+
+
+def _is_deleted(fd: int) -> bool:
+    """Whether a file that was just opened is no more the one that others would open: deleted, or replaced."""
+    return not os.fstat(fd).st_nlink
 
 
 def _try_lock(fd: int, kind: int) -> bool:

@@ -13,6 +13,7 @@ Invariant: a transaction's body is short, does no I/O of its own, and can run tw
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -40,10 +41,16 @@ __all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 
 SCHEMA_VERSION = 6
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
-WAL_LIMIT = 4 << 20  # the log keeps this size, so a commit need not grow it
+WAL_LIMIT = 8 << 20  # the log keeps this size, so a commit need not grow it
+LOG_PAGES = 2_000  # in the log when a commit itself copies them to their places, and the log begins anew
+GROWN = 4 << 20  # what is written of the log beforehand (`Database.grow_log`)
 PATIENCE = 60.0  # seconds that a write without a call waits: one stopped in its turn must not hold up all
 FORK_PATIENCE = 1.0  # seconds that a fork waits for bodies that run in other threads
 MAX_IDLE = 8  # connections kept for the next body; each costs three descriptors
+_ZEROS = bytes(1 << 16)
+_LOG_PATIENCE = 1.0  # seconds that work on the log waits for its turn: it is a comfort
+_MANY_COMMITS = 32  # after which the log may be long
+_LOG_ROOM = 32  # times its size must be free for the log to be written beforehand
 _T = TypeVar("_T")
 
 Transaction = sqlite3.Connection
@@ -76,6 +83,7 @@ class Database:
         self._idle: list[sqlite3.Connection] = []
         self._writing: sqlite3.Connection | None = None  # for the next transaction that writes, likewise
         self._in_use = 0
+        self._commits = 0  # since the log was shortened, here
         self._closed = False
         self._looker: sqlite3.Connection | None = None  # that `version` asks
         self._lookers = 0
@@ -126,8 +134,6 @@ class Database:
 
         What was there is kept beside it first, for a way back: ``meta.db.before-<version>``.
         """
-        from orlop.metadata.copies import copy_database
-
         with self._turn():
             version = self._version()  # another process may have been first
             if version >= SCHEMA_VERSION:
@@ -135,6 +141,8 @@ class Database:
             try:
                 with self._lent() as connection:
                     if version:
+                        from orlop.metadata.copies import copy_database  # late: a new store has none
+
                         copy_database(self._path, self._path.with_name(f"{self._path.name}.before-{version}"))
                     # Under the lock, for SQLite does not wait for others when it changes the mode.
                     connection.execute("PRAGMA journal_mode=WAL")
@@ -161,6 +169,7 @@ class Database:
             connection.executescript(
                 f"PRAGMA synchronous={self._synchronous}; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;"
                 f"PRAGMA journal_size_limit={WAL_LIMIT}; PRAGMA cache_size=-4096;"
+                f"PRAGMA wal_autocheckpoint={LOG_PAGES};"
             )
             if not waits:
                 connection.execute("PRAGMA busy_timeout = 0")
@@ -261,6 +270,59 @@ class Database:
                 raise Unavailable(ATTEMPTED, reason, hint=f"'fuser {self._turn_path}' shows who") from exc
         return self._write(body, call)
 
+    def grow_log(self) -> None:
+        """Write the log's blocks once, for a process that is going to write much.
+
+        A commit that makes the file longer has the file system commit, too, and takes twice as long; so would
+        all until the log has its size.  What is written are zeros behind the end, which SQLite takes for no
+        frames: it reads a log up to the first whose checksum is wrong.  Nobody else writes there meanwhile,
+        for that takes the lock that a transaction has.  On a disk with little room nothing is done, and where
+        there proves to be none (a quota, a limit of file sizes) what was written is taken back.
+        """
+        path = f"{self._path}-wal"
+
+        def body(tx: Transaction) -> None:
+            about = os.fstat(fd)
+            free = os.fstatvfs(fd)
+            if about.st_nlink and about.st_size and free.f_bavail * free.f_frsize > _LOG_ROOM * GROWN:
+                try:
+                    for offset in range(about.st_size, GROWN, len(_ZEROS)):
+                        os.pwrite(fd, _ZEROS[: GROWN - offset], offset)
+                except OSError:
+                    os.ftruncate(fd, about.st_size)
+
+        with contextlib.suppress(Error, OSError):
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if os.fstat(fd).st_size < GROWN:
+                    self.write(body, call=Call(deadline=time.monotonic() + _LOG_PATIENCE))
+                    os.fdatasync(fd)
+                    reached("db.log-grown")
+            finally:
+                os.close(fd)
+
+    def shorten_log(self) -> None:
+        """Copy what the log holds to its places, if that may be much.
+
+        For those who work behind the calls: else a caller's commit does it, when there are `LOG_PAGES`.  Most
+        is copied beside those who write; then, in a turn to write, what they wrote meanwhile: only a log of
+        which all is copied begins anew.  Nothing is done about one that somebody is reading.
+        """
+        if self._commits < _MANY_COMMITS:
+            return
+        self._commits = 0
+        with contextlib.suppress(Error, sqlite3.Error):  # a disk that fails is told to who writes
+            if not self._is_copied():
+                # No connection is lent while this waits: a fork would wait for it, and spoil the child.
+                with self._turn(Call(deadline=time.monotonic() + _LOG_PATIENCE)):
+                    self._is_copied()
+
+    def _is_copied(self) -> bool:
+        """Copy what the log holds, as far as nobody is in the way; whether that was all."""
+        with self._lent() as connection:
+            busy, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return not busy and bool(pages == copied)
+
     def _write(self, body: Callable[[Transaction], _T], call: Call) -> _T:
         try:
             try:
@@ -294,6 +356,7 @@ class Database:
                     _fail(jobs, exc)
                     return
             else:
+                self._commits += 1
                 reached("db.committed")
                 return
         finally:
@@ -307,11 +370,11 @@ class Database:
         _commit(connection)
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, call: Call | None = None) -> Iterator[None]:
         """The turn of all processes, for what is not done in one transaction."""
         turn = TurnLock(self._turn_path)
         try:
-            turn.acquire(call=Call(), attempted=ATTEMPTED)
+            turn.acquire(call=call or Call(), attempted=ATTEMPTED)
             yield
         except OSError as exc:
             raise from_oserror(ATTEMPTED, exc) from exc
@@ -405,9 +468,11 @@ def _is_full(exc: sqlite3.Error) -> bool:
 
 def script(number: int) -> str:
     """The SQL that makes a version of the schema of the one before."""
-    from importlib import resources  # for a new or an old store alone
+    import pkgutil  # for a new or an old store alone; importlib.resources is slower to start with
 
-    return resources.files("orlop.metadata").joinpath(f"schema/{number:04}.sql").read_text()
+    found = pkgutil.get_data("orlop.metadata", f"schema/{number:04}.sql")
+    assert found is not None  # the package is never without a loader that has data
+    return found.decode()
 
 
 def _mapped(attempted: str, exc: sqlite3.Error) -> Error:

@@ -119,6 +119,13 @@ class Driver(Protocol):
         """
         ...
 
+    def untouched(self, root: Root) -> bool:
+        """Whether nobody has mounted the root since it was made, and nothing was written to it.
+
+        Cheap, and no where it is not known: then `in_use` is to be asked before the folder goes.
+        """
+        ...
+
     def upper(self, root: Root) -> Path:
         """The folder that holds what was written: an overlay's upper, or the whole tree."""
         ...

@@ -224,6 +224,10 @@ class ErofsDriver:
         """See `orlop.snapshots.driver.Driver.in_use`."""
         return stacks.upper_in_use(root.folder)
 
+    def untouched(self, root: Root) -> bool:
+        """See `orlop.snapshots.driver.Driver.untouched`."""
+        return stacks.is_untouched(root.folder)
+
     def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """See `orlop.snapshots.driver.Driver.shows`."""
         with system_errors(f"look at {place}"):

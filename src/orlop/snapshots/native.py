@@ -66,6 +66,10 @@ class NativeDriver:
         with system_errors(f"look at {root.folder}"):
             return bool(processes.users_of_tree(self.upper(root)))
 
+    def untouched(self, root: Root) -> bool:
+        """See `orlop.snapshots.driver.Driver.untouched`: a copy can be used without any mount."""
+        return False
+
     def shows(self, root: Root, ground: Ground, place: str, *, table: Table | None = None) -> bool:
         """See `orlop.snapshots.driver.Driver.shows`."""
         with system_errors(f"look at {place}"):

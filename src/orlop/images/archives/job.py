@@ -98,7 +98,7 @@ class Job:
     def read_layers(self, wanted: list[tuple[str, BlobLayer]], *, verify: bool) -> None:
         """Bring in the layers of an image, named by their paths in the archive; one is open at a time."""
         least = self.ingest.least_size([blob for _, blob in wanted])
-        with needing(self.core.layout.root, least, self.what):
+        with needing(self.core.layout.root, least, self.what, by_workers=True):
             for name, blob in wanted:
                 member = self.member(name)
                 self.ingest.read_file(

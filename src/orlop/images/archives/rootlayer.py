@@ -44,7 +44,7 @@ class LayerMaker:
         """A tar, compressed or not, that lies in a file."""
         core = self._core
         core.template.start()
-        with needing(core.layout.root, size, self._what), core.layers.new() as new:
+        with needing(core.layout.root, size, self._what, by_workers=True), core.layers.new() as new:
             feed = Feed.whole(size)
             try:
                 unpacked = unpack(

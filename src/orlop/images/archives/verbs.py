@@ -9,16 +9,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from orlop.errors import InvalidArgument
-from orlop.images.exports import IMAGE_FORMATS, Exported, ExportOptions, Sink, is_root_path
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call, Progress, Rate
 
 if TYPE_CHECKING:
     from orlop.images.archives.fsimages import FsJob
+    from orlop.images.exports import Exported, ExportOptions, Sink
 
 __all__ = ["ExportVerbs"]
 
-_PLAIN = ExportOptions()
 _CALL = Call()
 _CHUNK = 1 << 20
 
@@ -28,9 +27,12 @@ class ExportVerbs(Parts):
 
     @verb("export")
     def export(
-        self, things: Sequence[str], out: Sink, *, options: ExportOptions = _PLAIN, call: Call = _CALL
+        self, things: Sequence[str], out: Sink, *, options: ExportOptions | None = None, call: Call = _CALL
     ) -> Exported:
         """See `orlop.images.exports.Exports.export`."""
+        from orlop.images.exports import IMAGE_FORMATS, ExportOptions
+
+        options = options or ExportOptions()
         what = f"export {' '.join(things)}"
         if options.size is not None and options.format != "ext4":
             raise InvalidArgument(what, "only an ext4 image has a size that can be chosen")
@@ -60,6 +62,7 @@ class ExportVerbs(Parts):
         from orlop.images.archives.layoutwriter import LayoutWriter
         from orlop.images.archives.supply import Supply
         from orlop.images.archives.tarstream import TarStream
+        from orlop.images.exports import Exported, is_root_path
         from orlop.images.transfer.forms import wish_of
 
         core, docker = self._core, options.format == "docker"
@@ -110,6 +113,7 @@ class ExportVerbs(Parts):
         from orlop.images.archives.rootfs import write_tree
         from orlop.images.archives.tarstream import TarStream
         from orlop.images.browsing.trees import find_source, open_tree
+        from orlop.images.exports import Exported
 
         source = find_source(self._core, thing, what, platform=options.platform)
         stream = TarStream(out, item=source.name, call=call, what=what)
@@ -123,6 +127,7 @@ class ExportVerbs(Parts):
     ) -> Exported:
         from orlop.images.archives import fsimages
         from orlop.images.browsing.trees import Source, find_source, open_tree
+        from orlop.images.exports import Exported
 
         core, grounds = self._core, self._grounds
         assert options.format in ("erofs", "squashfs", "ext4")

@@ -206,7 +206,7 @@ class _Restorer:
         if lost and self._backup.label.content:
             raise DataLoss(self._what, f"layer {lost[0]} is not in it")
         least = sum(part.size for part in parts.values() if part is not None)
-        with needing(self._core.layout.root, least, self._what):
+        with needing(self._core.layout.root, least, self._what, by_workers=True):
             for diff_id, part in parts.items():
                 if part is not None:
                     self._bring(diff_id, part.offset, part.size, lease)

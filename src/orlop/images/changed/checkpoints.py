@@ -19,6 +19,7 @@ from orlop.images.changed.states import States
 from orlop.images.core import NAMESPACE, Core, Lease
 from orlop.images.forks import CheckpointInfo
 from orlop.images.prepared.batch import new_ids
+from orlop.images.prepared.making import name_root
 from orlop.images.prepared.roots import RootService, info_of_root
 from orlop.metadata import captures, events, garbage, images, layers, roots
 from orlop.metadata.captures import CheckpointRow
@@ -104,7 +105,7 @@ class Checkpoints:
             mounted = root.mounted
             info = self._replace(root, name, lease, call)
             if mounted:
-                info = self._roots.mount_root(self._roots.grounds.require(path, what), call)
+                info = self._roots.mount_root(path, what, call)
         call.observer.progress(Progress(item=path, phase="done"))
         return info
 
@@ -132,7 +133,7 @@ class Checkpoints:
                 def body(tx: Transaction) -> tuple[dict[str, str], bool]:
                     labels, points = roots.labels_of(tx, root.id), captures.checkpoints_of(tx, root.id)
                     suspects = self._roots.forget_root(tx, root, event=None)
-                    self._roots.name_root(
+                    name_root(
                         tx,
                         fresh,
                         labels,

@@ -20,6 +20,7 @@ from orlop.images.core import Core, Lease
 from orlop.images.forks import ForkOptions
 from orlop.images.prepared.asked import check_path
 from orlop.images.prepared.batch import new_ids
+from orlop.images.prepared.making import name_root
 from orlop.images.prepared.roots import RootService, info_of_root
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
@@ -120,7 +121,7 @@ class Forker:
 
                 def name(tx: Transaction) -> None:
                     for row in rows:
-                        self._roots.name_root(
+                        name_root(
                             tx,
                             row,
                             labels,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from orlop.images.forks import CheckpointInfo, ForkOptions
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call
 
@@ -14,10 +13,10 @@ if TYPE_CHECKING:
     from orlop.images.api import PreparedInfo
     from orlop.images.changed.checkpoints import Checkpoints
     from orlop.images.changed.states import States
+    from orlop.images.forks import CheckpointInfo, ForkOptions
 
 __all__ = ["ForkVerbs"]
 
-_PLAIN = ForkOptions()
 _CALL = Call()
 
 
@@ -38,11 +37,13 @@ class ForkVerbs(Parts):
 
     @verb("fork")
     def fork(
-        self, path: str, new_paths: Sequence[str], *, options: ForkOptions = _PLAIN, call: Call = _CALL
+        self, path: str, new_paths: Sequence[str], *, options: ForkOptions | None = None, call: Call = _CALL
     ) -> list[PreparedInfo]:
         """See `orlop.images.forks.Forks.fork`."""
         from orlop.images.changed.forks import Forker
+        from orlop.images.forks import ForkOptions
 
+        options = options or ForkOptions()
         forker = Forker(self._core, self._chains, self._roots, self._states)
         return forker.fork(path, new_paths, options=options, call=call)
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator
 from orlop.images.checking.examine import Problem
 from orlop.images.checking.quarantine import Quarantine
 from orlop.images.collection.strays import strays
-from orlop.images.core import NAMESPACE, Core, root_lock
+from orlop.images.core import NAMESPACE, Core
+from orlop.images.locks import root_lock
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction
 from orlop.observe import Call, NullObserver

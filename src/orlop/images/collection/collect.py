@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from orlop.errors import FailedPrecondition
 from orlop.images import names
-from orlop.images.account.measure import measure_some
 from orlop.images.api import Removed
-from orlop.images.collection import expiry
 from orlop.images.collection.graves import is_free, is_named
-from orlop.images.collection.idle import release_idle
-from orlop.images.collection.policy import check_keep
-from orlop.images.collection.strays import strays, take_strays
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.leases import dead_leases
-from orlop.images.space import available_bytes
-from orlop.images.upkeep import Collected, Keep
 from orlop.metadata import garbage, images, pins
 from orlop.metadata.db import Transaction
 from orlop.metadata.garbage import Forgotten, Suspects
 from orlop.metadata.needs import Without
 from orlop.observe import Call, count, reached, stepped
 
+if TYPE_CHECKING:
+    from orlop.images.upkeep import Collected, Keep
+
 __all__ = ["Collector"]
+
+# What `remove` has no use for is imported where it is used: that was half of `orlop rmi`.
 
 Items = list[tuple[str, int]]
 
@@ -75,6 +74,10 @@ class Collector:
     @stepped("collect")
     def collect(self, *, dry_run: bool, keep: Keep | None, call: Call) -> Collected:
         """See `orlop.images.upkeep.Keeping.collect`."""
+        from orlop.images.collection.idle import release_idle
+        from orlop.images.collection.policy import check_keep
+        from orlop.images.upkeep import Collected, Keep
+
         keep = keep or Keep()
         check_keep(keep, "collect")
         for one in self._core.behind:  # what was given up a moment ago is no litter, but on its way
@@ -95,6 +98,9 @@ class Collector:
 
         Costs what it takes: the store is not read.
         """
+        from orlop.images.collection.strays import take_strays
+        from orlop.images.upkeep import Collected
+
         count("collections")
         found = self._end_all(dead_leases(self._core), call)
         swept = self._core.sweeper.sweep(call=call)
@@ -105,6 +111,8 @@ class Collector:
     # -- garbage --------------------------------------------------------------------------------
 
     def _take_garbage(self, call: Call) -> Items:
+        from orlop.images.collection.strays import take_strays
+
         core = self._core
         dead = dead_leases(core)
         found = self._end_all(dead, call)
@@ -131,6 +139,9 @@ class Collector:
 
     def _take_images(self, keep: Keep, call: Call) -> tuple[list[str], Items]:
         """Take the names away that a policy does not keep, and what goes with them."""
+        from orlop.images.collection import expiry
+        from orlop.images.space import available_bytes
+
         core = self._core
         going = expiry.chosen(core, keep, free=available_bytes(core.layout.root), dead=(), now=time.time())
         reached("collect.chosen")
@@ -139,6 +150,12 @@ class Collector:
 
     def _preview(self, keep: Keep, call: Call) -> Collected:
         """What a collection would take.  Nothing is written, and nobody is held up."""
+        from orlop.images.account.measure import measure_some
+        from orlop.images.collection import expiry
+        from orlop.images.collection.strays import strays
+        from orlop.images.space import available_bytes
+        from orlop.images.upkeep import Collected
+
         core = self._core
         dead = dead_leases(core)
         now = time.time()

@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from orlop.errors import InvalidArgument
-from orlop.images.core import Core, root_lock
+from orlop.images.core import Core
+from orlop.images.locks import root_lock
 from orlop.linux.flock import FileLock
 from orlop.metadata import folders, layers, roots, snapshots
 from orlop.metadata.db import Transaction

@@ -6,7 +6,8 @@ looked at under its lock, without waiting: who holds it is using it.
 
 from __future__ import annotations
 
-from orlop.images.core import NAMESPACE, Core, root_lock
+from orlop.images.core import NAMESPACE, Core
+from orlop.images.locks import root_lock
 from orlop.linux.flock import FileLock
 from orlop.metadata import roots
 from orlop.metadata.db import Transaction

@@ -20,7 +20,8 @@ from orlop.content.writes import PREFIX as WRITE
 from orlop.errors import Error, InvalidArgument, from_oserror
 from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
-from orlop.images.core import Core, root_lock
+from orlop.images.core import Core
+from orlop.images.locks import root_lock
 from orlop.images.prepared.grounds import STAMPS
 from orlop.images.snapshotting.pool import pool_lock
 from orlop.layers.stamps import written_since

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from orlop.errors import Error, InvalidArgument, from_oserror
-from orlop.images.core import Core, root_lock
+from orlop.images.core import Core
+from orlop.images.locks import root_lock
 from orlop.images.prepared.extras import Extras
 from orlop.images.prepared.grounds import Grounds
 from orlop.linux.sync import Sync

@@ -19,7 +19,6 @@ from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.prepared.asked import check_path
 from orlop.images.prepared.idmaps import SPARE_ID, parse_maps
-from orlop.layers.diff import Upper
 from orlop.layers.forms import FORMS, Form, FormName
 from orlop.layers.stamps import Stamps, stamp_tree
 from orlop.linux import userns
@@ -36,6 +35,7 @@ from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.images.folders import Folders
+    from orlop.layers.diff import Upper
     from orlop.layers.folder import Item
     from orlop.layers.index import LayerIndex
 
@@ -112,6 +112,8 @@ class Grounds:
 
     def upper(self, row: RootRow) -> tuple[Path, Upper]:
         """The folder that holds what was written to a root, and how to read it."""
+        from orlop.layers.diff import Upper  # which making a root and giving it back have no use for
+
         path, form = self.driver(row).upper(self.own(row)), _form(row)
         if row.uid_map:
             form = replace(form, spare=SPARE_ID)
@@ -134,11 +136,12 @@ class Grounds:
 
     # -- grounds --------------------------------------------------------------------------------
 
-    def stack(self, root: RootRow, call: Call) -> list[ChainRow]:
-        """The chain of a prepared root, rebuilt if its files are gone."""
-        stack = self._chains.stack(root.chain)
-        if stack:
-            return stack
+    def stack(self, root: RootRow, call: Call, *, rows: list[ChainRow] | None = None) -> list[ChainRow]:
+        """The chain of a prepared root, rebuilt if its files are gone; ``rows`` if they were read already."""
+        if rows is None:
+            rows = self._core.db.read(lambda tx: roots.chain_stack(tx, root.chain))
+        if rows and all(os.path.lexists(self._chains.image(row).file) for row in rows):
+            return rows
         diff_ids = self._core.layers_of(root.config, f"prepare {root.path}")
         return self._chains.ensure(diff_ids, call=call, whole=root.chain.endswith("-whole"))
 
@@ -166,6 +169,11 @@ class Grounds:
 
         The root's ground comes first, then those of ``views``, images mounted below it.
         """
+        if row.driver == "erofs" and not (views or row.uid_map or row.gid_map or row.quota):
+            images = tuple([self._chains.image(image) for image in stack])
+            with self._activated(images, row, call):
+                yield [Ground(images=images)]
+            return
         every = [(row, stack), *views]
         with contextlib.ExitStack() as held:
             if row.uid_map or row.gid_map:
@@ -211,17 +219,21 @@ class Grounds:
         core, mapping = self._core, mapping_name(row.uid_map, row.gid_map)
         ordered = sorted({image.id: image for image in images}.values(), key=lambda image: image.id)
         while True:
-            with contextlib.ExitStack() as held:
-                missing = None
+            held: list[str] = []
+            missing = None
+            try:
                 for image in ordered:
                     what = f"activate chain {image.id[:12]}"
-                    held.enter_context(core.sharing("chain", image.id, call=call, attempted=what))
+                    held.append(core.share("chain", image.id, call=call, attempted=what))
                     if not core.erofs.active(image, mapping):
                         missing = image
                         break
                 if missing is None:
                     yield
                     return
+            finally:
+                for path in reversed(held):
+                    core.shared.leave(path)
             with core.locked("chain", missing.id, call=call, attempted=what):
                 self._activate(missing, row, mapping)
 

@@ -18,7 +18,7 @@ from orlop.images.prepared.usage import Usage
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo, processes
 from orlop.metadata import roots
-from orlop.metadata.roots import RootRow
+from orlop.metadata.roots import MountRow, RootRow
 from orlop.observe import Call, reached
 from orlop.snapshots.driver import MountSpec, Table
 from orlop.values import replace
@@ -40,7 +40,8 @@ class OwnMounts:
         what = f"mount {root.path}"
         if self.is_mounted(root):
             return root
-        if root.kind == "active" and self._grounds.driver(root).in_use(self._grounds.own(root)):
+        used = root.kind == "active" and not self._usage.is_untouched(root)
+        if used and self._grounds.driver(root).in_use(self._grounds.own(root)):
             raise FailedPrecondition(what, f"it is in use already{self._usage.by(root)}")
         if self._core.layout.hidden_by(root.path):
             raise InvalidArgument(what, "a mount there would hide the store", hint="choose another path")
@@ -83,17 +84,25 @@ class OwnMounts:
     def shows(self, root: RootRow, table: Table | None = None) -> bool:
         """Whether what is on top at a root's path is a mount of the root, whoever performed it."""
         grounds, place = self._grounds, os.path.realpath(root.path)
+        if not mountinfo.is_mount_point(place):  # most are not, and then the rows need not be asked
+            return False
         ground = grounds.plain(root)
         if not ground.images and not ground.folders and (root.kind == "view" or root.driver == "erofs"):
             return False
         return grounds.driver(root).shows(grounds.root(root), ground, place, table=table)
 
-    def detach(self, root: RootRow, call: Call) -> RootRow:
-        """Take away the mounts and the folder that we made, and only those."""
+    def detach(self, root: RootRow, call: Call, *, extras: Sequence[MountRow] | None = None) -> RootRow:
+        """Take away the mounts and the folder that we made, and only those.
+
+        ``extras`` are the caller's mounts if they were read already.  Of a root that is not mounted it is not
+        asked whether somebody uses it.
+        """
         if not root.mounted:
             return root
         what = f"unmount {root.path}"
-        self._unmount_extras(root, what)
+        if extras is None:
+            extras = self._core.db.read(lambda tx: roots.mounts_of(tx, root.id))
+        self._unmount_extras(root, extras, what)
         while self.shows(root):
             try:
                 mounts.umount(os.path.realpath(root.path))
@@ -111,9 +120,8 @@ class OwnMounts:
             reached("root.target-removed")
         return self._note(root, mounted=False, made_target=False, call=call)
 
-    def _unmount_extras(self, root: RootRow, what: str) -> None:
+    def _unmount_extras(self, root: RootRow, extras: Sequence[MountRow], what: str) -> None:
         """Take away the caller's mounts that we performed, the last one first, if they are there."""
-        extras = self._core.db.read(lambda tx: roots.mounts_of(tx, root.id))
         if not extras or not self._shows_below(root):
             return
         place = os.path.realpath(root.path)

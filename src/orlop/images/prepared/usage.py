@@ -43,6 +43,15 @@ class Usage:
             call.pause(_PAUSE, what)
         return driver.in_use(own)
 
+    def is_untouched(self, root: RootRow) -> bool:
+        """Whether nobody uses an active root, as nobody has mounted it yet; no where that is not known.
+
+        What a cleanup takes away then is empty folders.
+        """
+        if root.kind != "active" or root.mounted or root.quota is not None:
+            return False
+        return self._grounds.driver(root).untouched(self._grounds.own(root))
+
     def by(self, root: RootRow) -> str:
         """Who uses a root, for an error: `` by bash (1234)``."""
         upper = self._grounds.driver(root).upper(self._grounds.own(root))

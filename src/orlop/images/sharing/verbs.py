@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from orlop.images.parts import Parts, verb
-from orlop.images.shares import Share, ShareForm
 from orlop.observe import Call
 
 if TYPE_CHECKING:
+    from orlop.images.shares import Share, ShareForm
     from orlop.images.sharing.sharer import Sharer
 
 __all__ = ["SharingVerbs"]

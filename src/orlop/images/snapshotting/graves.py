@@ -144,3 +144,4 @@ class Graves:
             if grave is not None:
                 with contextlib.suppress(FileNotFoundError):
                     core.burn(grave)
+        core.db.shorten_log()
