@@ -1,12 +1,14 @@
 """A root's life in a store: prepare, mount, unmount, cleanup, by every way to ask for it.
 
 The image is in the store, and another root of it stays prepared meanwhile, as where many roots stand on one
-image; `alone` is without that one, so each life activates the image's chain and puts it away again.  Ways are
-the library (callers are threads of one process, or processes), gRPC (one daemon; callers are processes with
-the Python client) and the command line (a process for each step).  Beside them are containerd's own overlayfs
-snapshotter, asked through its socket by a client that costs next to nothing (Prepare and Remove; nothing is
-mounted), and podman's command line (create and mount, umount and rm).  orlop's results are durable, and
-so is what containerd's database says.
+image; `alone` is without that one, so each life activates the image's chain and puts it away again.  Ways
+are the library (callers are threads of one process, or processes), gRPC (one daemon; callers are processes)
+and the command line (a process for each step).  Beside them are containerd's own overlayfs snapshotter, asked
+through its socket (Prepare and Remove; nothing is mounted), and podman's command line (create and mount,
+umount and rm).  orlop's results are durable, and so is what containerd's database says.
+
+``gRPC`` and ``containerd`` are asked by the same client, which costs next to nothing (bench.grpcload): the
+servers are compared, and not who asks.  ``gRPC, Python client`` is orlop's own client, as its users have it.
 
 The stores with 1,000 and 100,000 roots are filled by `bench.filling`: rows by the functions that prepare
 uses, and folders.  A step's figures are the times that half of the calls, and 99 % of them, took at most;
@@ -148,15 +150,33 @@ def _snapshot_life(socket: str, parent: str, name: str) -> Callable[[int], Life]
     return life
 
 
+def _remote_life(socket: str, path: Path) -> Callable[[int], Life]:
+    """Prepare and Cleanup by orlop's gRPC, asked as containerd is in `_snapshot_life`."""
+    from orlop.proto.orlop.v1 import images_pb2 as pb
+
+    line = Line(socket, {})
+    service = "/orlop.v1.Images/"
+    prepare = pb.PrepareRootRequest(name=_IMAGE, path=str(path)).SerializeToString()
+    cleanup = pb.CleanupRequest(path=str(path)).SerializeToString()
+    return lambda number: {
+        "prepare": lambda: line.call(f"{service}PrepareRoot", prepare),
+        "cleanup": lambda: line.call(f"{service}Cleanup", cleanup),
+    }
+
+
 def _caller(asked: dict[str, str]) -> None:
     """This process as one caller: when it is told to, lives for some time; says times and CPU."""
     kind, name = asked["kind"], asked["name"]
     with ExitStack() as stack:
         if kind == "containerd":
             life = _snapshot_life(asked["socket"], asked["parent"], name)
+        elif kind == "gRPC":
+            life = _remote_life(asked["socket"].removeprefix("unix://"), Path(asked["paths"]) / name)
         else:
             opened = (
-                orlop.connect(asked["socket"]) if kind == "gRPC" else orlop.open(asked["root"], asked["run"])
+                orlop.connect(asked["socket"])
+                if kind == "client"
+                else orlop.open(asked["root"], asked["run"])
             )
             store = stack.enter_context(opened)
             life = _store_life(store, Path(asked["paths"]) / name, asked["steps"].split())
@@ -306,6 +326,7 @@ class _Table:
 
 
 LIBRARY, GRPC = "orlop, library", "orlop, gRPC"
+CLIENT = f"{GRPC}, Python client"
 
 
 def _in_turn(places: Mapping[str, Place], steps: Sequence[str], seconds: float) -> dict[str, Lives]:
@@ -419,8 +440,10 @@ class _Ways:
                 )
             remote = asked | {"kind": "gRPC", "socket": self._socket}
             table.take(_short(callers), GRPC, _processes(remote, callers, seconds, self._server))
-            whole = remote | {"steps": " ".join(WHOLE)}
-            table.take(_whole(callers), GRPC, _processes(whole, callers, seconds, self._server))
+            client = remote | {"kind": "client"}
+            table.take(_short(callers), CLIENT, _processes(client, callers, seconds, self._server))
+            whole = client | {"steps": " ".join(WHOLE)}
+            table.take(_whole(callers), CLIENT, _processes(whole, callers, seconds, self._server))
             if self._containerd is not None:
                 parent = peers.chain_id(lab.diff_ids("debian-min"))
                 peer = {"kind": "containerd", "socket": self._containerd.socket, "parent": parent}
@@ -450,7 +473,7 @@ def _commands(callers: int) -> str:
 
 
 def _beside_containerd(table: _Table) -> list[Goal]:
-    """Through orlop's own gRPC and its Python client; containerd's caller costs next to nothing."""
+    """Through orlop's own gRPC; both are asked by a caller that costs next to nothing."""
     ours, theirs = (
         sum(table.median(_short(1), tool, f"{step} ms") for step in SHORT) for tool in (GRPC, "containerd")
     )

@@ -37,6 +37,7 @@ __all__ = [
     "Rate",
     "Recorder",
     "Tally",
+    "Unheld",
     "count",
     "reached",
     "recording",
@@ -131,6 +132,12 @@ class CancelToken:
                 return False
             time.sleep(min(left, self._LOOK))
         return True
+
+
+class Unheld(CancelToken):
+    """One that nobody holds, and so nobody sets: who waits for the call need not look at it."""
+
+    __slots__ = ()
 
 
 class Tally:

@@ -318,6 +318,42 @@ def test_a_pool_survives_many_clients_at_once(pool):
     assert not pool._queues
 
 
+def test_threads_go_from_call_to_call(pool):
+    threads = {pool.submit(lambda who: threading.current_thread(), ONE).result(SOON) for _ in range(100)}
+    assert len(threads) <= 2, "threads come and go with calls"
+    assert pool.wait_idle(SOON) == 0
+
+
+def test_a_call_is_refused_where_the_system_gives_no_thread_and_the_next_one_runs(pool):
+    pool._refuse(lambda: None, NotFound("call", "nothing")).result(SOON)  # begins its thread
+    usual = threading.stack_size(1 << 48)  # bytes: more than there are addresses for
+    try:
+        refused = pool.submit(lambda who: refusal(), ONE)
+    finally:
+        threading.stack_size(usual)
+    assert isinstance(refused.result(SOON), ResourceExhausted)
+    assert pool.submit(lambda who: refusal(), ONE).result(SOON) is None
+    assert pool.wait_idle(SOON) == 0
+
+
+def test_a_pool_that_has_ended_takes_no_call_and_gives_up_those_that_wait():
+    counted = Fixed()
+    made = CallPool("test", threads=1, spare=1, waiting=3, ledger=counted)
+    over = threading.Event()
+    runs = made.submit(lambda who: over.wait(SOON), ONE)
+    waits = made.submit(lambda who: None, ONE)
+    made.shutdown(wait=False)
+    late = made.submit(lambda who: None, ONE)
+    assert waits.cancelled()
+    assert "shut down" in str(late.exception(SOON))
+    assert made.wait_idle(0) == 1
+    over.set()
+    assert runs.result(SOON) is True
+    assert made.wait_idle(SOON) == 0
+    made.shutdown(wait=True)
+    assert counted._accounts[ONE.key].calls == 0
+
+
 class Began:
     """As gRPC hands over a call that has begun."""
 
@@ -400,12 +436,13 @@ def test_the_shorter_of_two_deadlines_holds(client, own, least, most):
 def test_a_stream_long_overdue_is_cancelled_and_one_that_has_ended_is_not():
     deadlines = Deadlines(linger=10.0)
     stuck, ended, patient = Remaining(None), Remaining(None), Remaining(None)
-    with deadlines.watch(ended, 0.0):
-        pass
-    with deadlines.watch(stuck, 0.0), deadlines.watch(patient, 1e9):
-        assert deadlines.cancel_overdue(0.0) == 0
-        assert deadlines.cancel_overdue(1e8) == 1
-        assert deadlines.cancel_overdue(1e8) == 0
+    deadlines.end(deadlines.begin(ended, 0.0))
+    watches = [deadlines.begin(stuck, 0.0), deadlines.begin(patient, 1e9)]
+    assert deadlines.cancel_overdue(0.0) == 0
+    assert deadlines.cancel_overdue(1e8) == 1
+    assert deadlines.cancel_overdue(1e8) == 0
+    for watch in watches:
+        deadlines.end(watch)
     assert (stuck.cancelled, ended.cancelled, patient.cancelled) == (1, 0, 0)
 
 

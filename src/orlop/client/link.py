@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -30,7 +31,7 @@ from orlop.errors import (
     PermissionDenied,
     from_oserror,
 )
-from orlop.observe import Call, CancelToken
+from orlop.observe import Call, CancelToken, Unheld
 from orlop.proto.orlop.v1 import (
     comparing_pb2_grpc,
     contents_pb2_grpc,
@@ -141,12 +142,22 @@ class Link:
         *,
         call: Call | None = None,
     ) -> _A:
-        """Ask once.  Without ``call`` nothing but an exception ends the wait."""
+        """Ask once.  Without ``call`` nothing but an exception ends the wait.
+
+        Where nobody can cancel it the wait is gRPC's own, in this thread: a third of what one costs that
+        looks at a token, for which gRPC begins a thread (0.3 and 0.8 ms of CPU, seen in one run).
+        """
         method = choose(self._open(attempted))
         timeout = _timeout(call, attempted)
         with self._errors(attempted, call):
-            if call is None:
-                return method(request)
+            if call is None or isinstance(call.cancel, Unheld):
+                try:
+                    return method(request, timeout=timeout)
+                except grpc.RpcError:
+                    raise
+                except BaseException as exc:  # of a signal's handler, such as Ctrl-C's
+                    clear_frames(exc.__traceback__)  # gRPC's own may hold the RPC: with them it ends
+                    raise
             answer = method.future(request, timeout=timeout)
             try:
                 while True:
@@ -188,10 +199,11 @@ class Link:
         with self._errors(attempted, call):
             events = begin(timeout)
             ended = threading.Event()
-            watcher = threading.Thread(
-                target=_watch, args=(call.cancel, ended, events), daemon=True, name="orlop-watch"
-            )
-            watcher.start()
+            if not isinstance(call.cancel, Unheld):
+                watcher = threading.Thread(
+                    target=_watch, args=(call.cancel, ended, events), daemon=True, name="orlop-watch"
+                )
+                watcher.start()
             try:
                 yield from events
             finally:

@@ -48,7 +48,7 @@ from orlop.images.upkeep import (
     Usage,
 )
 from orlop.layers.packing.recipes import check_wish
-from orlop.observe import NULL_OBSERVER, Call
+from orlop.observe import NULL_OBSERVER, Call, Unheld
 from orlop.proto.orlop.v1 import images_pb2, store_pb2, transfer_pb2
 from orlop.values import replace
 
@@ -100,7 +100,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         call: Call | None = None,
     ) -> ImageInfo:
         """See `orlop.images.api.Images.pull`."""
-        attempted, call = f"pull {name}", call or Call()
+        attempted, call = f"pull {name}", call or Call(cancel=Unheld())
         with unicode_only(attempted):
             request = transfer_pb2.PullRequest(
                 name=name,
@@ -125,7 +125,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         call: Call | None = None,
     ) -> PushResult:
         """See `orlop.images.api.Images.push`."""
-        attempted, call = f"push {name}", call or Call()
+        attempted, call = f"push {name}", call or Call(cancel=Unheld())
         check_wish(attempted, compression=compression, level=level, format=format)
         with unicode_only(attempted):
             request = transfer_pb2.PushRequest(
@@ -144,7 +144,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
 
     def fetch_blobs(self, name: str, *, call: Call | None = None) -> FetchedBlobs:
         """See `orlop.images.api.Images.fetch_blobs`."""
-        attempted, call = f"fetch blobs of {name}", call or Call()
+        attempted, call = f"fetch blobs of {name}", call or Call(cancel=Unheld())
         with unicode_only(attempted):
             request = transfer_pb2.FetchBlobsRequest(name=name, auth=wire.auth_to(call.auth))
         events = self._link.stream(lambda s: s.transfer.FetchBlobs, request, attempted, call=call)
@@ -166,7 +166,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         A path is the daemon's, which reads it there.  What it cannot see or may not read is read here and
         sent, and so is, to a daemon that is reached by TCP, what is here at that path.
         """
-        call = call or Call()
+        call = call or Call(cancel=Unheld())
         ask = partial(load_request, name=name, platform=platform, all_platforms=all_platforms)
         if not isinstance(source, str):
             return self._send(source, ask(source="", options=options), options, call)
@@ -256,7 +256,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
 
         With an observer it is a stream, which costs a little more than the single answer without.
         """
-        attempted, call = f"prepare {path}", call or Call()
+        attempted, call = f"prepare {path}", call or Call(cancel=Unheld())
         with _in_range(attempted), unicode_only(attempted):
             choices, auth = wire.prepare_options_to(options), wire.auth_to(call.auth)
             ask = images_pb2.PrepareRootRequest(name=name, path=path, options=choices, auth=auth)
@@ -304,7 +304,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         call: Call | None = None,
     ) -> ImageInfo:
         """See `orlop.images.api.Roots.commit`."""
-        attempted, call = f"commit {path}", call or Call()
+        attempted, call = f"commit {path}", call or Call(cancel=Unheld())
         with unicode_only(attempted):
             choices = wire.commit_options_to(options)
             request = images_pb2.CommitRequest(path=path, name=name, options=choices)
@@ -313,7 +313,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
 
     def cleanup(self, path: str, *, call: Call | None = None) -> None:
         """See `orlop.images.api.Roots.cleanup`."""
-        attempted, call = f"clean up {path}", call or Call()
+        attempted, call = f"clean up {path}", call or Call(cancel=Unheld())
         with unicode_only(attempted):
             request = images_pb2.CleanupRequest(path=path)
         answer = self._link.unary(lambda s: s.images.Cleanup, request, attempted, call=call)
@@ -326,7 +326,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         self, *, dry_run: bool = False, keep: Keep | None = None, call: Call | None = None
     ) -> Collected:
         """See `orlop.images.upkeep.Keeping.collect`."""
-        attempted, call = "collect", call or Call()
+        attempted, call = "collect", call or Call(cancel=Unheld())
         with _in_range(attempted), unicode_only(attempted):
             request = store_pb2.CollectRequest(
                 dry_run=dry_run, keep=wirestore.keep_to(keep) if keep is not None else None
@@ -337,7 +337,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
     def usage(self, *, call: Call | None = None) -> Usage:
         """See `orlop.images.upkeep.Keeping.usage`."""
         request = store_pb2.UsageRequest()
-        answer = self._link.unary(lambda s: s.store.Usage, request, "measure the store", call=call or Call())
+        answer = self._link.unary(lambda s: s.store.Usage, request, "measure the store", call=call)
         return wirestore.usage_from(answer)
 
     def explain(self, thing: str, *, call: Call | None = None) -> Explanation:
@@ -345,7 +345,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         attempted = f"explain {thing}"
         with unicode_only(attempted):
             request = store_pb2.ExplainRequest(thing=thing)
-        answer = self._link.unary(lambda s: s.store.Explain, request, attempted, call=call or Call())
+        answer = self._link.unary(lambda s: s.store.Explain, request, attempted, call=call)
         return wirestore.explanation_from(answer)
 
     def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
@@ -377,7 +377,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
         call: Call | None = None,
     ) -> Checked:
         """See `orlop.images.upkeep.Upkeep.check`."""
-        attempted, call = "check", call or Call()
+        attempted, call = "check", call or Call(cancel=Unheld())
         with _in_range(attempted), unicode_only(attempted):
             request = store_pb2.CheckRequest(full=full, repair=repair, things=things, pace=pace)
         with closing(self._link.stream(lambda s: s.store.Check, request, attempted, call=call)) as events:
@@ -385,7 +385,7 @@ class RemoteStore(RemoteForks, RemoteComparing, RemoteContents, RemoteExports, R
 
     def backup(self, destination: str, *, content: bool = False, call: Call | None = None) -> BackedUp:
         """See `orlop.images.upkeep.Upkeep.backup`; the file is made where the daemon runs."""
-        attempted, call = f"back up to {destination}", call or Call()
+        attempted, call = f"back up to {destination}", call or Call(cancel=Unheld())
         with unicode_only(attempted):
             request = store_pb2.BackupRequest(destination=destination, content=content)
         with closing(self._link.stream(lambda s: s.store.Backup, request, attempted, call=call)) as events:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from orlop.errors import InvalidArgument
-from orlop.images.exports import EXPORT_FORMATS, Exported, ExportFormat, ExportOptions, Sink, guess_format
 from orlop.observe import Call
 from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.images.api import Store as StoreVerbs
     from orlop.images.archives.chunks import Chunks
+    from orlop.images.exports import Exported, ExportFormat, ExportOptions, Sink
 
 __all__ = ["StoreExports", "export_things"]
 
@@ -78,6 +78,8 @@ class StoreExports:
         ``result`` of what is returned says what it was, after the last chunk.
         """
         names = [things] if isinstance(things, str) else list(things)
+        from orlop.images.exports import ExportOptions
+
         wanted = options or ExportOptions()
         _check(wanted, f"export {' '.join(names)}")
         return _stream(self.verbs, names, wanted, call or Call())
@@ -102,6 +104,8 @@ def export_things(
     """See `StoreExports.export`."""
     what = f"export {' '.join(things)}"
     path = None if _is_sink(destination) else os.fspath(cast("StrPath", destination))
+    from orlop.images.exports import ExportOptions, guess_format
+
     options = ExportOptions(
         format=format or guess_format(things, path or "", what),
         platform=platform,
@@ -155,6 +159,8 @@ def _stream(verbs: StoreVerbs, things: Sequence[str], options: ExportOptions, ca
 
 
 def _check(options: ExportOptions, what: str) -> None:
+    from orlop.images.exports import EXPORT_FORMATS
+
     if options.format not in EXPORT_FORMATS:
         raise InvalidArgument(
             what, f"no such format: {options.format!r}", hint=f"one of {', '.join(EXPORT_FORMATS)}"

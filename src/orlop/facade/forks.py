@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
-from orlop.images.forks import ForkOptions
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class PreparedForks:
         What was written is captured once for all of them.  With ``move`` this root becomes the first of them,
         as this handle does, and no byte is copied if it is the only one; it must be idle.
         """
+        from orlop.images.forks import ForkOptions
+
         options = ForkOptions(move=move, mount=mount, labels=dict(labels or {}))
         paths = [os.fspath(path) for path in new_paths]
         made = self._verbs.fork(self.info.path, paths, options=options, call=call or Call())
@@ -84,6 +85,7 @@ class StoreForks:
     ) -> list[Prepared]:
         """Make new roots with the content of the one at ``path``: see `orlop.Prepared.fork`."""
         from orlop.facade.prepared import Prepared
+        from orlop.images.forks import ForkOptions
 
         options = ForkOptions(move=move, mount=mount, labels=dict(labels or {}))
         paths = [os.fspath(new) for new in new_paths]

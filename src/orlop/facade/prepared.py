@@ -10,12 +10,12 @@ from orlop.facade.bundles import PreparedBundles
 from orlop.facade.comparing import PreparedComparing
 from orlop.facade.contents import PreparedContents
 from orlop.facade.forks import PreparedForks
-from orlop.images.api import CommitOptions, ImageInfo, Mount
-from orlop.observe import Call
+from orlop.observe import Call, Unheld
 
 if TYPE_CHECKING:
     import os
 
+    from orlop.images.api import ImageInfo, Mount
     from orlop.images.exports import Exported, ExportFormat, Sink
 
 __all__ = ["Prepared"]
@@ -79,6 +79,8 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
 
         `CommitOptions` says what each option does.
         """
+        from orlop.images.api import CommitOptions
+
         options = CommitOptions(
             author=author,
             message=message,
@@ -122,7 +124,7 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
 
     def cleanup(self, *, call: Call | None = None) -> None:
         """Unmount what `mount` mounted and delete what was written."""
-        self._verbs.cleanup(self.path, call=call or Call())
+        self._verbs.cleanup(self.path, call=call or Call(cancel=Unheld()))
 
     def __enter__(self) -> Self:
         return self

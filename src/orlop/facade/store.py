@@ -14,15 +14,21 @@ from orlop.facade.exports import StoreExports
 from orlop.facade.forks import StoreForks
 from orlop.facade.prepared import Prepared
 from orlop.facade.sharing import StoreSharing
-from orlop.images.api import ImageDetails, ImageInfo, PreparedInfo, PrepareOptions
-from orlop.images.imports import ImportOptions, chunks_of
-from orlop.observe import Auth, Call
-from orlop.spec.reference import Reference
+from orlop.observe import Auth, Call, Unheld
 from orlop.values import replace
 
 if TYPE_CHECKING:
     from orlop.config import Driver, PullPolicy
-    from orlop.images.api import ExtraMount, FetchedBlobs, IdMap, PushResult, Removed
+    from orlop.images.api import (
+        ExtraMount,
+        FetchedBlobs,
+        IdMap,
+        ImageDetails,
+        ImageInfo,
+        PreparedInfo,
+        PushResult,
+        Removed,
+    )
     from orlop.images.api import Store as StoreVerbs
     from orlop.images.imports import ImportFormat, ImportSource
     from orlop.images.upkeep import BackedUp, Checked, Collected, Explanation, Keep, Pin, StoreInfo, Usage
@@ -34,9 +40,11 @@ StrPath = str | os.PathLike[str]
 
 def _with(auth: Auth | None, name: str, call: Call | None) -> Call:
     """A call with credentials for the registry that they name, or else that of an image's name."""
-    call = call or Call()
+    call = call or Call(cancel=Unheld())
     if auth is None:
         return call
+    from orlop.spec.reference import Reference
+
     parsed = Reference.parse(f"{auth.registry}/any" if auth.registry else name)
     return replace(call, auth=replace(auth, registry=parsed.registry))
 
@@ -139,6 +147,8 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         that means another image is moved only with ``replace``.  The options from ``changes`` on are for root
         file systems; `orlop.images.imports.ImportOptions` says more.
         """
+        from orlop.images.imports import ImportOptions, chunks_of
+
         options = ImportOptions(
             format=format,
             replace=replace,
@@ -223,6 +233,8 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
                 raise InvalidArgument(f"prepare {path}", "give a user namespace or maps, not both")
             where = user_namespace if isinstance(user_namespace, int) else os.fspath(user_namespace)
             uid_map, gid_map = maps_of_namespace(where)
+        from orlop.images.api import PrepareOptions
+
         options = PrepareOptions(
             view=view,
             mount=mount,

@@ -11,8 +11,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -50,7 +48,7 @@ class Deadlines:
         self._look = look
         self._linger = linger
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # guards _calls
+        # Without a lock: each step on it is one of the interpreter's, and every call takes two.
         self._calls: dict[int, tuple[float, grpc.ServicerContext]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orlop-deadlines", daemon=True)
@@ -65,34 +63,24 @@ class Deadlines:
         if self._thread.is_alive():
             self._thread.join(_END)
 
-    @contextmanager
-    def watch(self, context: grpc.ServicerContext, seconds: float | None) -> Iterator[Callable[[], None]]:
-        """Cancel the call if the block has not ended some time after ``seconds``.
-
-        The block is given a function that ends the watch before.
-        """
+    def begin(self, context: grpc.ServicerContext, seconds: float | None) -> int:
+        """Cancel the call some time after ``seconds``, unless what is returned has been given to `end`."""
         number = next(self._numbers)
         if seconds is not None:
-            with self._lock:
-                self._calls[number] = (time.monotonic() + seconds + self._linger, context)
+            self._calls[number] = time.monotonic() + seconds + self._linger, context
+        return number
 
-        def forget() -> None:
-            with self._lock:
-                self._calls.pop(number, None)
-
-        try:
-            yield forget
-        finally:
-            forget()
+    def end(self, number: int) -> None:
+        """The call has ended, or has no bound any more.  Idempotent."""
+        self._calls.pop(number, None)
 
     def cancel_overdue(self, now: float) -> int:
         """Cancel those whose time was over before ``now``; how many there were."""
-        with self._lock:
-            overdue = [number for number, (until, _) in self._calls.items() if until < now]
-            contexts = [self._calls.pop(number)[1] for number in overdue]
-        for context in contexts:
+        overdue = [number for number, (until, _) in self._calls.copy().items() if until < now]
+        calls = [call for number in overdue if (call := self._calls.pop(number, None)) is not None]
+        for _, context in calls:
             context.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it without types
-        return len(contexts)
+        return len(calls)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._look):

@@ -102,6 +102,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
         self._ledger = ledger
         self._ready: dict[str, _Handler] = {}
         self._requests = itertools.count(1)
+        self._process = f"{os.getpid():x}"
         self._refused: dict[tuple[str, str], float] = {}
 
     def intercept_service(
@@ -161,7 +162,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in grpc
 
     def number(self) -> str:
         """A name for a call, by which the log and its client mean the same."""
-        return f"{os.getpid():x}-{next(self._requests):x}"
+        return f"{self._process}-{next(self._requests):x}"
 
     def log_refusal(self, client: Client, error: Error) -> int:
         """At what level a refusal is logged: a warning once in a while, as a flood is to fill no disk."""
@@ -337,17 +338,20 @@ class _Unary(_Behaviour):
 
     def __call__(self, request: object, context: _Context) -> object:
         client, number, seer = self._begin(context)
+        deadlines, watch = self._gate.deadlines, None
         try:
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
-            with self._gate.deadlines.watch(context, limited.time_remaining()):
-                answer = self._behaviour(self._checked(request, client), cast("_Context", limited))
+            watch = deadlines.begin(context, limited.time_remaining())
+            answer = self._behaviour(self._checked(request, client), cast("_Context", limited))
             if seer is not None:
                 seer.ended("OK")
             return self._shown(answer, client)
         except Exception as exc:  # noqa: BLE001 - the last place to make a status of it; logged in _fail
             self._fail(exc, client, number, context, seer)
         finally:
+            if watch is not None:
+                deadlines.end(watch)
             if seer is not None:
                 seer.ended("CANCELLED")  # unless it has ended otherwise: the client has gone
 
@@ -357,16 +361,19 @@ class _Stream(_Behaviour):
 
     def __call__(self, request: object, context: _Context) -> Iterator[object]:
         client, number, seer = self._begin(context)
+        deadlines, watch = self._gate.deadlines, None
         try:
             self._gate.admit(self._method, client)
             limited = Limited(context, self._seconds)
-            with self._gate.deadlines.watch(context, limited.time_remaining()):
-                for answer in self._behaviour(self._checked(request, client), cast("_Context", limited)):
-                    yield self._shown(answer, client)
+            watch = deadlines.begin(context, limited.time_remaining())
+            for answer in self._behaviour(self._checked(request, client), cast("_Context", limited)):
+                yield self._shown(answer, client)
             if seer is not None:
                 seer.ended("OK")
         except Exception as exc:  # noqa: BLE001 - as above
             self._fail(exc, client, number, context, seer)
         finally:
+            if watch is not None:
+                deadlines.end(watch)
             if seer is not None:
                 seer.ended("CANCELLED")  # unless it has ended otherwise: the client has gone

@@ -25,13 +25,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from orlop.errors import Error, InvalidArgument, over_limit
+from orlop.errors import Error, InvalidArgument, ResourceExhausted, over_limit
 from orlop.service.clients import Client, Ledger, ServiceCounts, call_among
 from orlop.service.deadlines import Deadlines
 from orlop.values import dataclass, fields
@@ -110,10 +110,10 @@ _awaited = threading.local()
 
 
 def arrived() -> None:
-    """The request has come of the call that this thread runs."""
-    forget: Callable[[], None] | None = getattr(_awaited, "forget", None)
-    if forget is not None:
-        forget()
+    """The request of the call that this thread runs has come: its behaviour begins."""
+    watched: tuple[Deadlines, int] | None = getattr(_awaited, "watch", None)
+    if watched is not None:
+        watched[0].end(watched[1])
 
 
 def refusal() -> Error | None:
@@ -122,19 +122,29 @@ def refusal() -> Error | None:
     return error
 
 
-@dataclass(frozen=True, slots=True)
 class _Job:
-    """A call that has been let in."""
+    """A call that has been let in.  No dataclass: one is made for each call."""
 
-    future: Future[Any]
-    work: Callable[[], Any]
-    client: Client
-    stream: bool
-    call: Any = None  # gRPC's own
+    __slots__ = ("args", "call", "client", "future", "stream", "work")
+
+    def __init__(
+        self,
+        work: Callable[..., Any],
+        args: tuple[Any, ...],
+        client: Client,
+        stream: bool,
+        call: Any,  # noqa: ANN401 - gRPC's own
+    ) -> None:
+        self.future: Future[Any] = Future()
+        self.work = work
+        self.args = args
+        self.client = client
+        self.stream = stream
+        self.call = call
 
     def run(self) -> None:
         try:
-            self.future.set_result(self.work())
+            self.future.set_result(self.work(*self.args))
         except BaseException as exc:  # noqa: BLE001 - the future carries it, as an executor's does
             self.future.set_exception(exc)
 
@@ -145,6 +155,10 @@ class CallPool(ThreadPoolExecutor):
     ``waiting`` is how many calls of one client may wait; None for no bound but the ledger's.  ``patience``
     is how many seconds a thread waits for a request once its call has begun, by ``deadlines``; 0: no bound.
     In a pool for ``owners`` neither their streams nor their rate are limited.
+
+    An executor by its class alone, for gRPC takes no other: it has threads of its own, which go from call to
+    call without the base's queue, locks and second future (docs/adr/0020).  What still runs when a program
+    ends is cut off, as a kill would.
     """
 
     def __init__(
@@ -159,7 +173,7 @@ class CallPool(ThreadPoolExecutor):
         patience: float = 0.0,
         owners: bool = False,
     ) -> None:
-        super().__init__(max_workers=threads + spare, thread_name_prefix=f"orlop-{name}")
+        super().__init__(max_workers=1)  # never used
         self.name = name
         self._size = threads
         self._extra = spare
@@ -169,10 +183,15 @@ class CallPool(ThreadPoolExecutor):
         self._patience = patience
         self._owners = owners
         self._refuser = ThreadPoolExecutor(_REFUSERS, thread_name_prefix=f"orlop-{name}-refuse")
-        self._change = threading.Condition()  # guards all below
+        self._ready: SimpleQueue[_Job | None] = SimpleQueue()  # jobs that have a thread
+        self._guard = threading.Lock()  # guards all below
+        self._all_left = threading.Condition(self._guard)
         self._calls = 0
+        self._busy = 0  # threads that run a call, or are about to
+        self._workers: list[threading.Thread] = []
         self._running: dict[str, int] = {}
         self._queues: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._ended = False
         self.streams = _Streams(self)
 
     @property
@@ -183,12 +202,12 @@ class CallPool(ThreadPoolExecutor):
     @property
     def waiting(self) -> int:
         """Those among them that wait."""
-        with self._change:
+        with self._guard:
             return sum(map(len, self._queues.values()))
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """As the base's, when the client's turn comes; the call counts until it has ended."""
-        return self.enter(partial(fn, **kwargs), args, stream=False)
+        return self.enter(partial(fn, **kwargs) if kwargs else fn, args, stream=False)
 
     def enter(self, work: Callable[..., _T], args: tuple[Any, ...], *, stream: bool) -> Future[_T]:
         """Let a call in, or have it refused; ``args`` are what gRPC gave with it."""
@@ -198,18 +217,28 @@ class CallPool(ThreadPoolExecutor):
         error = self._ledger.begin(client, stream=stream, rated=not own)
         if error is not None:
             return self._refuse(partial(work, *_without_request(args)), error)
-        job = _Job(Future(), partial(work, *args), client, stream, call_among(args))
-        with self._change:
-            self._calls += 1
-            if self._may_run(client.key):
-                self._start(job)
-                return job.future
-            queue = self._queues.setdefault(client.key, deque())
-            if self._queue_size is None or len(queue) < self._queue_size:
-                queue.append(job)
-                return job.future
-            self._calls -= 1
+        job = _Job(work, args, client, stream, call_among(args) if self._patience else None)
+        with self._guard:
+            if self._ended:
+                queue = None
+            elif self._may_run(client.key):
+                try:
+                    self._start(job)
+                    return job.future
+                except RuntimeError as exc:  # the system gives no more threads
+                    error = ResourceExhausted(f"call as {client}", str(exc))
+            else:
+                queue = self._queues.setdefault(client.key, deque())
+                if self._queue_size is None or len(queue) < self._queue_size:
+                    self._calls += 1
+                    queue.append(job)
+                    return job.future
         self._ledger.end(client, stream=stream)
+        if error is not None:
+            return self._refuse(partial(work, *_without_request(args)), error)
+        if queue is None:
+            job.future.set_exception(RuntimeError("the pool has been shut down"))
+            return job.future
         most = len(queue)
         error = over_limit("waiting", most + 1, most, attempted=f"call as {client}", table="daemon")
         return self._refuse(partial(work, *_without_request(args)), error)
@@ -221,80 +250,107 @@ class CallPool(ThreadPoolExecutor):
     def wait_idle(self, seconds: float) -> int:
         """Wait until no call is left; the number that is left all the same."""
         until = time.monotonic() + seconds
-        with self._change:
+        with self._guard:
             while self._calls and (left := until - time.monotonic()) > 0:
-                self._change.wait(left)
+                self._all_left.wait(left)
             return self._calls
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As the base's; calls that wait are given up, as gRPC has cancelled them by now."""
-        with self._change:
+        with self._guard:
             queued = [job for queue in self._queues.values() for job in queue]
             self._queues.clear()
             self._calls -= len(queued)
-            self._change.notify_all()
+            self._ended = True
+            self._all_left.notify_all()
+            for _ in self._workers:
+                self._ready.put(None)
+            threads, self._workers = self._workers, []
         for job in queued:
             self._ledger.end(job.client, stream=job.stream)
             job.future.cancel()
         self._refuser.shutdown(wait=wait)
         super().shutdown(wait=wait, cancel_futures=cancel_futures)
+        for thread in threads if wait else ():
+            thread.join()
+
+    # ------------------------------------------------------------------ needs the guard
 
     def _may_run(self, key: str) -> bool:
-        running = sum(self._running.values())
+        running = self._busy
         return running < self._size or (key not in self._running and running < self._size + self._extra)
 
     def _start(self, job: _Job) -> None:
-        key = job.client.key
-        self._running[key] = self._running.get(key, 0) + 1
-        try:
-            super().submit(self._run, job)
-        except RuntimeError as exc:  # shut down meanwhile
-            self._leave(job)
-            job.future.set_exception(exc)
+        """Give a job to a thread that has nothing to do, or to a new one, if one can be begun."""
+        if self._busy == len(self._workers):
+            name = f"orlop-{self.name}_{len(self._workers)}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            thread.start()  # first: where it raises, nothing has been counted
+            self._workers.append(thread)
+        self._calls += 1
+        self._count(job.client.key)
+        self._ready.put(job)
 
-    def _run(self, job: _Job) -> None:
+    def _count(self, key: str) -> None:
+        self._busy += 1
+        self._running[key] = self._running.get(key, 0) + 1
+
+    def _leave(self, key: str) -> _Job | None:
+        """A call has ended; which one its thread is to run next, if any waits."""
+        self._calls -= 1
+        self._busy -= 1
+        left = self._running[key] - 1
+        if left:
+            self._running[key] = left
+        else:
+            del self._running[key]
+        if not self._calls:
+            self._all_left.notify_all()
+        return self._next() if self._queues else None
+
+    def _next(self) -> _Job | None:
+        """A call of who has the fewest threads; of equals, of who has waited longest for one."""
+        key = min(self._queues, key=lambda waiting: self._running.get(waiting, 0))
+        if not self._may_run(key):
+            return None
+        queue = self._queues.pop(key)
+        job = queue.popleft()
+        if queue:
+            self._queues[key] = queue
+        self._count(key)
+        return job
+
+    # ------------------------------------------------------------------ the threads
+
+    def _serve(self) -> None:
+        while (job := self._ready.get()) is not None:
+            following: _Job | None = job
+            while following is not None:
+                following = self._run(following)
+            del job  # what it was called with is not to be kept until the next
+
+    def _run(self, job: _Job) -> _Job | None:
         try:
             if job.future.set_running_or_notify_cancel():
-                with self._awaiting(job):
+                if job.call is None or self._deadlines is None:
                     job.run()
+                else:
+                    self._run_within_patience(job, self._deadlines)
         finally:
             self._ledger.end(job.client, stream=job.stream)
-            with self._change:
-                self._leave(job)
-                self._start_next()
+            with self._guard:
+                following = self._leave(job.client.key)
+        return following
 
-    @contextmanager
-    def _awaiting(self, job: _Job) -> Iterator[None]:
+    def _run_within_patience(self, job: _Job, deadlines: Deadlines) -> None:
         """Cancel the call if its request has not come in time (`arrived`): gRPC's wait has no end."""
-        if self._deadlines is None or job.call is None or not self._patience:
-            yield
-            return
-        with self._deadlines.watch(job.call, self._patience) as forget:
-            _awaited.forget = forget
-            try:
-                yield
-            finally:
-                _awaited.forget = None
-
-    def _leave(self, job: _Job) -> None:
-        self._calls -= 1
-        key = job.client.key
-        self._running[key] -= 1
-        if not self._running[key]:
-            del self._running[key]
-        self._change.notify_all()
-
-    def _start_next(self) -> None:
-        """Give free threads to those that have the fewest; of equals, to who has waited longest for one."""
-        while self._queues:
-            key = min(self._queues, key=lambda waiting: self._running.get(waiting, 0))
-            if not self._may_run(key):
-                return
-            queue = self._queues.pop(key)
-            job = queue.popleft()
-            if queue:
-                self._queues[key] = queue
-            self._start(job)
+        watch = deadlines.begin(job.call, self._patience)
+        _awaited.watch = deadlines, watch
+        try:
+            job.run()
+        finally:
+            _awaited.watch = None
+            deadlines.end(watch)
 
     def _refuse(self, work: Callable[[], Any], error: Error) -> Future[Any]:
         def run() -> Any:  # noqa: ANN401 - what the call's own future would have

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import posixpath
+from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from orlop.errors import InvalidArgument
@@ -129,23 +130,46 @@ def check(request: Message, attempted: str) -> None:
 
     ``attempted`` is for errors: ``call /orlop.v1.Images/Tag``.
     """
-    for field in request.DESCRIPTOR.fields:
-        full = field.full_name
-        optional = field.has_presence and not request.HasField(field.name)
-        if full in _LOOKED_UP or full in _ROOTS or (full in _NAMES and not optional):
-            _check_subject(full, field.name, getattr(request, field.name), attempted)
+    for full, name, optional in _subjects(request.DESCRIPTOR):
+        if not (optional and full in _NAMES and not request.HasField(name)):
+            _check_subject(full, name, getattr(request, name), attempted)
     _check_fields(request, "", attempted)
+
+
+@cache
+def _subjects(kind: Descriptor) -> tuple[tuple[str, str, bool], ...]:
+    """The fields that say what a call is about: full name, name, and whether it may be absent."""
+    about = _LOOKED_UP | _ROOTS | _NAMES
+    return tuple(
+        (field.full_name, field.name, field.has_presence) for field in kind.fields if field.full_name in about
+    )
+
+
+@cache
+def _plan(field: FieldDescriptor) -> tuple[str, bool, int]:
+    """What every call would ask a field's descriptor for: its name, is it a map, and a text's bytes (else 0).
+
+    Answers are kept, as each costs as much as the check that it is for.
+    """
+    is_map = field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+    is_text = field.type in _TEXTS and field.full_name not in _DATA
+    most = MAX_LONG_TEXT if field.name in _LONG else MAX_TEXT
+    if is_map:
+        most = MAX_WIDE_TEXT if field.full_name in _WIDE else MAX_LONG_TEXT
+    return field.name, is_map, most if is_text or is_map else 0
 
 
 def _check_fields(message: Message, where: str, attempted: str) -> None:
     for field, value in message.ListFields():
-        name = f"{where}{field.name}"
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        own, is_map, most = _plan(field)
+        name = f"{where}{own}"
+        if is_map:
             _check_count(name, len(value), attempted)
-            most = MAX_WIDE_TEXT if field.full_name in _WIDE else MAX_LONG_TEXT
             for key, text in value.items():
                 _check_text(name, key, MAX_TEXT, attempted)
                 _check_text(f"{name}[{key[:40]!r}]", text, most, attempted)
+        elif isinstance(value, (str, bytes)) and most:
+            _check_text(name, value, most, attempted)
         elif isinstance(value, (str, bytes, int, float, Message)):
             _check_value(field, name, value, attempted)
         else:
