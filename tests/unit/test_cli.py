@@ -20,8 +20,8 @@ import pytest
 
 import orlop
 from orlop import errors
-from orlop.cli import daemon_main, main
-from orlop.cli.app import VERBS
+from orlop.cli import daemon_main, frontpage, main
+from orlop.cli.app import VERBS, app
 from orlop.cli.environment import auth_files, default_root, default_run, registries
 from orlop.cli.exits import EXIT_CODES, exit_code, one_line
 from orlop.cli.interrupts import Interrupts
@@ -1118,6 +1118,79 @@ def test_no_arguments_is_welcoming(orlop_run):
     assert (code, err) == (0, "")
     assert "Begin with:" in out
     assert out == orlop_run("--help")[1]
+
+
+def test_the_page_of_help_says_what_the_options_say():
+    ctx = click.Context(app, info_name="orlop")
+    said = {param.name: param.get_help_record(ctx) for param in app.params}
+    assert [*said.items()] == [*frontpage.OPTIONS.items()][:-1]  # the last is click's own, --help
+
+
+@pytest.mark.parametrize("width", [50, 64, 78, 98])
+def test_the_page_of_help_keeps_to_its_width_and_has_every_word(width):
+    page = frontpage.page("orlop", width)
+    assert all(len(line) <= width for line in page.splitlines() if not line.startswith("    "))
+    words = " ".join(page.split())
+    texts = [text for _, text in frontpage.OPTIONS.values()]
+    texts += [text for verbs in VERBS.values() for _, text in verbs.values()]
+    texts += [meaning for _, _, meaning in EXIT_CODES]
+    assert all(" ".join(text.split()) in words for text in texts)
+    assert " ".join(frontpage.ABOUT.split()) in words
+
+
+def test_a_process_that_is_asked_for_help_alone_prints_the_same_page():
+    environ = {**os.environ, "PYTHONPATH": str(Path(orlop.__file__).parent.parent), "COLUMNS": "70"}
+    start = [sys.executable, "-W", "error", "-m", "orlop"]
+    short, long = (
+        subprocess.run([*start, *argv], env=environ, capture_output=True, text=True, check=True).stdout
+        for argv in (["--help"], ["--debug", "--help"])
+    )
+    assert short == long == frontpage.page("orlop", 68)
+
+
+@pytest.mark.parametrize(
+    ("argv", "columns", "width"), [(["-h"], "10", 50), (["-h"], "200", 98), (["--help"], "no", 78)]
+)
+def test_the_page_is_as_wide_as_the_terminal_within_reason(argv, columns, width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert frontpage.answer(argv) == 0
+    out = capsys.readouterr().out
+    assert out == frontpage.page("orlop", width) or columns == "no"
+
+
+@pytest.mark.parametrize("argv", [[], ["images"], ["--help", "x"], ["--root", "--help"], ["--version", "-h"]])
+def test_what_is_not_for_the_page_alone_is_left_to_the_rest(argv, capsys):
+    assert frontpage.answer(argv) is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_page_for_nobody_is_left_to_the_rest(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert frontpage.answer(["--version"]) is None
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_page_that_is_not_taken_ends_as_other_results_do(word, unbuffered):
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, "-m", "orlop", word]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr.startswith("orlop: error: ")) == (8, True), done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        done = subprocess.run(
+            command, env=environ, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_completion_is_left_to_the_rest(monkeypatch):
+    monkeypatch.setenv("_ORLOP_COMPLETE", "bash_source")
+    assert frontpage.answer(["--help"]) is None
 
 
 def test_help_lists_every_verb_and_every_exit_code(orlop_run):

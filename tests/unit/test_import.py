@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 HEAVY = ("grpc", "click", "rich", "msgspec", "urllib3", "sqlite3", "ctypes", "google")
 
@@ -70,7 +73,7 @@ def test_a_push_brings_along_no_form_that_it_does_not_make() -> None:
 def test_a_command_does_not_import_what_click_could_do_with() -> None:
     """In a process of its own: there the command line puts it off."""
     loaded = loaded_after(
-        "sys.argv = ['orlop', '--version']; from orlop.cli import main; main()\n"
+        "sys.argv = ['orlop', '--debug', '--version']; from orlop.cli import main; main()\n"
         "from orlop.cli.late import Late\n"
         "[sys.modules.pop(name) for name, it in list(sys.modules.items()) if type(it) is Late]"
     )
@@ -87,6 +90,50 @@ def test_a_command_does_not_import_what_click_could_do_with() -> None:
         "textwrap",
     )
     assert loaded.isdisjoint((*others, "orlop.images", "orlop.facade"))
+
+
+def loaded_by(*argv: str) -> set[str]:
+    """What a command of its own has really imported."""
+    script = (
+        f"sys.argv = ['orlop', *{argv!r}]; from orlop.cli import main; main()\n"
+        "for name, it in list(sys.modules.items()):\n"
+        "    if type(it).__name__ == 'Late': del sys.modules[name]\n"
+        "sys.stdout.write('\\0')"
+    )
+    script = f"import sys\n{script}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.partition("\0")[2].split())
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "--version"])
+def test_help_brings_along_a_page_of_text_alone(word: str) -> None:
+    loaded = loaded_by(word) - loaded_after("pass")
+    assert loaded.isdisjoint(("click", "typing", "re", "enum", "threading", "pathlib", "orlop.errors"))
+    assert number_of_ours(loaded) <= 4
+
+
+def test_a_list_of_images_brings_along_the_database_and_little_else(tmp_path: Path) -> None:
+    loaded = loaded_by("--root", f"{tmp_path}/root", "--run", f"{tmp_path}/run", "images")
+    others = (
+        "json",
+        "inspect",
+        "urllib.parse",
+        "hashlib",
+        "logging",
+        "ctypes",
+        "msgspec",
+        "subprocess",
+        "ssl",
+    )
+    ours = ("layers", "erofs", "snapshots", "images.names", "images.exports", "registry.access.credentials")
+    assert loaded.isdisjoint((*others, *(f"orlop.{name}" for name in ours)))
+    assert number_of_ours(loaded) <= 88
+
+
+def test_a_removal_brings_along_nothing_that_looks_for_strays() -> None:
+    loaded = loaded_after("import orlop.facade, orlop.images.store, orlop.images.collection.collect")
+    ours = ("layers", "erofs", "snapshots", "images.chains", "images.prepared", "images.collection.strays")
+    assert loaded.isdisjoint(f"orlop.{name}" for name in ours)
 
 
 def test_every_public_name_is_there() -> None:

@@ -59,6 +59,18 @@ def test_what_was_imported_is_not_put_off() -> None:
     assert type(sys.modules["inspect"]) is not late.Late
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "import json.decoder; json.decoder.JSONDecodeError",
+        "from logging import handlers; handlers.SysLogHandler",
+        "import logging.config; logging.config.dictConfig",
+    ],
+)
+def test_modules_below_one_that_is_put_off_are_found(words: str) -> None:
+    python(f"from orlop.cli.late import put_off; put_off()\n{words}")
+
+
 def test_what_is_not_installed_cannot_be_imported_from() -> None:
     script = """
 import sys

@@ -2,17 +2,18 @@
 
 The library does the work; this room reads options and the environment, shows progress and prints
 results.  Standard output carries results, standard error everything else.  `exits` maps errors to
-exit codes, `app` has the table of verbs, and every other module holds a family of them.
+exit codes, `frontpage` has the table of verbs and the page of help, and most other modules hold a family of
+verbs.
 
 Invariant: what a verb does not need is not imported (a list or a help text must not pay for RPC).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # `typing` is more than a page of help takes
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orlop.cli.session import OpenStore, Runner
 
 __all__ = ["daemon_main", "main"]
@@ -32,6 +33,14 @@ def main(
     """
     ours = argv is None
     if ours:
+        import sys
+
+        from orlop.cli.frontpage import answer
+
+        answered = answer(sys.argv[1:])
+        if answered is not None:
+            return answered
+
         from orlop.cli import own
 
         own.begin()

@@ -1,14 +1,14 @@
-"""The root command: global options, the table of verbs, and how a run of it ends.
+"""The root command: global options, how a verb is found, and how a run of it ends.
 
-Verbs live in modules that are imported when a verb is used; the table below has their names and what
-``orlop --help`` says of them, so that help needs none of them.  A test holds the two together.
+Verbs live in modules that are imported when a verb is used; `frontpage` has the table of them and what
+``orlop --help`` says of them and of the options here.  A test holds the two together.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
@@ -17,9 +17,10 @@ import click
 from click.core import ParameterSource
 
 from orlop import __version__
-from orlop.cli import output
+from orlop.cli import frontpage, output
 from orlop.cli.configuration import configuration_of, configuration_options
-from orlop.cli.exits import EXIT_CODES, Misuse, report
+from orlop.cli.exits import Misuse, report
+from orlop.cli.frontpage import OPTIONS, VERBS
 from orlop.cli.session import DRIVER, OpenStore, Runner, Session, Target, open_store
 from orlop.errors import from_oserror
 
@@ -30,72 +31,6 @@ __all__ = ["VERBS", "app", "global_options", "run_command"]
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
-# heading -> verb -> module, what the help says
-VERBS: Mapping[str, Mapping[str, tuple[str, str]]] = {
-    "Images": {
-        "pull": ("transfer", "Fetch images from a registry."),
-        "push": ("transfer", "Send an image to a registry."),
-        "fetch-blobs": ("transfer", "Fetch the blobs of an image's layers that are not kept."),
-        "export": ("export", "Write images to an archive or a layout, or one file system to a file."),
-        "import": ("imports", "Import images, or a root file system as one."),
-        "share": ("share", "Let podman, buildah and skopeo read images here, without a copy."),
-        "images": ("images", "List images."),
-        "inspect": ("images", "Show all there is to know of an image or a prepared root."),
-        "tag": ("images", "Give an image a further name."),
-        "label": ("pins", "Set labels of an image's name, or take them away (KEY-)."),
-        "rmi": ("images", "Remove images, and the disk that nothing else needs."),
-    },
-    "Files in images and roots": {
-        "ls": ("contents", "List files of an image, a layer or a prepared root; nothing is mounted."),
-        "cat": ("contents", "Print files of an image, a layer or a prepared root; nothing is mounted."),
-        "find": ("contents", "Find files by a pattern, in an image, a layer or a root, or in all images."),
-        "cp": ("cp", "Copy files out of an image, a layer or a prepared root, or into a prepared root."),
-        "diff": ("compare", "Show what differs between two images, layers or prepared roots."),
-        "blame": ("lineage", "Show which layers brought, changed and deleted a path."),
-        "history": ("lineage", "Show how an image was made: its history, each line with its layer."),
-        "tree": ("lineage", "Show files as a tree, with sizes and the layers they came from."),
-        "waste": ("lineage", "Show what an image's layers hold that layers above hide or delete."),
-    },
-    "Root file systems": {
-        "run": ("run", "Run a command in a container made from an image."),
-        "prepare": ("roots", "Make an image's root file system ready at a path."),
-        "mounts": ("roots", "Print the mounts of a prepared root again."),
-        "mount": ("roots", "Mount prepared roots."),
-        "unmount": ("roots", "Unmount prepared roots; what was written stays."),
-        "ps": ("roots", "List prepared roots."),
-        "commit": ("commit", "Make an image of what changed in a prepared root."),
-        "bundle": ("bundle", "Write a bundle for a prepared root, which any OCI runtime runs."),
-        "fork": ("forks", "Make new roots with the content of a prepared one."),
-        "checkpoint": ("forks", "Remember what a prepared root is, and go back to it."),
-        "cleanup": ("roots", "Unmount prepared roots and delete what was written."),
-        "unshare": ("unshare", "Open a shell where prepared roots can be mounted without root."),
-    },
-    "Registries": {
-        "login": ("login", "Log in to a registry: try a name and a password there, and keep them."),
-        "logout": ("login", "Forget the credentials for a registry."),
-        "copy": ("remote", "Copy an image from registry to registry; nothing is stored here."),
-        "tags": ("remote", "List the tags of a repository."),
-        "manifest": ("remote", "Show what a name means at its registry."),
-        "referrers": ("remote", "List what refers to an image: signatures, SBOMs and the like."),
-        "delete-remote": ("remote", "Delete tags or manifests at their registry."),
-        "artifact": ("artifacts", "Push and pull files as artifacts."),
-    },
-    "Service": {
-        "daemon": ("daemon", "Serve the store on a unix socket, or over TLS."),
-        "gc": ("upkeep", "Delete what no image, prepared root, lease or pin needs."),
-        "pin": ("pins", "Keep an image, a layer, a chain or a blob, whatever happens to its names."),
-        "unpin": ("pins", "Take pins back; what nothing else needs is deleted."),
-        "pins": ("pins", "List pins."),
-        "backup": ("backups", "Write the metadata, and the layers if asked, to a new file."),
-        "restore": ("backups", "Read a backup into the store: its images, all of them or none."),
-        "check": ("check", "Check that all is there that the store promises; mend what is not."),
-        "df": ("diagnose", "Show what the store takes on disk."),
-        "explain": ("diagnose", "Show why something is kept, what it shares, and what its removal frees."),
-        "events": ("events", "Show what happened to the store, and what happens."),
-        "info": ("upkeep", "Show the store and what serves it."),
-        "version": ("upkeep", "Show versions."),
-    },
-}
 # Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
 _IN_NAMESPACE = {
     *("run", "prepare", "mounts", "mount", "unmount", "commit", "fork", "checkpoint", "cleanup"),
@@ -125,19 +60,6 @@ _ELSEWHERE = {
     "unpack": "prepare",
 }
 
-_EXAMPLES = """\b
-Begin with:
-  orlop pull alpine
-  orlop run alpine echo hello
-  orlop prepare --mount alpine /srv/a    then write below /srv/a
-  orlop commit /srv/a localhost/mine     make an image of the change
-  orlop cleanup /srv/a
-
-\b
-Completion for bash, zsh or fish:
-  eval "$(_ORLOP_COMPLETE=bash_source orlop)"
-"""
-
 
 class VerbGroup(click.Group):
     """A group whose verbs are imported when they are asked for."""
@@ -164,18 +86,9 @@ class VerbGroup(click.Group):
             raise Misuse(f"no such verb: {word}", _suggestion(word), ctx=ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs under their headings, without importing one."""
-        width = max(map(len, _MODULES))
-        for heading, verbs in VERBS.items():
-            with formatter.section(heading):
-                formatter.write_dl([(verb.ljust(width), text) for verb, (_, text) in verbs.items()])
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Examples, and the exit codes."""
-        super().format_epilog(ctx, formatter)
-        with formatter.section("Exit codes"):
-            formatter.write_dl([(str(code), meaning) for code, _, meaning in EXIT_CODES])
+    def get_help(self, ctx: click.Context) -> str:
+        """The page that a start with ``--help`` alone prints, too."""
+        return frontpage.page(ctx.command_path, frontpage.width_of()).rstrip("\n")
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb.  An OSError that reached this far gets the class of its errno."""
@@ -188,29 +101,29 @@ class VerbGroup(click.Group):
 def global_options(function: _F) -> _F:
     """Add the options that say which store is meant."""
     options = (
-        click.option("--root", metavar="DIR", envvar="ORLOP_ROOT", help="Where images are kept."),
-        click.option("--run", metavar="DIR", envvar="ORLOP_RUN", help="Where mount points are kept."),
+        click.option("--root", metavar="DIR", envvar="ORLOP_ROOT", help=OPTIONS["root"][1]),
+        click.option("--run", metavar="DIR", envvar="ORLOP_RUN", help=OPTIONS["run"][1]),
         click.option(
             "--insecure-registry",
             "insecure_registries",
             metavar="HOST",
             multiple=True,
             envvar="ORLOP_INSECURE_REGISTRIES",
-            help="Speak http or unverified TLS with this registry.  May be repeated.",
+            help=OPTIONS["insecure_registries"][1],
         ),
         click.option(
             "--driver",
             type=DRIVER,
             envvar="ORLOP_DRIVER",
-            help="How new roots are assembled.  [default: auto]",
+            help=OPTIONS["driver"][1],
         ),
         click.option(
             "--durable/--no-durable",
             default=None,
             envvar="ORLOP_DURABLE",
-            help="Whether what is answered for outlasts a power cut.  [default: durable]",
+            help=OPTIONS["durable"][1],
         ),
-        click.option("--debug", is_flag=True, help="Show tracebacks."),
+        click.option("--debug", is_flag=True, help=OPTIONS["debug"][1]),
         click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
     )
     for option in reversed((options[0], options[1], configuration_options, *options[2:])):
@@ -222,20 +135,19 @@ def global_options(function: _F) -> _F:
     cls=VerbGroup,
     invoke_without_command=True,
     subcommand_metavar="VERB [ARGS]...",
-    epilog=_EXAMPLES,
+    help=frontpage.ABOUT,
+    epilog="\n\n".join(f"\b\n{part}" for part in frontpage.EXAMPLES.split("\n\n")),  # lines as they are
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
     "--host",
     metavar="ADDRESS",
     envvar="ORLOP_HOST",
-    help="Ask the daemon at unix://PATH or tcp://HOST:PORT instead of opening the store here.",
+    help=OPTIONS["host"][1],
 )
-@click.option("--tls-cert", metavar="FILE", envvar="ORLOP_TLS_CERT", help="Over TCP: who you are.")
-@click.option("--tls-key", metavar="FILE", envvar="ORLOP_TLS_KEY", help="The key of --tls-cert.")
-@click.option(
-    "--tls-ca", metavar="FILE", envvar="ORLOP_TLS_CA", help="The authority of the daemon's certificate."
-)
+@click.option("--tls-cert", metavar="FILE", envvar="ORLOP_TLS_CERT", help=OPTIONS["tls_cert"][1])
+@click.option("--tls-key", metavar="FILE", envvar="ORLOP_TLS_KEY", help=OPTIONS["tls_key"][1])
+@click.option("--tls-ca", metavar="FILE", envvar="ORLOP_TLS_CA", help=OPTIONS["tls_ca"][1])
 @global_options
 @click.pass_context
 def app(
@@ -252,11 +164,7 @@ def app(
     limits: tuple[str, ...],
     debug: bool,
 ) -> None:
-    """orlop: container images, and root file systems from them.
-
-    Name an image and a path; get a root file system there.  Write in it, make an image of what
-    changed, clean up.
-    """
+    """Take the global options, and find out who does the work."""
     if ctx.get_parameter_source("host") is ParameterSource.DEFAULT_MAP and ctx.invoked_subcommand == "daemon":
         host = None  # a file tells clients where the daemon is, and it is one
     said = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}

@@ -7,7 +7,6 @@ on what a flag, a variable and a file say of one option, as for each it knows wh
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -15,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from orlop.cli.environment import config_files, whose
+from orlop.cli.frontpage import OPTIONS
 from orlop.config.files import PLACES, Configuration, Given, meant, read_file, read_limit
 from orlop.config.values import convert, kinds_of
 from orlop.errors import InvalidArgument, NotFound, PermissionDenied
@@ -44,9 +44,8 @@ def configured(named: str | None, environ: Mapping[str, str], uid: int) -> Confi
         if whose(environ, uid) != 0:
             values = {name: value for name, value in values.items() if name not in _OWN}
         found = found.over(values).over(_read_if_there(user))
-    for text in re.split(r"[,\s]+", environ.get(_LIMITS, "")):
-        if text:
-            found = found.over(read_limit(text, _LIMITS))
+    for text in environ.get(_LIMITS, "").replace(",", " ").split():
+        found = found.over(read_limit(text, _LIMITS))
     return found
 
 
@@ -69,7 +68,7 @@ def configuration_options(function: _F) -> _F:
         "limits",
         metavar="NAME=VALUE",
         multiple=True,
-        help="Set a limit, such as layer_size=1TiB.  May be repeated; ORLOP_LIMITS has several.",
+        help=OPTIONS["limits"][1],
     )(function)
     return click.option(
         "--config",
@@ -78,7 +77,7 @@ def configuration_options(function: _F) -> _F:
         is_eager=True,
         expose_value=False,
         callback=_configure,
-        help="Read this file instead of /etc/orlop/config.toml and the user's own.",
+        help=OPTIONS["config"][1],
     )(function)
 
 

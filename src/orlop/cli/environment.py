@@ -89,11 +89,11 @@ def default_run(environ: Mapping[str, str], uid: int) -> str:
 def auth_files(environ: Mapping[str, str], uid: int) -> tuple[str, ...]:
     """Files with registry credentials, the first match wins; they need not exist.
 
-    `orlop.registry.access.credentials.usual_sources` has the order: podman's files, then docker's.
+    `orlop.registry.access.places` has the order: podman's files, then docker's.
     """
-    from orlop.registry.access.credentials import usual_sources
+    from orlop.registry.access.places import usual_files
 
-    return usual_sources(environ, uid=whose(environ, uid)).files
+    return usual_files(environ, uid=whose(environ, uid))
 
 
 def hosts_dirs(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import click
 
+from orlop.cli.frontpage import CANCELLED, EXIT_CODES, OUTPUT_CLOSED, RUN_FAILED, UNEXPECTED, USAGE
 from orlop.errors import Error, from_oserror
 
 __all__ = [
@@ -26,33 +27,6 @@ __all__ = [
     "report",
 ]
 
-UNEXPECTED = 1
-USAGE = 2
-RUN_FAILED = 125  # docker-run(1), "Exit Status"
-CANCELLED = 130  # 128 + SIGINT, as shells show it
-OUTPUT_CLOSED = 141  # 128 + SIGPIPE, likewise
-
-# code, gRPC classes, meaning
-EXIT_CODES: tuple[tuple[int, tuple[str, ...], str], ...] = (
-    (0, (), "success"),
-    (UNEXPECTED, ("UNKNOWN",), "unexpected: most likely a bug"),
-    (USAGE, ("INVALID_ARGUMENT", "OUT_OF_RANGE"), "wrong usage or a wrong argument"),
-    (3, ("NOT_FOUND",), "no such image, root or file"),
-    (4, ("ALREADY_EXISTS",), "the name or the path is taken"),
-    (5, ("FAILED_PRECONDITION",), "the store or the machine is not in the state that this needs"),
-    (6, ("UNAVAILABLE",), "a registry or the daemon does not answer; trying again may help"),
-    (7, ("PERMISSION_DENIED", "UNAUTHENTICATED"), "not allowed, or credentials are missing"),
-    (8, ("RESOURCE_EXHAUSTED",), "a disk is full or a limit was reached"),
-    (9, ("DATA_LOSS",), "bytes are not what their digest says; orlop check: damage is left"),
-    (10, ("UNIMPLEMENTED",), "this build, kernel or driver cannot do it"),
-    (11, ("DEADLINE_EXCEEDED",), "out of time"),
-    (12, ("ABORTED", "INTERNAL"), "another call won, or a promise of orlop's own was broken"),
-    (RUN_FAILED, (), "orlop run, unshare: orlop itself failed"),
-    (126, (), "orlop run, unshare: the command cannot be executed"),
-    (127, (), "orlop run, unshare: there is no such command"),
-    (CANCELLED, ("CANCELLED",), "stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)"),
-    (OUTPUT_CLOSED, (), "whoever read the output went away"),
-)
 _CODE_OF = {name: code for code, names, _ in EXIT_CODES for name in names}
 
 

@@ -33,7 +33,7 @@ class Late(ModuleType):
         self.__dict__.update(known)
 
     def __getattr__(self, name: str) -> object:
-        if name == "__path__":  # as ``from … import`` asks, to know a package
+        if name == "__path__" and self.__name__ not in _WITH_MODULES:  # ``from … import`` asks for it
             raise AttributeError(name)
         try:
             module = _real(self.__name__)
@@ -53,11 +53,13 @@ def _real(name: str) -> ModuleType:
 def put_off() -> None:
     """Put these modules off, from here on, in this process."""
     for name, known in _KNOWN.items():
-        if name not in sys.modules:
-            sys.modules[name] = late = Late(name, known)
-            package, _, child = name.rpartition(".")
-            if package:
-                setattr(sys.modules[package], child, late)
+        if name in sys.modules:
+            continue
+        package, _, child = name.rpartition(".")
+        parent = import_module(package) if package in _PACKAGES else None
+        sys.modules[name] = late = Late(name, known)
+        if parent is not None:
+            setattr(parent, child, late)
 
 
 def _cleandoc(doc: str) -> str:
@@ -97,23 +99,55 @@ def _terminal_size(fallback: tuple[int, int] = (80, 24)) -> os.terminal_size:
     return os.terminal_size((columns, lines))
 
 
+def _dates() -> dict[str, object]:
+    """All of `datetime` that is written in C; the rest is the same again in Python, for whoever has no C."""
+    try:
+        return {name: value for name, value in vars(import_module("_datetime")).items() if name[0] != "_"}
+    except ModuleNotFoundError:
+        return {}
+
+
+def _quoted(data: bytes) -> str:
+    """As `urllib.parse.quote_from_bytes`, which pathlib names."""
+    text: str = _real("urllib.parse").quote_from_bytes(data)
+    return text
+
+
 _KNOWN: dict[str, dict[str, object]] = {
+    "base64": {},
     "calendar": {},
+    "datetime": _dates(),
     "difflib": {"get_close_matches": _close_matches},
+    "fnmatch": {},
     "gettext": {"gettext": _word, "ngettext": _word_of},
+    "hashlib": {},
     "importlib.metadata": {"version": lambda name: _real("importlib.metadata").version(name)},
     "inspect": {"cleandoc": _cleandoc},
     "ipaddress": {},
+    "json": {},
+    "logging": {},
+    "mimetypes": {},
+    # which msgspec imports itself, and so has among its names
+    "msgspec.inspect": {},
+    "msgspec.toml": {},
+    "msgspec.yaml": {},
+    "ntpath": {},
     "platform": {"system": lambda: os.uname().sysname},
     "shutil": {"get_terminal_size": _terminal_size},
     "subprocess": {},
     "tempfile": {},
     "textwrap": {},
     "tomllib": {},
+    "traceback": {},
     # Python has had these since 3.11, which is our oldest
     "typing_extensions": {
         "NotRequired": NotRequired,
         "Required": Required,
         "get_type_hints": get_type_hints,
     },
+    "urllib.parse": {"quote_from_bytes": _quoted},
 }
+# Packages that cost nothing; ``import urllib.parse`` asks them for what is in them.
+_PACKAGES = ("importlib", "urllib")
+# Those among the above that have modules below them, which ``import json.decoder`` finds by their path.
+_WITH_MODULES = ("json", "logging")

@@ -24,6 +24,7 @@ __all__ = [
     "ago",
     "fill_streams",
     "flush",
+    "lost",
     "note",
     "plain",
     "short_id",
@@ -80,10 +81,15 @@ def flush() -> None:
     try:
         sys.stdout.flush()
     except OSError as exc:
-        # Python flushes again when it ends; let it do so to where nothing fails.
-        with open(os.devnull, "wb") as sink:
-            os.dup2(sink.fileno(), 1)
-        raise _failed(exc) from exc
+        raise lost(exc) from exc
+
+
+def lost(exc: OSError) -> Exception:
+    """What to raise where standard output does not take what was written to it; the rest goes nowhere."""
+    # Python flushes again when it ends; let it do so to where nothing fails.
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 1)
+    return _failed(exc)
 
 
 def _failed(exc: OSError) -> Exception:
