@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,27 @@ def bench(tmp_path: Path, client: Registry) -> Iterator[Bench]:
 
 def ranges(server: RangeServer) -> list[tuple[int | None, int | None]]:
     return [(asked.first, asked.last) for asked in server.asked]
+
+
+def test_a_small_blob_is_there_or_has_failed_when_its_download_has_been_started(bench: Bench) -> None:
+    with RangeServer(BigLayer(4096)) as server:
+        bench.server = server
+        server.way = lambda asked: Way(cut=100) if asked.number == 0 else Way()
+        with closing(bench.ingest()) as ingest:
+            download = bench.download(ingest, pace=SLOW)
+            download.start()
+            assert download.done
+            assert {one.name for one in threading.enumerate()} & {"fetch", "fetch-range"} == set()
+            download.join()
+            download.stop()
+            ingest.truncate()
+            server.way = lambda asked: Way(status=404)
+            download = bench.download(ingest, pace=SLOW)
+            download.start()
+            assert isinstance(download.failure, NotFound)
+            with pytest.raises(NotFound):
+                download.join()
+            download.stop()
 
 
 # ------------------------------------------------------------------ what is asked for

@@ -10,6 +10,8 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
+from orlop.config import Driver
+from orlop.linux import mount
 from orlop.linux.mount import open_tree
 from support import images
 from support.layers import Layer
@@ -49,3 +51,22 @@ def test_a_copy_of_the_mount_that_stays_hinders_cleanup_and_nothing_is_lost(
     again = store.get(root.path).mount()
     assert Path(root.path, "written").read_text() == "kept"
     again.cleanup()
+
+
+@pytest.mark.parametrize("more", [(), ("ro",)], ids=["rw", "ro"])
+@pytest.mark.parametrize("driver", ["erofs", "overlay"])
+def test_a_root_that_others_have_mounted_is_in_use_though_nothing_was_written(
+    store: orlop.Store, root: orlop.Prepared, store_dirs: StoreDirs, driver: Driver, more: tuple[str, ...]
+) -> None:
+    path = store_dirs.work / "b"
+    path.mkdir()
+    other = store.prepare(root.info.image, path, driver=driver)
+    (spec,) = other.mounts
+    mount.perform(spec.type, spec.source, path, (*more, *spec.options))
+    try:
+        with pytest.raises(orlop.FailedPrecondition, match="in use"):
+            other.cleanup()
+    finally:
+        mount.umount(path)
+    other.cleanup()
+    assert [info.path for info in store.prepared()] == [root.path]

@@ -15,7 +15,7 @@ import pytest
 from orlop.erofs.tree import Node
 from orlop.erofs.writer import build
 from orlop.linux import mount
-from orlop.linux.mountinfo import mount_table
+from orlop.linux.mountinfo import mount_table, option_of, shown_at
 
 pytestmark = [
     pytest.mark.root,
@@ -226,6 +226,25 @@ def test_layers_with_long_and_odd_paths_mount_and_show_their_true_upper(room: Pa
     entry = next(e for e in mount_table() if e.target == os.fsencode(merged))
     assert entry.option(b"upperdir") == os.fsencode(upper)
     assert mount.upper_in_use(upper)
+
+
+@pytest.mark.parametrize("count", [1, 300], ids=["few", "more-than-fits"])
+def test_one_mount_is_told_of_as_the_table_tells_it(room: Path, count: int) -> None:
+    names = [f"{number} {'x' * 60}" if count > 1 else "a, b\\c" for number in range(count)]
+    lowers = folders(room, *names)
+    upper, work, merged = folders(room, "up,per 1", "work", "merged")
+    fd = mount.mount_overlay(lowers=lowers, upper=upper, work=work, options=OVERLAY)
+    mount.move_mount(fd, merged)
+    os.close(fd)
+    entry = next(e for e in mount_table() if e.target == os.fsencode(merged))
+    shown = shown_at(merged)
+    assert shown is not None
+    assert shown[0] == entry.type == "overlay"
+    assert shown[1].removeprefix(b"rw,") == entry.options.removeprefix(b"rw,")
+    assert option_of(shown[1], b"upperdir") == entry.option(b"upperdir") == os.fsencode(upper)
+    proc = shown_at("/proc/self")
+    assert proc is not None
+    assert proc[0] == "proc"
 
 
 def test_the_kernels_own_words_are_in_the_error(room: Path) -> None:

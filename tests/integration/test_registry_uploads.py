@@ -235,7 +235,11 @@ def test_a_source_that_fails_is_not_taken_for_the_network(server, client):
 
     with pytest.raises(Unavailable, match="it is down"):
         upload(client, server, source=open_at)
-    assert methods(server) == ["POST", "PUT", "DELETE"]
+    asked = methods(
+        server
+    )  # the server may come to the PUT after the DELETE, which has a connection of its own
+    assert asked[0] == "POST"
+    assert sorted(asked[1:]) in (["DELETE", "PUT"], ["DELETE"])
 
 
 def test_a_cancelled_call_does_not_wait_to_go_on(server, client):

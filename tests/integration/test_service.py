@@ -37,7 +37,7 @@ from orlop.images.exports import ExportOptions
 from orlop.images.forks import ForkOptions
 from orlop.images.imports import ImportOptions
 from orlop.images.upkeep import Finding, Keep
-from orlop.observe import Auth, Call, CancelToken
+from orlop.observe import Auth, Call, CancelToken, Unheld
 from orlop.proto.orlop.v1 import images_pb2, images_pb2_grpc, transfer_pb2, transfer_pb2_grpc
 from orlop.service import Daemon, ServiceLimits
 from orlop.service.listener import Owner, claim_socket
@@ -669,6 +669,42 @@ def test_a_deadline_reaches_the_store_and_ends_the_call(verb, step, fake, remote
             if held.calls:
                 break
         assert begun + seconds - 0.05 < held.calls[-1].deadline < ended + seconds
+
+
+@pytest.mark.parametrize(("verb", "what"), [("cleanup", "/srv/a"), ("pull", "alpine")])
+def test_a_deadline_holds_where_nobody_can_cancel(verb, what, fake, remote):
+    with fake.hold(verb), pytest.raises(errors.DeadlineExceeded):
+        getattr(remote, verb)(what, call=Call(cancel=Unheld(), deadline=time.monotonic() + 0.2))
+
+
+_INTERRUPTED = """
+import sys
+from orlop.client import RemoteStore
+try:
+    RemoteStore.connect(sys.argv[1]).cleanup("/srv/a")
+except KeyboardInterrupt as exc:  # as a program has it that shows the traceback and goes on
+    held = exc
+    print("interrupted", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_interrupt_ends_the_call_though_its_traceback_is_kept(fake, daemon):
+    with fake.hold("cleanup") as held:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _INTERRUPTED, str(daemon.address)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert held.entered.wait(SOON)
+            child.send_signal(signal.SIGINT)
+            assert child.stdout.readline() == "interrupted\n"
+            assert held.calls[0].cancel.wait(SOON)
+        finally:
+            child.kill()
+            child.communicate()
 
 
 @pytest.mark.parametrize("own", [86_400.0, 0.0])

@@ -18,7 +18,7 @@ import pytest
 
 import orlop
 from conftest import StoreDirs
-from orlop.images.core import root_lock
+from orlop.images.locks import root_lock
 from orlop.images.store import LocalStore
 from orlop.linux import mount as mounts
 from orlop.linux import mountinfo

@@ -17,6 +17,7 @@ import orlop
 from orlop.images.api import ExtraMount, IdMap
 from orlop.images.backups.restore import restore
 from orlop.images.snapshots import LABEL_REF
+from orlop.images.store import LocalStore
 from orlop.images.upkeep import Keep
 from orlop.layers.worker.client import Template
 from orlop.observe import Call
@@ -324,6 +325,15 @@ def pin(world: World) -> None:
     world.answered("pin", "kept")
 
 
+def pin_much(world: World) -> None:
+    """A log that is written ahead of what comes, and what comes."""
+    pin(world)
+    assert isinstance(world.store.verbs, LocalStore)
+    world.store.verbs._core.db.grow_log()
+    world.store.pin(world.image, "more")
+    world.answered("pin", "more")
+
+
 def share(world: World) -> None:
     """A layout for podman; then another name in it, which goes."""
     world.store.share(world.work / "share", world.image)
@@ -427,6 +437,7 @@ SCENARIOS = {
         Scenario(name="repair-lost", act=repair_and_pull, damaged=True, setup=((load, None), (rot, None))),
         Scenario(name="restore", act=bring_back, setup=((load, None), (back_up, None))),
         Scenario(name="pin", act=pin, setup=((load, None),)),
+        Scenario(name="pin-much", act=pin_much, setup=((load, None),)),
         Scenario(name="snapshot", act=snapshot, setup=((load, None),)),
         Scenario(name="share", act=share, setup=((load, None),)),
         Scenario(name="share-drop", act=drop_share, setup=((load, None),)),

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from orlop.config import DEFAULT_LIMITS
 from orlop.errors import Error, InvalidArgument, ResourceExhausted
-from orlop.layers.tarread import Entry, TarReader
+from orlop.layers.entry import Entry
+from orlop.layers.tarread import TarReader
 from support.layers import MTIME, Format, Layer, SparseForm
 
 SECOND = 1_000_000_000
