@@ -54,19 +54,22 @@ def measure(bench: Bench) -> Section:
     base = [*program, "--root", f"{bench.disk}/start", "--run", f"{bench.disk}/start-run"]
     name = "localhost/start:1"
     run([*base, "import", str(layout), name])
-    commands: Commands = {(word, "orlop"): [*base, word] for word in ("--version", "--help", "images")}
+    plain = ("--version", "--help")  # as people ask: no store is named
+    commands: Commands = {(word, "orlop"): [*program, word] for word in plain}
+    commands["images", "orlop"] = [*base, "images"]
     theirs = [tool for tool in ("podman", "buildah") if shutil.which(tool)]
     for tool in theirs:  # they share a store
         where = ["--root", f"{bench.disk}/others", "--runroot", f"{bench.disk}/others-run"]
         other = [tool, *where, "--storage-driver", "overlay"]
         if tool == theirs[0]:
             run([*other, "pull", "-q", f"oci:{layout}"])
-        commands |= {(word, tool): [*other, word] for word in ("--version", "--help", "images")}
+        commands |= {(word, tool): [tool, word] for word in plain}
+        commands["images", tool] = [*other, "images"]
     daemon = None
     if shutil.which("containerd") and shutil.which("ctr"):
         daemon = peers.Containerd(bench.disk, "start containerd", config=peers.CONFIG)
         daemon.begin()
-        commands |= {(word, "ctr"): daemon.ctr(word) for word in ("--version", "--help")}
+        commands |= {(word, "ctr"): daemon.ctr(word) for word in plain}
         commands["images", "ctr"] = daemon.ctr("images", "ls")
     try:
         rows = _starts(commands, starts)
