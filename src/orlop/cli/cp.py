@@ -88,8 +88,10 @@ def cp_verb(
                 a.thing, a.path, dest, archive=archive, follow=follow, platform=platform, call=call
             )
             return
-        chunks = store.read_tar(a.thing, a.path, follow=follow, platform=platform, call=call)
-        with closing(chunks):
+        from orlop.images.browsing.hostcopy import Handed
+
+        read = store.read_tar(a.thing, a.path, follow=follow, platform=platform, call=call)
+        with closing(Handed(read)) as chunks:
             if b is None:
                 write_all(chunks)
             else:

@@ -7,10 +7,12 @@ the caller.  What destinations mean is `orlop.images.browsing.unpack`'s.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
+from orlop.errors import Cancelled
 from orlop.images.browsing.localtar import tar_of_path
 from orlop.images.browsing.unpack import Place, place, unpack
 from orlop.images.contents import Contents
@@ -18,7 +20,7 @@ from orlop.layers.changes import text_of
 from orlop.layers.entry import Entry
 from orlop.observe import Call
 
-__all__ = ["copy_in", "copy_out", "put"]
+__all__ = ["Handed", "copy_in", "copy_out", "put"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -55,9 +57,39 @@ def copy_in(
     verbs: Contents, source: bytes, root: str, path: bytes, *, archive: bool, follow: bool, call: Call
 ) -> None:
     """Write a file or a folder of this machine into a prepared root."""
-    chunks = tar_of_path(source, follow=follow, call=call)
-    with closing(chunks):
+    with closing(Handed(tar_of_path(source, follow=follow, call=call))) as chunks:
         verbs.write_archive(root, path, chunks, archive=archive, call=call)
+
+
+class Handed(Iterator[bytes]):
+    """A generator handed to another thread, such as gRPC's, that still reads when the call has failed.
+
+    >>> chunks = Handed(chunk for chunk in [b"a", b"b"])
+    >>> next(chunks)
+    b'a'
+    >>> chunks.close()
+    >>> next(chunks)
+    Traceback (most recent call last):
+    orlop.errors.Cancelled: read on: nobody wants it any more
+    """
+
+    def __init__(self, chunks: Generator[bytes]) -> None:
+        self._chunks = chunks
+        self._closed = False
+        self._lock = threading.Lock()  # held while the generator runs, which may not be closed meanwhile
+
+    def __next__(self) -> bytes:
+        """The next chunk; raises `Cancelled` once it is closed."""
+        with self._lock:
+            if self._closed:
+                raise Cancelled("read on", "nobody wants it any more")
+            return next(self._chunks)
+
+    def close(self) -> None:
+        """Close the generator, once no read of it is under way.  Idempotent."""
+        with self._lock:
+            self._closed = True
+            self._chunks.close()
 
 
 def _where(first: Entry, *, dest: bytes, attempted: str) -> Place:
