@@ -18,238 +18,42 @@ uses, and folders.  A step's figures are the times that half of the calls, and 9
 from __future__ import annotations
 
 import contextlib
-import json
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-if __name__ == "__main__":  # a caller: a process of its own
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import orlop
 from bench import lab, peers
 from bench.filling import Filling
-from bench.grpcload import Line
+from bench.lives import (
+    IMAGE,
+    UP,
+    Lives,
+    command_life,
+    cpu_used,
+    live,
+    podman_life,
+    processes,
+    store_life,
+    threads,
+)
 from bench.measure import Group, run
 from bench.section import BEST, Bench, Goal, Plot, Row, Section
 from orlop.testing.layers import Layer, write_layout
 
 LIBRARY_MS = 0.5  # asked of Prepare and of Cleanup
-GRPC_ONE, GRPC_RATE = (
-    0.5,
-    3.0,
-)  # asked of them through gRPC, to containerd's: time with one caller, rate with eight
+GRPC_ONE, GRPC_RATE = 0.5, 3.0  # asked of both by gRPC, to containerd's: time of one caller, rate of eight
 SAME = 1.1  # asked of a store with many roots, to one with one
 MANY = (1, 1_000, 100_000)
 LAYERS = (1, 60, 500)
 CALLERS = 8
 SHORT, WHOLE = ("prepare", "cleanup"), ("prepare", "mount", "unmount", "cleanup")
-_IMAGE = "localhost/life:1"
-_KEPT = {"containerd.io/gc.root": "2020-01-01T00:00:00Z"}  # else containerd may collect it first
-_UP = 60.0
-
-Life = dict[str, Callable[[], object]]  # the steps of one life, in order
-
-
-@dataclass(slots=True)
-class Lives:
-    """What some callers did in a while; times in seconds."""
-
-    rate: float = 0.0  # lives a second, of all callers together
-    cpu: float = 0.0
-    times: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def number(self) -> int:
-        return len(next(iter(self.times.values()), []))
-
-    def add(self, seconds: float, other: dict[str, list[float]]) -> None:
-        """What one caller did, in so many seconds."""
-        for step, times in other.items():
-            self.times.setdefault(step, []).extend(times)
-        self.rate += len(next(iter(other.values()))) / seconds
-
-    def into(self, row: Row) -> None:
-        """One more round of a row."""
-        for step, times in self.times.items():
-            ordered = sorted(times)
-            row.add(**{f"{step} ms": statistics.median(times) * 1000})
-            row.add(**{f"{step} p99 ms": ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1000})
-        row.add(**{"lives/s": self.rate, "CPU ms": self.cpu / max(self.number, 1) * 1000})
-
-
-# ------------------------------------------------------------------ callers
-
-
-def _live(life: Callable[[int], Life], seconds: float) -> tuple[float, dict[str, list[float]]]:
-    """One caller: lives, one after the other, for some time, at least one; how long that took."""
-    begun = time.monotonic()
-    times: dict[str, list[float]] = {}
-    number = 0
-    while not number or time.monotonic() < begun + seconds:
-        for step, run_step in life(number).items():
-            start = time.perf_counter()
-            run_step()
-            times.setdefault(step, []).append(time.perf_counter() - start)
-        number += 1
-    return time.monotonic() - begun, times
-
-
-def _store_life(store: orlop.Store, path: Path, steps: Sequence[str]) -> Callable[[int], Life]:
-    made: list[orlop.Prepared] = []
-    every: Life = {
-        "prepare": lambda: made.append(store.prepare(_IMAGE, path)),
-        "mount": lambda: store.get(path).mount(),
-        "unmount": lambda: store.get(path).unmount(),
-        "cleanup": lambda: made.pop().cleanup(),
-    }
-    return lambda number: {step: every[step] for step in steps}
-
-
-def _command_life(base: Sequence[str], path: Path) -> Callable[[int], Life]:
-    return lambda number: {
-        "prepare": lambda: run([*base, "prepare", "-q", _IMAGE, str(path)]),
-        "mount": lambda: run([*base, "mount", str(path)]),
-        "unmount": lambda: run([*base, "unmount", str(path)]),
-        "cleanup": lambda: run([*base, "cleanup", str(path)]),
-    }
-
-
-def _podman_life(base: Sequence[str], image: str, name: str) -> Callable[[int], Life]:
-    return lambda number: {
-        "prepare": lambda: run([*base, "create", "--name", name, image, "true"]),
-        "mount": lambda: run([*base, "mount", name]),
-        "unmount": lambda: run([*base, "umount", name]),
-        "cleanup": lambda: run([*base, "rm", name]),
-    }
-
-
-def _snapshot_life(socket: str, parent: str, name: str) -> Callable[[int], Life]:
-    from orlop.proto.containerd.services.snapshots.v1 import snapshots_pb2 as pb
-
-    line = Line(socket, {"containerd-namespace": "bench"})
-    service = "/containerd.services.snapshots.v1.Snapshots/"
-
-    def life(number: int) -> Life:
-        key = f"{name}-{number}"
-        prepare = pb.PrepareSnapshotRequest(snapshotter="overlayfs", key=key, parent=parent, labels=_KEPT)
-        remove = pb.RemoveSnapshotRequest(snapshotter="overlayfs", key=key)
-        return {
-            "prepare": lambda: line.call(f"{service}Prepare", prepare.SerializeToString()),
-            "cleanup": lambda: line.call(f"{service}Remove", remove.SerializeToString()),
-        }
-
-    return life
-
-
-def _remote_life(socket: str, path: Path) -> Callable[[int], Life]:
-    """Prepare and Cleanup by orlop's gRPC, asked as containerd is in `_snapshot_life`."""
-    from orlop.proto.orlop.v1 import images_pb2 as pb
-
-    line = Line(socket, {})
-    service = "/orlop.v1.Images/"
-    prepare = pb.PrepareRootRequest(name=_IMAGE, path=str(path)).SerializeToString()
-    cleanup = pb.CleanupRequest(path=str(path)).SerializeToString()
-    return lambda number: {
-        "prepare": lambda: line.call(f"{service}PrepareRoot", prepare),
-        "cleanup": lambda: line.call(f"{service}Cleanup", cleanup),
-    }
-
-
-def _caller(asked: dict[str, str]) -> None:
-    """This process as one caller: when it is told to, lives for some time; says times and CPU."""
-    kind, name = asked["kind"], asked["name"]
-    with ExitStack() as stack:
-        if kind == "containerd":
-            life = _snapshot_life(asked["socket"], asked["parent"], name)
-        elif kind == "gRPC":
-            life = _remote_life(asked["socket"].removeprefix("unix://"), Path(asked["paths"]) / name)
-        else:
-            opened = (
-                orlop.connect(asked["socket"])
-                if kind == "client"
-                else orlop.open(asked["root"], asked["run"])
-            )
-            store = stack.enter_context(opened)
-            life = _store_life(store, Path(asked["paths"]) / name, asked["steps"].split())
-        for run_step in life(-1).values():  # imports and first calls are not at issue
-            run_step()
-        print("ready", flush=True)
-        sys.stdin.readline()
-        before = _cpu()
-        seconds, times = _live(life, float(asked["seconds"]))
-        print(json.dumps([_cpu() - before, seconds, times]), flush=True)
-
-
-def _cpu() -> float:
-    """Seconds of CPU of this process and the children it waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
-
-
-def _processes(asked: dict[str, str], callers: int, seconds: float, server: Group | None) -> Lives:
-    """So many processes of `_caller`, side by side, that begin when all are ready."""
-    found = Lives()
-    processes: list[subprocess.Popen[str]] = []
-    try:
-        for number in range(callers):
-            words = json.dumps(asked | {"name": f"p{number}", "seconds": str(seconds)})
-            command = [sys.executable, __file__, words]
-            pipe = subprocess.PIPE
-            processes.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
-        for process in processes:
-            assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
-                raise RuntimeError(f"a caller of {asked['kind']} does not come up")
-        served = server.cpu() if server else 0.0
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            said, _ = process.communicate(timeout=seconds + _UP)
-            if process.returncode:
-                raise RuntimeError(f"a caller of {asked['kind']} exits with {process.returncode}")
-            cpu, took, times = json.loads(said)
-            found.cpu += cpu
-            found.add(took, times)
-        found.cpu += server.cpu() - served if server else 0.0
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-    return found
-
-
-def _threads(lives: Sequence[Callable[[int], Life]], seconds: float) -> Lives:
-    """So many threads of this process, side by side."""
-    found, before = Lives(), _cpu()
-    results: list[tuple[float, dict[str, list[float]]]] = []
-    callers = [
-        threading.Thread(target=lambda life=life: results.append(_live(life, seconds))) for life in lives
-    ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    if len(results) != len(lives):
-        raise RuntimeError("a caller failed")
-    found.cpu = _cpu() - before
-    for took, times in results:
-        found.add(took, times)
-    return found
-
-
-# ------------------------------------------------------------------ stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,12 +76,12 @@ def _place(disk: Path, name: str, layout: Path, *, keep: bool = True, roots: int
     place = Place(root=disk / name, run=disk / f"{name}-run", paths=disk / f"{name}-roots")
     place.paths.mkdir()
     with place.open() as store:
-        store.load(layout, name=_IMAGE)
-        kept = store.prepare(_IMAGE, place.paths / "kept")
+        store.load(layout, name=IMAGE)
+        kept = store.prepare(IMAGE, place.paths / "kept")
         if not keep:
             kept.cleanup()
         if roots:
-            Filling(store, place.root, _IMAGE).add(roots=roots)
+            Filling(store, place.root, IMAGE).add(roots=roots)
     return place
 
 
@@ -295,7 +99,7 @@ def _daemon(place: Place) -> Iterator[tuple[Group, str]]:
     command = [sys.executable, "-m", "orlop", *where, "daemon", "--listen", f"unix://{socket}"]
     daemon = Group(command, log=place.root.with_name("daemon.log"))
     try:
-        deadline = time.monotonic() + _UP
+        deadline = time.monotonic() + UP
         while not socket.exists():
             if not daemon.running or time.monotonic() > deadline:
                 raise RuntimeError("the daemon does not come up: see daemon.log")
@@ -336,14 +140,14 @@ def _in_turn(places: Mapping[str, Place], steps: Sequence[str], seconds: float) 
     with ExitStack() as stack:
         lives = {}
         for what, place in places.items():
-            lives[what] = _store_life(stack.enter_context(place.open()), place.paths / "one", steps)
-            _live(lives[what], 0.0)
+            lives[what] = store_life(stack.enter_context(place.open()), place.paths / "one", steps)
+            live(lives[what], 0.0)
         until = time.monotonic() + seconds * len(places)
         while not found[what].number or time.monotonic() < until:
             for what, life in lives.items():
-                before = _cpu()
-                took, times = _live(life, 0.0)
-                found[what].cpu += _cpu() - before
+                before = cpu_used()
+                took, times = live(life, 0.0)
+                found[what].cpu += cpu_used() - before
                 found[what].add(took, times)
                 spent[what] += took
     for what, lived in found.items():
@@ -420,40 +224,38 @@ class _Ways:
             if place is not self._place:
                 server, socket = stack.enter_context(_daemon(place))
             asked = place.words | {"kind": "gRPC", "socket": socket, "steps": " ".join(SHORT)}
-            table.take(what, GRPC, _processes(asked, 1, seconds, server))
+            table.take(what, GRPC, processes(asked, 1, seconds, server))
 
     def measure(self, table: _Table, seconds: float) -> None:
         """One round."""
         place = self._place
         with place.open() as store:
             for callers in (1, CALLERS):
-                lives = [_store_life(store, place.paths / f"t{k}", WHOLE) for k in range(callers)]
-                _threads(lives[:1], 0.0)
-                table.take(_whole(callers), f"{LIBRARY}, threads", _threads(lives, seconds))
-                short = [_store_life(store, place.paths / f"t{k}", SHORT) for k in range(callers)]
-                table.take(_short(callers), f"{LIBRARY}, threads", _threads(short, seconds))
+                lives = [store_life(store, place.paths / f"t{k}", WHOLE) for k in range(callers)]
+                threads(lives[:1], 0.0)
+                table.take(_whole(callers), f"{LIBRARY}, threads", threads(lives, seconds))
+                short = [store_life(store, place.paths / f"t{k}", SHORT) for k in range(callers)]
+                table.take(_short(callers), f"{LIBRARY}, threads", threads(short, seconds))
         for callers in (1, CALLERS):
             asked = place.words | {"kind": "library", "steps": " ".join(SHORT)}
             if callers > 1:
-                table.take(
-                    _short(callers), f"{LIBRARY}, processes", _processes(asked, callers, seconds, None)
-                )
+                table.take(_short(callers), f"{LIBRARY}, processes", processes(asked, callers, seconds, None))
             remote = asked | {"kind": "gRPC", "socket": self._socket}
-            table.take(_short(callers), GRPC, _processes(remote, callers, seconds, self._server))
+            table.take(_short(callers), GRPC, processes(remote, callers, seconds, self._server))
             client = remote | {"kind": "client"}
-            table.take(_short(callers), CLIENT, _processes(client, callers, seconds, self._server))
+            table.take(_short(callers), CLIENT, processes(client, callers, seconds, self._server))
             whole = client | {"steps": " ".join(WHOLE)}
-            table.take(_whole(callers), CLIENT, _processes(whole, callers, seconds, self._server))
+            table.take(_whole(callers), CLIENT, processes(whole, callers, seconds, self._server))
             if self._containerd is not None:
                 parent = peers.chain_id(lab.diff_ids("debian-min"))
                 peer = {"kind": "containerd", "socket": self._containerd.socket, "parent": parent}
-                lives = _processes(peer, callers, seconds, self._containerd.daemon)
+                lives = processes(peer, callers, seconds, self._containerd.daemon)
                 table.take(_short(callers), "containerd", lives)
-            commands = [_command_life(self._command, place.paths / f"c{k}") for k in range(callers)]
-            table.take(_commands(callers), "orlop, command line", _threads(commands, seconds))
+            commands = [command_life(self._command, place.paths / f"c{k}") for k in range(callers)]
+            table.take(_commands(callers), "orlop, command line", threads(commands, seconds))
             if self._podman:
-                podman = [_podman_life(self._podman, self._podman_image, f"c{k}") for k in range(callers)]
-                table.take(_commands(callers), "podman", _threads(podman, seconds), durable="no")
+                podman = [podman_life(self._podman, self._podman_image, f"c{k}") for k in range(callers)]
+                table.take(_commands(callers), "podman", threads(podman, seconds), durable="no")
 
 
 def _callers(number: int) -> str:
@@ -540,7 +342,3 @@ def _section(table: _Table, many: Sequence[int], layers: Sequence[int]) -> Secti
             ),
         ],
     )
-
-
-if __name__ == "__main__":
-    _caller(json.loads(sys.argv[1]))
