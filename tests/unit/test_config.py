@@ -22,6 +22,7 @@ from orlop.cli.environment import config_files
 from orlop.cli.session import Target
 from orlop.config import DEFAULT_LIMITS, DRIVERS, Limits, Settings
 from orlop.config.files import MAX_FILE, Given, read_limit, read_table
+from orlop.config.keys import keys
 from orlop.config.limits import limits_by_name
 from orlop.config.values import convert, duration_of, kinds_of, size_of
 from orlop.errors import Error, InvalidArgument, NotFound, PermissionDenied
@@ -67,14 +68,17 @@ def test_a_limit_that_cannot_be_is_refused_by_name(name: str) -> None:
 
 
 def test_the_page_of_limits_is_not_stale() -> None:
-    page = limits_page.PAGE.read_text()
-    assert page == limits_page.with_tables(page), "run tools/limits-table"
+    for name in limits_page.PAGES:
+        page = (limits_page.DOCS / name).read_text()
+        assert page == limits_page.with_tables(page), "run tools/limits-table"
 
 
 def test_the_page_names_every_limit_and_setting() -> None:
-    page = limits_page.PAGE.read_text()
-    for name in limits_by_name():
-        assert f"| `{name}` |" in page
+    page = (limits_page.DOCS / "configuration.md").read_text()
+    for key in keys().values():
+        assert f"| `{key.last}` |" in page
+        assert f"`{key.variable}`" in page
+        assert key.about, f"{key.name}: say what it does, with setting()"
 
 
 def test_changed_limits_are_those_that_are_not_the_default() -> None:

@@ -8,7 +8,6 @@ outside.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 from orlop.config import ProxySettings
@@ -59,7 +58,7 @@ def whose(environ: Mapping[str, str], uid: int, *, initial: Callable[[], bool] |
 def default_root(environ: Mapping[str, str], uid: int) -> str:
     """Where images are kept: /var/lib/orlop for root, else below ``$XDG_DATA_HOME``."""
     if whose(environ, uid) == 0:
-        from orlop.facade import DEFAULT_ROOT
+        from orlop.config.places import DEFAULT_ROOT
 
         return DEFAULT_ROOT
     base = _absolute(environ.get("XDG_DATA_HOME")) or os.path.join(_home(environ), ".local", "share")
@@ -73,7 +72,7 @@ def default_run(environ: Mapping[str, str], uid: int) -> str:
     anybody's to make.
     """
     if whose(environ, uid) == 0:
-        from orlop.facade import DEFAULT_RUN
+        from orlop.config.places import DEFAULT_RUN
 
         return DEFAULT_RUN
     base = _absolute(environ.get("XDG_RUNTIME_DIR"))
@@ -132,7 +131,7 @@ def proxies(environ: Mapping[str, str]) -> ProxySettings:
     return ProxySettings(
         http=plain or every,
         https=find("HTTPS_PROXY", "https_proxy") or every,
-        no=tuple(part for part in re.split(r"[,\s]+", find("NO_PROXY", "no_proxy")) if part),
+        no=tuple(find("NO_PROXY", "no_proxy").replace(",", " ").split()),
     )
 
 
@@ -143,7 +142,7 @@ def config_files(environ: Mapping[str, str]) -> tuple[str, str]:
 
 def registries(values: Iterable[str]) -> tuple[str, ...]:
     """Registry hosts out of options and of a list with commas or spaces, each once, in order."""
-    hosts = (host for value in values for host in re.split(r"[,\s]+", value) if host)
+    hosts = (host for value in values for host in value.replace(",", " ").split())
     return tuple(dict.fromkeys(hosts))
 
 

@@ -7,13 +7,17 @@ float, as a duration (``90s``); a tuple is a list.  A flag is never a number, an
 from __future__ import annotations
 
 import re
+import sys
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING, resolved
 from orlop.values import fields
 
-__all__ = ["convert", "duration_of", "kinds_of", "size_of"]
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["convert", "duration_of", "kinds_of", "of_text", "size_of"]
 
 _SIZE = r"([0-9]{1,19})(?:([KMGTPkmgtp])(?:iB)?)?"
 _POWERS = ("", "K", "M", "G", "T", "P")
@@ -57,8 +61,32 @@ def duration_of(text: str) -> float:
 
 def kinds_of(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass and their types."""
-    hints = get_type_hints(cls)
+    from typing import get_type_hints
+
+    hints = get_type_hints(cls, localns=resolved(vars(sys.modules[cls.__module__])))
     return {item.name: hints[item.name] for item in fields(cls)}
+
+
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True),
+    **dict.fromkeys(("0", "false", "no", "off", "f", "n"), False),
+}
+
+
+def of_text(text: str, kind: Any) -> object:  # noqa: ANN401 - a type
+    """A variable's or an option's text as TOML would have had it: flags, and lists with commas or spaces.
+
+    >>> of_text("a, b", tuple[str, ...]), of_text("yes", bool), of_text("4MiB", int)
+    (['a', 'b'], True, '4MiB')
+    """
+    from typing import Union, get_args, get_origin
+
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if bool in kinds and (flag := _FLAGS.get(text.strip().lower())) is not None:
+        return flag
+    if any(get_origin(part) is tuple for part in kinds):
+        return re.split(r"[,\s]+", text.strip(", \t\n")) if text.strip(", \t\n") else []
+    return text
 
 
 def convert(value: object, kind: Any, name: str, attempted: str) -> Any:  # noqa: ANN401 - of that type
@@ -66,6 +94,8 @@ def convert(value: object, kind: Any, name: str, attempted: str) -> Any:  # noqa
 
     Raises `InvalidArgument` with the key's ``name``.
     """
+    from typing import Literal, Union, get_args, get_origin
+
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         inner = [part for part in get_args(kind) if part is not NoneType]

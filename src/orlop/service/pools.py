@@ -31,10 +31,10 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
-from orlop.errors import Error, InvalidArgument, ResourceExhausted, over_limit
+from orlop.config.service import ServiceLimits
+from orlop.errors import Error, ResourceExhausted, over_limit
 from orlop.service.clients import Client, Ledger, ServiceCounts, call_among
 from orlop.service.deadlines import Deadlines
-from orlop.values import dataclass, fields
 
 __all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "arrived", "refusal"]
 
@@ -43,70 +43,20 @@ _T = TypeVar("_T")
 _REFUSERS = 2  # threads; a refusal takes a fraction of a millisecond
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceLimits:
-    """What clients may ask for at a time, and who they may be.  Counts, bytes, seconds and names.
-
-    A client is a user (uid), or the name of a TLS certificate.  Raises `InvalidArgument` for a number below
-    1; of a duration and a rate, 0 stands for no limit.
-    """
-
-    quick: int = 16  # threads for calls that metadata answer
-    roots: int = 24  # threads for calls that make, change or delete
-    transfers: int = 8  # threads for pulls and the like; each has a second one, which does the work
-    contents: int = 128  # threads for containerd's streams of blobs; each is one that it reads or writes
-    idle: int = 64  # threads for streams that a client may hold open without work: who watches health
-    spare: int = 16  # threads more of each kind, for clients that have no call of it running
-    waiting: int = 128  # calls of one client that may queue for each kind, quick ones apart
-    calls: int = 2048  # of all clients, running or waiting
-    client_calls: int = 512  # of one client, running or waiting
-    client_streams: int = 64  # of one client, among its calls: those that report while they run
-    rate: float = 2_000.0  # calls a second of one client, once it has made a burst of them
-    burst: int = 20_000  # calls that a client may make before its rate counts
-    connections: int = 200  # of all clients
-    client_connections: int = 100  # of one client
-    handshake: float = 20.0  # seconds in which a connection has to become HTTP/2
-    idle_connection: float = 1_800.0  # seconds after which one without calls is closed
-    keepalive: float = 300.0  # seconds between looks whether a silent client is still there
-    quick_deadline: float = 60.0  # seconds that a call may take at most, whatever its client allows
-    roots_deadline: float = 3_600.0  # likewise, of calls that make, change or delete
-    transfers_deadline: float = 86_400.0  # likewise, of pulls and the like
-    grace: float = 10.0  # seconds that running calls have to end once the daemon is to stop; 0: none
-    request_size: int = 1 << 20  # bytes of a request; the largest are options with labels
-    users: tuple[str, ...] = ()  # names or numbers; who may do everything, besides root and the group
-    groups: tuple[str, ...] = ()  # likewise
-    read_only_users: tuple[str, ...] = ()  # who may look and change nothing
-    read_only_groups: tuple[str, ...] = ()  # likewise
-    tls_names: tuple[str, ...] = ()  # of client certificates; "*" is any that the authority has signed
-    tls_read_only_names: tuple[str, ...] = ()  # of those that may look and change nothing
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            least = 0 if isinstance(item.default, float) else 1
-            if not isinstance(value, tuple) and not value >= least:
-                raise InvalidArgument("use limits", f"daemon.{item.name} is {value!r}, and at least {least}")
-
-    @property
-    def counts(self) -> ServiceCounts:
-        """What each client is counted by."""
-        return ServiceCounts(
-            client_calls=self.client_calls,
-            client_streams=self.client_streams,
-            rate=self.rate,
-            burst=self.burst,
-        )
-
-    @property
-    def opens_to_all(self) -> bool:
-        """Whether users are named whom the socket's owner and group leave out."""
-        return bool(self.users or self.groups or self.read_only_users or self.read_only_groups)
-
-
 DEFAULT_LIMITS = ServiceLimits()
 _NOTHING = object()
 _refused = threading.local()
 _awaited = threading.local()
+
+
+def _counts(limits: ServiceLimits) -> ServiceCounts:
+    """What each client is counted by."""
+    return ServiceCounts(
+        client_calls=limits.client_calls,
+        client_streams=limits.client_streams,
+        rate=limits.rate,
+        burst=limits.burst,
+    )
 
 
 def arrived() -> None:
@@ -398,7 +348,7 @@ class Pools:
     def __init__(
         self, limits: ServiceLimits, ledger: Ledger | None = None, deadlines: Deadlines | None = None
     ) -> None:
-        self.ledger = ledger or Ledger(limits.counts)
+        self.ledger = ledger or Ledger(_counts(limits))
 
         def pool(name: str, threads: int, *, owners: bool = False) -> CallPool:
             waiting = None if name == "quick" else limits.waiting  # the ledger bounds them all
@@ -421,7 +371,7 @@ class Pools:
 
     def replace(self, limits: ServiceLimits) -> None:
         """Go by other numbers from the next call on, but for those of threads, which are for good."""
-        self.ledger.replace(limits.counts)
+        self.ledger.replace(_counts(limits))
         for pool in self.each():
             waiting = None if pool is self.quick else limits.waiting
             pool.replace(waiting=waiting, patience=limits.quick_deadline)
