@@ -1,16 +1,18 @@
 """Asking what is in images, layers and prepared roots, without mounting them: the contract and its values.
 
-A *thing* is an image's name or ID, the diff ID of a layer, or the absolute path of a prepared root.  Paths
-in a thing are bytes, from its root, with or without slashes around them; names inside images need be no
-Unicode.  No path leads out of a thing: ``..`` stops at its root, and symlinks on the way begin there.
+A *thing* is an image's name or ID, the diff ID of a layer, or the absolute path of a prepared root.  Behind
+an image's name or ID, ``#N`` says that its lowest N layers are meant: what the image was when it had no
+more (``#0`` is an empty root).  Paths in a thing are bytes, from its root, with or without slashes around
+them; names inside images need be no Unicode.  No path leads out of a thing: ``..`` stops at its root, and
+symlinks on the way begin there.
 """
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Generator, Iterable, Sequence
-from typing import Literal, Protocol
 
+from orlop.hints import Literal, Protocol
 from orlop.observe import Call
 from orlop.values import dataclass
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
 
 from orlop.errors import InvalidArgument, NotFound
+from orlop.hints import TYPE_CHECKING
 from orlop.images.browsing.verbs import streaming
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from orlop.errors import InvalidArgument
 from orlop.images.browsing.trees import Source
 from orlop.images.comparing import HistoryLine
@@ -47,7 +49,9 @@ def history_of(core: Core, source: Source, attempted: str) -> list[HistoryLine]:
     if source.config is None:
         raise InvalidArgument(attempted, "a layer has no history", hint="images have")
     config = parse_config(core.blobs.read(source.config), attempted)
-    lines = matched(config.history or [], source.diff_ids)
+    lines = matched(config.history or [], core.layers_of(source.config, attempted))
+    if source.first is not None:  # up to the line of the next layer
+        lines = list(takewhile(lambda line: line.layer <= len(source.diff_ids), lines))
 
     def body(tx: Transaction) -> dict[DiffID, tuple[int, int]]:
         rows = {diff_id: layers.get_layer(tx, diff_id) for diff_id in set(source.diff_ids)}

@@ -17,6 +17,7 @@ from functools import partial
 from orlop.errors import FailedPrecondition, NotFound, from_oserror
 from orlop.images.browsing.unpack import Place, place, unpack
 from orlop.images.core import Core
+from orlop.images.nearby import root_hint
 from orlop.images.prepared.grounds import Grounds
 from orlop.images.prepared.usage import Usage
 from orlop.layers.entry import Entry
@@ -56,7 +57,8 @@ def write_into(
     with core.locked("path", path, call=call, attempted=what):
         row = core.db.read(lambda tx: roots.get_root(tx, path))
         if row is None:
-            raise NotFound(what, f"nothing is prepared at {path}", hint="'orlop ps' lists what is")
+            hint = core.db.read(lambda tx: root_hint(tx, path))
+            raise NotFound(what, f"nothing is prepared at {path}", hint=hint)
         if row.kind != "active":
             raise FailedPrecondition(what, "the root is a read-only view")
         grounds.check_privilege(row, what)

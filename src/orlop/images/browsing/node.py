@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.images.contents import FileInfo
 from orlop.layers.chainview import LowerEntry
 from orlop.layers.changes import Change

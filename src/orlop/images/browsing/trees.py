@@ -1,8 +1,10 @@
 """From the name of a thing to the tree of its files: images, layers, prepared roots.  Nothing is mounted.
 
-An image's chain is read where it lies, and built first if it is not there (a cache, as Prepare makes it).  A
-layer is read alone: what it hides is not in its tree, nor are its hard links to files of lower layers.  Of a
-prepared root the upper's changes lie over its chain; mounts of the caller's own on it do not show.
+An image's chain is read where it lies, and built first if it is not there (a cache, as Prepare makes it); so
+is that of its lowest layers (``IMAGE#N``), and one with few entries more than the next lower one shares that
+one's image: so looking at each layer in turn costs about what the layers hold.  A layer is read alone: what
+it hides is not in its tree, nor are its hard links to files of lower layers.  Of a prepared root the upper's
+changes lie over its chain; mounts of the caller's own on it do not show.
 """
 
 from __future__ import annotations
@@ -12,16 +14,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from orlop.erofs.reader import Image
 from orlop.erofs.writer import build
 from orlop.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, from_oserror
+from orlop.hints import Literal
 from orlop.images import names
 from orlop.images.account.things import find_thing
 from orlop.images.browsing.nodes import CHUNK, Node, Tree
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
+from orlop.images.nearby import root_hint
 from orlop.images.platforms import choose
 from orlop.images.prepared.grounds import Grounds
 from orlop.layers.chainview import ChainView
@@ -34,11 +37,12 @@ from orlop.metadata.db import Transaction
 from orlop.metadata.roots import ChainRow, RootRow
 from orlop.observe import Call
 from orlop.spec.digest import DiffID, Digest
-from orlop.values import dataclass
+from orlop.values import dataclass, replace
 
 __all__ = ["CHUNK", "Node", "Source", "Tree", "find_source", "open_tree"]
 
 _DIGEST = re.compile(r"(?:(?:sha256|sha512):)?[0-9a-f]{12,128}")
+_FIRST = re.compile(r"[0-9]{1,9}")  # of how many layers; ASCII digits alone
 _TRIES = 3  # how often one begins when a collection takes the chain away, or a root changes, at that moment
 
 
@@ -46,7 +50,8 @@ _TRIES = 3  # how often one begins when a collection takes the chain away, or a 
 class Source:
     """What a text meant: an image (``config``), a layer (``diff_ids`` has one), or a root (``root``).
 
-    ``name`` is an image's full name or ID, a layer's diff ID, a root's path.
+    ``name`` is an image's full name or ID, a layer's diff ID, a root's path.  ``first`` is set where only so
+    many of an image's lowest layers are meant; ``diff_ids`` are those then.
     """
 
     kind: Literal["image", "layer", "root"]
@@ -54,18 +59,24 @@ class Source:
     diff_ids: tuple[DiffID, ...]
     config: Digest | None = None
     root: RootRow | None = None
+    first: int | None = None
 
 
 def find_source(core: Core, thing: str, attempted: str, *, platform: str | None = None) -> Source:
     """What a text means: ``/a/path`` is a prepared root, else an image's name or ID, else a layer's diff ID.
 
-    Raises `NotFound`, and `InvalidArgument` for what has no files.
+    ``#N`` behind an image's name or ID are its lowest N layers.  Raises `NotFound`, also for more layers than
+    there are, and `InvalidArgument` for what has no files.
     """
+    image, mark, first = thing.partition("#")
+    if mark and not thing.startswith("/"):
+        return _lowest(find_source(core, image, attempted, platform=platform), first, attempted)
     if thing.startswith("/"):
         thing = thing.rstrip("/") or "/"
         root = core.db.read(lambda tx: roots.get_root(tx, thing))
         if root is None:
-            raise NotFound(attempted, f"nothing is prepared at {thing}", hint="'orlop ps' lists what is")
+            hint = core.db.read(lambda tx: root_hint(tx, thing))
+            raise NotFound(attempted, f"nothing is prepared at {thing}", hint=hint)
         return _of_root(core, root, attempted)
     row = None if " " in thing else core.db.read(lambda tx: names.find(tx, NAMESPACE, thing))
     if row is not None:
@@ -90,6 +101,20 @@ def find_source(core: Core, thing: str, attempted: str, *, platform: str | None 
     raise InvalidArgument(
         attempted, f"a {kind} has no files", hint="give an image, a layer's diff ID or a prepared root's path"
     )
+
+
+def _lowest(source: Source, first: str, attempted: str) -> Source:
+    """The lowest layers of an image."""
+    if not _FIRST.fullmatch(first):
+        raise InvalidArgument(
+            attempted, f"#{first[:20]} is no number of layers", hint="IMAGE#2 are the lowest two"
+        )
+    if source.kind != "image":
+        raise InvalidArgument(attempted, f"a {source.kind} has no layers to count", hint="images have")
+    count, there = int(first), len(source.diff_ids)
+    if count > there:
+        raise NotFound(attempted, f"#{count} of an image with {there} layer{'s' if there != 1 else ''}")
+    return replace(source, diff_ids=source.diff_ids[:count], first=count)
 
 
 def _of_root(core: Core, root: RootRow, attempted: str) -> Source:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orlop.errors import InvalidArgument, from_oserror
+from orlop.hints import TYPE_CHECKING, ParamSpec, TypeVar
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call
 
