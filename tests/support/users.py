@@ -150,6 +150,7 @@ def _needed(folder: Path) -> list[str]:
 
 def _stage(order: dict) -> None:
     folder = order["folder"]
+    _leave_to_others(folder)
     for name in _ETC:
         _mount(f"{folder}/etc/{name}", f"/etc/{name}")
     _open_up(order["needed"])
@@ -161,6 +162,22 @@ def _stage(order: dict) -> None:
     os.setresuid(UID, UID, UID)
     os.chdir(order["cwd"])
     os.execvpe(order["argv"][0], order["argv"], order["env"])
+
+
+def _leave_to_others(folder: str) -> None:
+    """Let go of the roots that other tests have mounted meanwhile.
+
+    A user's own namespace would get them locked, where no unmount of theirs arrives, and so keep them in use
+    for as long as the user's program runs.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/self/mountinfo", "rb") as file:
+        lines = [line.split() for line in file]
+    for words in reversed(lines):
+        kind, place = words[words.index(b"-") + 1], words[4]
+        others = b"/orlop-test-" in place and not place.startswith(os.fsencode(folder) + b"/")
+        if others and kind in {b"overlay", b"erofs"}:
+            libc.umount2(place, 2)  # MNT_DETACH; without success it is as it was
 
 
 def _open_up(needed: list[str]) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ class PreparedBundles:
         that the caller starts without root: a user namespace with the caller's own ids, or with ``uid_map``
         and ``gid_map``.  The root has to be mounted, unless ``root_mounts`` has the runtime mount it.
         `orlop.images.running.whole.BundleOptions` and `RunOptions` have the rest.
+
+        Raises `AlreadyExists` where there is a config.json, `FailedPrecondition` for a root that is
+        not mounted.
+
+        >>> root.bundle("/srv/bundle", args=["echo", "hello"], net="host").config
+        '/srv/bundle/config.json'
         """
         from pathlib import Path
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ class StoreComparing:
         """What of ``new`` differs from ``old``, as it is found; of a prepared root alone, what changed there.
 
         Without ``times`` a difference of mtimes alone is none.
+
+        Things are named as in `orlop.Store.ls`. Close the generator, if it is not read to its end.
+
+        >>> _ = store.load("/srv/layout", name="localhost/again")
+        >>> list(store.diff("alpine", "localhost/again"))
+        []
         """
         return self.verbs.diff(
             os.fspath(old),
@@ -50,13 +56,23 @@ class StoreComparing:
     def blame(
         self, thing: Thing, path: StrPath, *, platform: str | None = None, call: Call | None = None
     ) -> Blame:
-        """Which layers brought, changed and deleted a path."""
+        """Which layers brought, changed and deleted a path.
+
+        Raises `NotFound` for a path that no layer has.
+
+        >>> [(step.what, step.line.layer) for step in store.blame("alpine", "/etc/motd").steps]
+        [('added', 1)]
+        """
         return self.verbs.blame(os.fspath(thing), os.fsencode(path), platform=platform, call=call or Call())
 
     def history(
         self, thing: Thing, *, platform: str | None = None, call: Call | None = None
     ) -> list[HistoryLine]:
-        """The history of an image, oldest first, each line with its layer."""
+        """The history of an image, oldest first, each line with its layer.
+
+        >>> [line.created_by for line in store.history("alpine")]
+        ['layer 0']
+        """
         return self.verbs.history(os.fspath(thing), platform=platform, call=call or Call())
 
     def tree(
@@ -69,7 +85,14 @@ class StoreComparing:
         platform: str | None = None,
         call: Call | None = None,
     ) -> Generator[TreeLine]:
-        """What is at and below a path, with the size of all that is in it; as it is found."""
+        """What is at and below a path, with the size of all that is in it; as it is found.
+
+        ``depth`` is how far it goes down, ``layers`` says which layer brought what. Sizes are
+        bytes.
+
+        >>> [line.file.path for line in store.tree("alpine", "/etc", depth=1)]
+        [b'etc', b'etc/motd']
+        """
         return self.verbs.tree(
             os.fspath(thing),
             os.fsencode(path),
@@ -82,7 +105,11 @@ class StoreComparing:
     def waste(
         self, thing: Thing, *, files: int = 10, platform: str | None = None, call: Call | None = None
     ) -> Waste:
-        """What of an image's layers nothing shows any more, and the largest ``files`` of it."""
+        """What of an image's layers nothing shows any more, and the largest ``files`` of it.
+
+        >>> store.waste("alpine").wasted
+        0
+        """
         return self.verbs.waste(os.fspath(thing), files=files, platform=platform, call=call or Call())
 
 
@@ -95,9 +122,21 @@ class PreparedComparing:
     def diff(
         self, *, path: StrPath = "/", times: bool = True, call: Call | None = None
     ) -> Generator[Difference]:
-        """What changed since the image, as it is found."""
+        """What changed since the image, as it is found.
+
+        >>> _ = open("/srv/root/etc/motd", "w").write("changed")
+        >>> [(one.what, one.path) for one in root.diff(path="/etc/motd")]
+        [('changed', b'etc/motd')]
+        """
         return self._verbs.diff(self.info.path, path=os.fsencode(path), times=times, call=call or Call())
 
     def blame(self, path: StrPath, *, call: Call | None = None) -> Blame:
-        """Which layers, and which changes here, brought, changed and deleted a path."""
+        """Which layers, and which changes here, brought, changed and deleted a path.
+
+        Of a change here the layer is 0.
+
+        >>> _ = open("/srv/root/etc/motd", "w").write("changed")
+        >>> [(step.how, step.line.layer) for step in root.blame("/etc/motd").steps]
+        [('entry', 1), ('written', 0)]
+        """
         return self._verbs.blame(self.info.path, os.fsencode(path), call=call or Call())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ StrPath = str | bytes | os.PathLike[str]
 class StoreContents:
     """Looking into things without mounting them.
 
-    A thing is an image's name or ID, a layer's diff ID, or the path of a prepared root.  Paths inside of it
-    are from its root, as text or bytes.  `orlop.images.contents` has each verb's contract.
+    A thing is an image's name or ID, with ``#N`` behind it its lowest N layers, a layer's diff ID, or the
+    path of a prepared root.  Paths inside of it are from its root, as text or bytes.
+    `orlop.images.contents` has each verb's contract.
     """
 
     verbs: StoreVerbs
@@ -37,7 +38,13 @@ class StoreContents:
         platform: str | None = None,
         call: Call | None = None,
     ) -> Generator[FileInfo]:
-        """The entries of a folder, or of anything else that alone; as they are found."""
+        """The entries of a folder, or of anything else that alone; as they are found.
+
+        Raises `NotFound` for a thing or a path that is not there.
+
+        >>> [(file.path, file.kind, file.size) for file in store.ls("alpine", "/etc")]
+        [(b'etc/motd', 'file', 6)]
+        """
         return self.verbs.list_files(
             os.fspath(thing),
             os.fsencode(path),
@@ -54,7 +61,11 @@ class StoreContents:
         platform: str | None = None,
         call: Call | None = None,
     ) -> Generator[bytes]:
-        """The bytes of files, one after the other, in chunks of at most 1 MiB."""
+        r"""The bytes of files, one after the other, in chunks of at most 1 MiB.
+
+        >>> b"".join(store.cat("alpine", "/etc/motd"))
+        b'hello\n'
+        """
         names = [os.fsencode(path) for path in paths]
         return self.verbs.read_files(os.fspath(thing), names, platform=platform, call=call or Call())
 
@@ -73,6 +84,9 @@ class StoreContents:
 
         In one thing, or in all images.  ``kinds`` are those wanted (none: all), ``least`` and ``most`` sizes
         of files in bytes.
+
+        >>> [(found.names[0], found.file.path) for found in store.find("mot*", kinds=["file"])]
+        [('docker.io/library/alpine:latest', b'etc/motd')]
         """
         from orlop.images.contents import FindOptions
 
@@ -91,11 +105,17 @@ class StoreContents:
         platform: str | None = None,
         call: Call | None = None,
     ) -> None:
-        """Copy a file or a folder of a thing to a path of this machine, as cp(1) and ``docker cp`` do.
+        r"""Copy a file or a folder of a thing to a path of this machine, as cp(1) and ``docker cp`` do.
 
         Into ``dest`` if that is a folder, else to that name; of ``/etc/.`` what is in it.  With ``archive``
         owners, devices, setuid bits and all xattrs are kept, as far as the caller may.  ``follow`` a symlink
         at ``path`` itself.
+
+        Raises `NotFound`, and `FailedPrecondition` where a file is in a folder's way.
+
+        >>> store.copy_out("alpine", "/etc/motd", "/srv/motd")
+        >>> open("/srv/motd").read()
+        'hello\n'
         """
         from orlop.images.browsing.hostcopy import copy_out
 
@@ -120,9 +140,14 @@ class StoreContents:
         follow: bool = False,
         call: Call | None = None,
     ) -> None:
-        """Copy a file or a folder of this machine into a prepared root; the inverse of `copy_out`.
+        r"""Copy a file or a folder of this machine into a prepared root; the inverse of `copy_out`.
 
         Without ``archive`` all belongs to the root's own root user.
+
+        >>> _ = open("/srv/file", "w").write("new\n")
+        >>> store.copy_in("/srv/file", "/srv/root", "/etc/motd")
+        >>> b"".join(store.cat("/srv/root", "/etc/motd"))
+        b'new\n'
         """
         from orlop.images.browsing.hostcopy import copy_in
 
@@ -145,7 +170,13 @@ class StoreContents:
         platform: str | None = None,
         call: Call | None = None,
     ) -> Generator[bytes]:
-        """A file or a folder of a thing as a tar, in chunks."""
+        """A file or a folder of a thing as a tar, in chunks.
+
+        >>> import io, tarfile
+        >>> data = io.BytesIO(b"".join(store.read_tar("alpine", "/etc/motd")))
+        >>> tarfile.open(fileobj=data).getnames()
+        ['motd']
+        """
         return self.verbs.read_archive(
             os.fspath(thing), os.fsencode(path), follow=follow, platform=platform, call=call or Call()
         )
@@ -159,7 +190,12 @@ class StoreContents:
         archive: bool = False,
         call: Call | None = None,
     ) -> None:
-        """Unpack a tar in a folder of a prepared root."""
+        r"""Unpack a tar in a folder of a prepared root.
+
+        >>> store.write_tar(store.read_tar("alpine", "/etc"), "/srv/root", "/bin")
+        >>> b"".join(store.cat("/srv/root", "/bin/etc/motd"))
+        b'hello\n'
+        """
         self.verbs.write_archive(
             os.fspath(root), os.fsencode(path), data, archive=archive, content=True, call=call or Call()
         )
@@ -180,7 +216,12 @@ class PreparedContents:
         follow: bool = False,
         call: Call | None = None,
     ) -> None:
-        """Copy a file or a folder of the root to a path of this machine; see `StoreContents.copy_out`."""
+        r"""Copy a file or a folder of the root to a path of this machine; see `StoreContents.copy_out`.
+
+        >>> root.copy_out("/etc/motd", "/srv/out")
+        >>> open("/srv/out").read()
+        'hello\n'
+        """
         files = StoreContents()
         files.verbs = self._verbs
         files.copy_out(self.info.path, path, dest, archive=archive, follow=follow, call=call)
@@ -194,7 +235,12 @@ class PreparedContents:
         follow: bool = False,
         call: Call | None = None,
     ) -> None:
-        """Copy a file or a folder of this machine into the root; see `StoreContents.copy_in`."""
+        """Copy a file or a folder of this machine into the root; see `StoreContents.copy_in`.
+
+        >>> root.copy_in("/srv/layout/oci-layout", "/etc/")
+        >>> [file.path for file in store.ls("/srv/root", "/etc")]
+        [b'etc/motd', b'etc/oci-layout']
+        """
         files = StoreContents()
         files.verbs = self._verbs
         files.copy_in(source, self.info.path, path, archive=archive, follow=follow, call=call)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class StoreEvents:
         that are kept or, if ``follow`` is set, those that happen from this moment on.  ``kinds`` are such as
         ``image.pulled``, or ``image`` for all below it.  With ``follow`` the iterator waits for more until
         ``call`` is cancelled.  The stream's ``cursor`` is where another can go on.
+
+        Raises `FailedPrecondition` where events after a cursor are not kept any more.
+
+        >>> with store.events("oldest", kinds="image.imported") as events:
+        ...     next(events).subject
+        'docker.io/library/alpine:latest'
         """
         from orlop.images.events import EventQuery, EventStream, kinds_of
 

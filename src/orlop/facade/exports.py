@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING, cast
 from orlop.observe import Call
 from orlop.values import replace
 
@@ -49,6 +49,13 @@ class StoreExports:
         name says it: ``a.docker.tar``, ``a.squashfs``, ``layout/``; else it is an OCI layout as a tar, of a
         root a tar.  A file is whole or not there; one that exists stays unless ``force``.
         `orlop.images.exports.ExportOptions` has the rest.
+
+        Raises `AlreadyExists`, and `FailedPrecondition` where a blob that the form needs is not to
+        be had.
+
+        >>> exported = store.export("/srv/root", "/srv/root.tar")
+        >>> exported.format, exported.path
+        ('tar', '/srv/root.tar')
         """
         return export_things(
             self.verbs,
@@ -76,6 +83,11 @@ class StoreExports:
         """The bytes of an export, to be iterated over; a context manager, whose end stops the work.
 
         ``result`` of what is returned says what it was, after the last chunk.
+
+        >>> with store.export_stream("/srv/root", options=orlop.ExportOptions(format="tar")) as chunks:
+        ...     size = sum(len(chunk) for chunk in chunks)
+        >>> chunks.result.size == size
+        True
         """
         names = [things] if isinstance(things, str) else list(things)
         from orlop.images.exports import ExportOptions

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from orlop.config.places import DEFAULT_ROOT, DEFAULT_RUN, DEFAULT_SOCKET
 from orlop.facade.store import Store
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ __all__ = [
     "registries",
     "restore",
 ]
-
-DEFAULT_ROOT = "/var/lib/orlop"
-DEFAULT_RUN = "/run/orlop"
-DEFAULT_SOCKET = "/run/orlop/socket/orlop.sock"
 
 StrPath = str | os.PathLike[str]
 

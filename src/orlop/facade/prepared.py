@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 from orlop.facade.bundles import PreparedBundles
 from orlop.facade.comparing import PreparedComparing
 from orlop.facade.contents import PreparedContents
 from orlop.facade.forks import PreparedForks
+from orlop.facade.running import PreparedRunning
+from orlop.hints import TYPE_CHECKING, Self
 from orlop.observe import Call, Unheld
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Prepared"]
 
 
-class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedContents):
+class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedContents, PreparedRunning):
     """A prepared root: where it is, how to mount it, what to do with what changed.
 
     Leaving a ``with`` block cleans up: the root is unmounted and what was written is deleted, also
@@ -50,12 +51,24 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
         return self.mounts[0].source
 
     def mount(self) -> Self:
-        """Perform the mounts, in this process's mount namespace (or the daemon's)."""
+        """Perform the mounts, in this process's mount namespace (or the daemon's).
+
+        Idempotent.
+
+        >>> root.mount().info.mounted
+        True
+        """
         self.info = self._verbs.mount(self.path)
         return self
 
     def unmount(self) -> Self:
-        """Undo `mount`; what was written stays."""
+        """Undo `mount`; what was written stays.
+
+        Idempotent. Raises `FailedPrecondition` for a root in use.
+
+        >>> root.unmount().info.mounted
+        False
+        """
         self.info = self._verbs.unmount(self.path)
         return self
 
@@ -78,6 +91,15 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
         """Capture what changed as a new image; the root stays usable.
 
         `CommitOptions` says what each option does.
+
+        Without a ``name`` a new one under ``localhost/`` is made. ``created`` and ``newest`` are
+        seconds since 1970. Raises `FailedPrecondition` for a view, and for a file that changes each
+        time it is read.
+
+        >>> _ = open("/srv/root/etc/motd", "w").write("changed")
+        >>> image = root.commit("localhost/changed", message="a new motd", changes=["ENV A=b"])
+        >>> image.name, image.layers
+        ('localhost/changed:latest', 2)
         """
         from orlop.images.api import CommitOptions
 
@@ -108,6 +130,9 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
         """Write the root as it is now to a file, or to what has ``write``: a tar or a file system image.
 
         See `orlop.Store.export`.
+
+        >>> root.export("/srv/root.tar").format
+        'tar'
         """
         from orlop.facade.exports import export_things
 
@@ -123,7 +148,15 @@ class Prepared(PreparedForks, PreparedBundles, PreparedComparing, PreparedConten
         )
 
     def cleanup(self, *, call: Call | None = None) -> None:
-        """Unmount what `mount` mounted and delete what was written."""
+        """Unmount what `mount` mounted and delete what was written.
+
+        Raises `FailedPrecondition`, naming who uses it, while it is in use: nothing is removed
+        then.
+
+        >>> root.cleanup()
+        >>> store.prepared()
+        []
+        """
         self._verbs.cleanup(self.path, call=call or Call(cancel=Unheld()))
 
     def __enter__(self) -> Self:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.observe import Call
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ class StoreSharing:
         ``form`` is ``layout``, for ``podman run oci:FOLDER:NAME`` and all that copies from there, or
         ``store``, which podman and buildah use in place (``additionalimagestores``).  Folders are the
         service's own: a relative path is taken from here.
+
+        Raises `AlreadyExists` for a folder that holds something else.
+
+        >>> store.share("/srv/share", "alpine", form="layout").form
+        'layout'
+        >>> store.drop_share("/srv/share")
         """
         where = os.path.abspath(folder)
         return self.verbs.share(
@@ -42,9 +48,19 @@ class StoreSharing:
         )
 
     def shares(self) -> list[Share]:
-        """All shares, by folder."""
+        """All shares, by folder.
+
+        >>> store.shares()
+        []
+        """
         return self.verbs.shares()
 
     def drop_share(self, folder: StrPath, *, call: Call | None = None) -> None:
-        """Take a share away: its folder, its mounts, and what kept its images."""
+        """Take a share away: its folder, its mounts, and what kept its images.
+
+        Raises `NotFound`.
+
+        >>> folder = store.share("/srv/share", "alpine", form="layout").folder
+        >>> store.drop_share(folder)
+        """
         self.verbs.drop_share(os.path.abspath(folder), call=call or Call())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
 from orlop.facade.comparing import StoreComparing
@@ -14,6 +13,7 @@ from orlop.facade.exports import StoreExports
 from orlop.facade.forks import StoreForks
 from orlop.facade.prepared import Prepared
 from orlop.facade.sharing import StoreSharing
+from orlop.hints import IO, TYPE_CHECKING, Self
 from orlop.observe import Auth, Call, Unheld
 from orlop.values import replace
 
@@ -81,6 +81,14 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
 
         Of an index the image for this machine, or for one ``platform`` or several, or ``all_platforms``.
         ``auth`` are credentials for this call and the image's registry alone.
+
+        Raises `NotFound` where the registry has no such image, `Unauthenticated` where it wants to
+        know who asks, `Unavailable` where it does not answer, `DataLoss` for bytes that are not
+        what their digest says.
+
+        >>> image = store.pull("registry.example.com/box:1")
+        >>> image.name, image.layers
+        ('registry.example.com/box:1', 1)
         """
         call = _with(auth, name, call)
         return self.verbs.pull(name, platform=platform, all_platforms=all_platforms, call=call)
@@ -105,6 +113,14 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         (plain, estargz, zstd:chunked): docs/formats.md.  With ``all_platforms`` the index that the name
         means, with all that is in it.  ``auth`` are credentials for this call and the registry that it
         goes to.
+
+        Raises `FailedPrecondition` for a blob that is neither kept nor anywhere to be had, and as
+        `pull` does.
+
+        >>> store.tag("alpine", "registry.example.com/copy:1").name
+        'registry.example.com/copy:1'
+        >>> store.push("registry.example.com/copy:1").digest
+        'sha256:...'
         """
         call = _with(auth, destination or name, call)
         return self.verbs.push(
@@ -120,7 +136,15 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         )
 
     def fetch_blobs(self, name: str, *, call: Call | None = None) -> FetchedBlobs:
-        """Fetch the blobs of an image's layers that are not kept, so that it can go anywhere as it came."""
+        """Fetch the blobs of an image's layers that are not kept, so that it can go anywhere as it came.
+
+        Raises `FailedPrecondition` for an image without a manifest, and for a blob that nobody
+        gives.
+
+        >>> name = store.pull("registry.example.com/box:1").name
+        >>> len(store.fetch_blobs(name).fetched)
+        1
+        """
         return self.verbs.fetch_blobs(name, call=call or Call())
 
     def load(
@@ -146,6 +170,15 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         ``podman:IMAGE`` or ``docker:IMAGE``: what those programs save (``./podman:x`` is a path).  A name
         that means another image is moved only with ``replace``.  The options from ``changes`` on are for root
         file systems; `orlop.images.imports.ImportOptions` says more.
+
+        Raises `AlreadyExists` for a name that means another image, `InvalidArgument` for what is no
+        image.
+
+        >>> store.load("/srv/layout", name="localhost/again")[0].layers
+        1
+        >>> with open("/srv/rootfs.tar", "rb") as file:
+        ...     store.load(file, name="localhost/base", changes=["CMD sh"])[0].name
+        'localhost/base:latest'
         """
         from orlop.images.imports import ImportOptions, chunks_of
 
@@ -179,19 +212,46 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         )
 
     def images(self) -> list[ImageInfo]:
-        """All images, by name."""
+        """All images, by name.
+
+        >>> [image.name for image in store.images()]
+        ['docker.io/library/alpine:latest']
+        """
         return self.verbs.images()
 
     def inspect(self, name: str, *, platform: str | None = None) -> ImageDetails:
-        """One image, whole; of an index the one for a ``platform``."""
+        """One image, whole; of an index the one for a ``platform``.
+
+        An image's name or ID. ``config`` and ``manifest`` are the documents as they came: JSON, in
+        bytes. Raises `NotFound`.
+
+        >>> import json
+        >>> json.loads(store.inspect("alpine").config)["config"]["Env"]
+        ['PATH=/bin']
+        """
         return self.verbs.inspect(name, platform=platform)
 
     def tag(self, name: str, new_name: str) -> ImageInfo:
-        """Give an image a further name."""
+        """Give an image a further name.
+
+        A name that meant another image moves. Raises `NotFound` and `InvalidArgument`.
+
+        >>> store.tag("alpine", "localhost/alpine:stable").name
+        'localhost/alpine:stable'
+        """
         return self.verbs.tag(name, new_name)
 
     def remove(self, name: str, *, force: bool = False) -> Removed:
-        """Take a name away, and the disk that nothing else needs."""
+        """Take a name away, and the disk that nothing else needs.
+
+        ``freed`` are bytes of disk. Prepared roots keep what they stand on. An ID takes all its
+        names, with ``force`` also several. Raises `NotFound`.
+
+        >>> store.tag("alpine", "localhost/gone").name
+        'localhost/gone:latest'
+        >>> store.remove("localhost/gone").names
+        ('localhost/gone:latest',)
+        """
         return self.verbs.remove(name, force=force)
 
     def prepare(
@@ -225,6 +285,16 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
 
         As a context manager the result cleans up at the end of the block; without ``with`` the root
         stays, also after this process, until `Prepared.cleanup`.
+
+        ``path`` is absolute; to mount there its parent must be there.  Raises `AlreadyExists` for a path that
+        is prepared, `NotFound` for an image that is nowhere, `FailedPrecondition` where a driver or an option
+        does not work here, and what `pull` raises.
+
+        >>> with store.prepare("alpine", "/srv/a", mount=True) as root:
+        ...     print(open("/srv/a/etc/motd").read(), end="")
+        ...     root.mounts[-1].target
+        hello
+        '/srv/a'
         """
         if user_namespace is not None:
             from orlop.images.prepared.idmaps import maps_of_namespace
@@ -253,25 +323,61 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         return Prepared(self.verbs, info)
 
     def prepared(self) -> list[PreparedInfo]:
-        """All prepared roots, by path."""
+        """All prepared roots, by path.
+
+        Their mounts are left out: `get` has them.
+
+        >>> [(info.path, info.image, info.mounted) for info in store.prepared()]
+        [('/srv/root', 'docker.io/library/alpine:latest', True)]
+        """
         return self.verbs.prepared()
 
     def get(self, path: StrPath) -> Prepared:
-        """The handle of a root that was prepared before, perhaps by another process."""
+        """The handle of a root that was prepared before, perhaps by another process.
+
+        Raises `NotFound` where nothing is prepared.
+
+        >>> store.get("/srv/root").info.kind
+        'active'
+        """
         return Prepared(self.verbs, self.verbs.mounts(os.fspath(path)))
 
     def label(self, name: str, changes: Mapping[str, str | None]) -> ImageInfo:
-        """Set labels of a name, and take those away whose value is None; policies ask for them."""
+        """Set labels of a name, and take those away whose value is None; policies ask for them.
+
+        Returns the image with its labels. Raises `NotFound`.
+
+        >>> dict(store.label("alpine", {"team": "blue"}).labels)
+        {'team': 'blue'}
+        >>> dict(store.label("alpine", {"team": None}).labels)
+        {}
+        """
         return self.verbs.label(name, changes)
 
     def collect(
         self, *, dry_run: bool = False, keep: Keep | None = None, call: Call | None = None
     ) -> Collected:
-        """Delete what no image, prepared root, lease or pin needs; with ``keep``, images beyond it too."""
+        """Delete what no image, prepared root, lease or pin needs; with ``keep``, images beyond it too.
+
+        A collection also happens by itself, as names and roots go; this one finds what crashes have
+        left.
+
+        >>> store.collect(dry_run=True).freed >= 0
+        True
+        >>> store.collect(keep=orlop.Keep(age=30 * 86400)).names
+        ()
+        """
         return self.verbs.collect(dry_run=dry_run, keep=keep, call=call or Call())
 
     def usage(self, *, call: Call | None = None) -> Usage:
-        """What the store takes on disk, and how it divides among images."""
+        """What the store takes on disk, and how it divides among images.
+
+        Sizes are bytes of disk, as du(1) counts them.
+
+        >>> usage = store.usage()
+        >>> usage.size == sum(part.size for part in usage.parts)
+        True
+        """
         return self.verbs.usage(call=call or Call())
 
     def explain(self, thing: str, *, call: Call | None = None) -> Explanation:
@@ -279,19 +385,42 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
 
         A thing is an image, a layer (its diff ID), ``blob sha256:…``, ``chain …``, the path of a prepared
         root, ``lease …`` or ``pin …``.
+
+        Raises `NotFound`.
+
+        >>> [(reason.kind, reason.name) for reason in store.explain("alpine").kept_by]
+        [('image', 'docker.io/library/alpine:latest'), ('root', '/srv/root')]
         """
         return self.verbs.explain(thing, call=call or Call())
 
     def pin(self, thing: str, name: str | None = None, *, expires: float | None = None) -> Pin:
-        """Keep a thing whatever happens to its names; until ``expires``, seconds since 1970, if given."""
+        """Keep a thing whatever happens to its names; until ``expires``, seconds since 1970, if given.
+
+        A pin of that ``name`` moves.  Raises `NotFound` for a thing that is not there.
+
+        >>> store.pin("alpine", "base").name
+        'base'
+        >>> store.unpin("base")
+        """
         return self.verbs.pin(thing, name, expires=expires)
 
     def unpin(self, name: str) -> None:
-        """Take a pin back."""
+        """Take a pin back.
+
+        Raises `NotFound`.
+
+        >>> store.pin("alpine", "for-a-while", expires=4102444800).kind
+        'image'
+        >>> store.unpin("for-a-while")
+        """
         self.verbs.unpin(name)
 
     def pins(self) -> list[Pin]:
-        """All pins that have not expired, by name."""
+        """All pins that have not expired, by name.
+
+        >>> store.pins()
+        []
+        """
         return self.verbs.pins()
 
     def check(
@@ -305,19 +434,40 @@ class Store(StoreComparing, StoreContents, StoreEvents, StoreExports, StoreForks
         """Compare what the metadata promise with what is on disk; all of it, or some things.
 
         ``full`` reads and hashes everything, ``pace`` bytes a second at most; ``repair`` mends what can be.
+
+        ``things`` are images and layers. What is wrong is not raised but found.
+
+        >>> store.check("alpine", full=True).findings
+        ()
         """
         return self.verbs.check(full=full, repair=repair, things=things, pace=pace, call=call or Call())
 
     def backup(self, destination: StrPath, *, content: bool = False, call: Call | None = None) -> BackedUp:
-        """Write the metadata, and with ``content`` the layers, to a new file; consistent while in use."""
+        """Write the metadata, and with ``content`` the layers, to a new file; consistent while in use.
+
+        `orlop.restore` reads it. Raises `AlreadyExists` for a file that is there.
+
+        >>> store.backup("/srv/backup", content=True).images
+        1
+        """
         return self.verbs.backup(os.path.abspath(destination), content=content, call=call or Call())
 
     def info(self) -> StoreInfo:
-        """The store and what serves it."""
+        """The store and what serves it.
+
+        >>> info = store.info()
+        >>> info.driver in {"erofs", "overlay", "native"}
+        True
+        """
         return self.verbs.info()
 
     def close(self) -> None:
-        """Let go of files, processes and connections.  Prepared roots stay."""
+        """Let go of files, processes and connections.  Prepared roots stay.
+
+        Idempotent. Streams and calls that go on are cut off.
+
+        >>> store.close()
+        """
         self.verbs.close()
 
     def __enter__(self) -> Self:

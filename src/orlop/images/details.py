@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from orlop.images import names
 from orlop.images.api import Blob, HeldPlatform, ImageDetails, ImageInfo
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.listing import describe, held_of, noted
 from orlop.images.platforms import choose
-from orlop.metadata import images, layers, platforms, uses
+from orlop.metadata import images, layers, platforms, roots, uses
 from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow
 from orlop.spec.digest import Digest
@@ -29,10 +31,22 @@ def info_in_full(core: Core, row: ImageRow) -> ImageInfo:
     return replace(noted(describe(core, row, *size), use), platforms=held)
 
 
+def _named(tx: Transaction, name: str, what: str) -> ImageRow:
+    """What a name or an ID means; also the whole ID of what a prepared root stands on.
+
+    That may have no name: what was captured for forks, and an image whose names were all taken away.
+    """
+    if re.fullmatch("sha256:[0-9a-f]{64}", name) and names.find(tx, NAMESPACE, name) is None:
+        digest = Digest(name)
+        if roots.is_config_of_root(tx, NAMESPACE, digest):
+            return ImageRow(name="", config=digest, manifest=None)
+    return names.require(tx, NAMESPACE, name, what)
+
+
 def details_of(core: Core, name: str, platform: str | None) -> ImageDetails:
     """See `orlop.images.api.Images.inspect`."""
     what = f"inspect {name}"
-    row = choose(core, core.db.read(lambda tx: names.require(tx, NAMESPACE, name, what)), platform, what)
+    row = choose(core, core.db.read(lambda tx: _named(tx, name, what)), platform, what)
 
     def names_of(tx: Transaction) -> list[str]:
         named = {other.name for other in images.images_by_id(tx, NAMESPACE, row.config)}

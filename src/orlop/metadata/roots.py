@@ -344,6 +344,17 @@ def list_roots(tx: Transaction, namespace: str) -> list[RootRow]:
     return [_root(row) for row in tx.execute(query, (namespace,))]
 
 
+def is_config_of_root(tx: Transaction, namespace: str, config: Digest) -> bool:
+    """Whether a root of a namespace was prepared from an image, whose name may be gone or never was."""
+    sql = "SELECT 1 FROM prepared WHERE config_digest = ? AND +namespace = ? LIMIT 1"  # by prepared_by_config
+    return tx.execute(sql, (config, namespace)).fetchone() is not None
+
+
+def some_paths(tx: Transaction, most: int) -> list[str]:
+    """So many of the paths at which roots are prepared, the first by path."""
+    return [str(row[0]) for row in tx.execute("SELECT path FROM prepared ORDER BY path LIMIT ?", (most,))]
+
+
 def is_root(tx: Transaction, root_id: str) -> bool:
     """Whether a root has a row."""
     return tx.execute("SELECT 1 FROM prepared WHERE id = ?", (root_id,)).fetchone() is not None
