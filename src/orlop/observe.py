@@ -18,9 +18,9 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from orlop.errors import Cancelled, DeadlineExceeded, InvalidArgument
+from orlop.hints import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 from orlop.values import dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "Progress",
     "Rate",
     "Recorder",
+    "Steps",
     "Tally",
     "Unheld",
     "count",
@@ -51,6 +52,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Origins: TypeAlias = "tuple[tuple[Recorder, object], ...]"
 _ITEM = 200  # characters of what a step is about
+_NOTICED = 1.0  # seconds of a pause that somebody may ask about
 _LOOK = 0.1  # seconds after which a wait for a result looks up
 
 
@@ -61,8 +63,10 @@ class Progress:
     ``item`` is a digest or a name; ``phase`` one of ``resolving``, ``waiting``, ``fetching``,
     ``following`` (another call fetches it, here or in another process),
     ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``packing``, ``pushing``,
-    ``exists``, ``done``.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
-    ``rate`` is bytes per second over the last moments.
+    ``exists``, ``done``, and ``retrying``, which leaves all else as it was and says in ``note`` why the item
+    waits.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
+    ``rate`` is bytes per second over the last moments.  Of a layer ``fetching`` and ``indexing`` go on side
+    by side, the former counting bytes of the blob, the latter of the tar that it becomes.
     """
 
     item: str
@@ -70,6 +74,7 @@ class Progress:
     done: int = 0
     total: int = 0
     rate: float = 0.0
+    note: str = ""
 
 
 class Observer(Protocol):
@@ -245,8 +250,20 @@ class Call:
         """The same circumstances for a part of the work, which can be cancelled alone."""
         return replace(self, cancel=self.cancel.child())
 
-    def pause(self, seconds: float, attempted: str) -> None:
-        """Sleep, but wake and raise at once when cancelled or past the deadline; the tally counts it."""
+    def pause(self, seconds: float, attempted: str, *, why: str = "") -> None:
+        """Sleep, but wake and raise at once when cancelled or past the deadline; the tally counts it.
+
+        A ``why`` is reported where the pause is one that people notice.
+        """
+        if why and seconds >= _NOTICED:
+            item = attempted.rpartition(" ")[2]
+            self.observer.progress(
+                Progress(
+                    item=item if item.startswith("sha") else attempted,
+                    phase="retrying",
+                    note=f"waiting {seconds:.0f} s: {why}",
+                )
+            )
         if self.deadline is not None:
             seconds = min(seconds, max(0.0, self.deadline - time.monotonic()) + 0.001)
         with self.tally.pausing():
@@ -260,14 +277,20 @@ class Call:
 
 
 class Rate:
-    """Bytes per second over a sliding moment; one per item, used by one thread."""
+    """Bytes per second over the last seconds; one per item, used by one thread.
 
-    __slots__ = ("_bytes", "_last", "_since", "rate")
+    ``rate`` is a mean that forgets: a second ago counts half as much as now.  It is 0 before half a second
+    has passed, and falls where nothing comes and `add` is called all the same.
+    """
 
-    _WINDOW = 0.5
+    __slots__ = ("_bytes", "_clock", "_last", "_since", "rate")
 
-    def __init__(self) -> None:
-        self._since = time.monotonic()
+    _WINDOW = 0.5  # seconds of which a mean is taken, to be mixed with those before
+    _REPORT = 0.1  # seconds between two reports
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
         self._bytes = 0
         self._last = 0.0
         self.rate = 0.0
@@ -275,15 +298,45 @@ class Rate:
     def add(self, count: int) -> bool:
         """Count bytes; True when it is time to report (at most ten times a second)."""
         self._bytes += count
-        now = time.monotonic()
+        now = self._clock()
         span = now - self._since
         if span >= self._WINDOW:
-            self.rate = self._bytes / span
+            fresh = max(0, self._bytes) / span
+            share = 1.0 - 0.5**span if self.rate else 1.0
+            self.rate += (fresh - self.rate) * share
             self._since, self._bytes = now, 0
-        if now - self._last < 0.1:
+        if now - self._last < self._REPORT:
             return False
         self._last = now
         return True
+
+
+class Steps:
+    """Tells how far one item is, ten times a second at most; one for each phase, used by one thread."""
+
+    __slots__ = ("_call", "_item", "_phase", "_rate", "_total", "done")
+
+    def __init__(self, call: Call, item: str, phase: str, *, total: int = 0) -> None:
+        self._call, self._item, self._phase, self._total = call, item, phase, total
+        self._rate = Rate()
+        self.done = 0
+
+    def add(self, count: int) -> None:
+        """So many bytes more."""
+        self.done += count
+        if self._rate.add(count):
+            progress = Progress(
+                item=self._item,
+                phase=self._phase,
+                done=self.done,
+                total=max(self._total, self.done) if self._total else 0,
+                rate=self._rate.rate,
+            )
+            self._call.observer.progress(progress)
+
+    def at(self, done: int) -> None:
+        """So many bytes in all."""
+        self.add(done - self.done)
 
 
 def result_of(future: Future[_T]) -> _T:

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Self
 
 from orlop.errors import Cancelled
+from orlop.hints import Any, Self
 from orlop.observe import CancelToken
 
 __all__ = ["Interrupts"]
@@ -29,11 +29,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """A context manager; ``cancel`` is set by the first signal, ``signum`` says which it was (else 0).
 
-    ``on_first`` is called in the handler: it may set an attribute, not take a lock.  Outside the main
-    thread, where Python delivers no signals, it does nothing.
+    ``on_first`` is called in the handler: it may wait for no lock, and says whether it has made a place to
+    write at.  Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
-    def __init__(self, *, on_first: Callable[[], None] | None = None) -> None:
+    def __init__(self, *, on_first: Callable[[], bool] | None = None) -> None:
         self.cancel = CancelToken()
         self.signum = 0
         self._on_first = on_first
@@ -73,9 +73,8 @@ class Interrupts:
             _say("\norlop: stopped at once; the next call tidies up what was under way\n")
             os._exit(128 + signum)
         self.signum = signum
-        if self._on_first is not None:
-            self._on_first()
-        _say("\norlop: stopping; once more to stop at once\n")
+        placed = self._on_first is not None and self._on_first()
+        _say(f"{'' if placed else chr(10)}orlop: stopping; once more to stop at once\n")
         self.cancel.cancel()
 
 

@@ -1,53 +1,66 @@
 """Progress on standard error: four observers, for a terminal, for pipes, for programs, for silence.
 
+What is under way is `orlop.cli.board`'s to know, how it reads `orlop.cli.progresslines`'s.
+
 They draw when events come and have no thread of their own: a process that works on layers forks its
 workers, and what is threaded is not forked.  (That is also why rich, whose live display is a thread, is
 not used.)  Calls come from several threads; a lock keeps the lines whole.  An observer never raises: once
-standard error fails, it is silent.
+standard error fails, it is silent.  The cursor is never hidden, so nothing has to bring it back.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, TextIO
 
+from orlop.cli.board import FINAL, Board, Item, is_digest, is_whole
 from orlop.cli.exits import one_line
 from orlop.cli.output import size_text
+from orlop.cli.progresslines import Look, cells, plain_busy, plain_item, plain_sum, span
+from orlop.hints import Literal, TextIO
 from orlop.observe import Progress
 
-__all__ = ["JsonLines", "Lines", "Live", "ProgressMode", "Silent", "choose"]
+__all__ = ["JsonLines", "Lines", "Live", "ProgressMode", "Silent", "choose", "default_observer"]
 
 ProgressMode = Literal["auto", "plain", "json", "none"]
 
-_FINAL = ("done", "exists", "mounted")
 _REDRAW = 0.08  # seconds between two drawings
-_EVERY = 5.0  # seconds between two lines of one item in one phase, on a pipe
-_BAR = 16
+_EVERY = 5.0  # seconds between two lines about how far all is, on a pipe
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
+_BUSY = 2  # items that such a line names
 
 
 class Silent:
-    """Shows warnings alone, and is what the others build on."""
+    """Shows warnings alone, and is what the others build on; ``board`` is kept by all of them."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._lock = threading.Lock()  # guards the stream and the state of what is shown
         self._broken = False
+        self.board = Board()
 
     def progress(self, event: Progress) -> None:
-        """Drop the event."""
+        """Take the event in; what it says is asked for when the call is interrupted."""
+        with self._lock:
+            self.board.take(event, self._clock())
 
     def warning(self, text: str) -> None:
         """Show a warning on a line of its own."""
         with self._lock:
             self._put(f"orlop: warning: {one_line(text)}\n")
 
-    def interrupted(self) -> None:
-        """A signal handler is about to write; takes no lock."""
+    def interrupted(self) -> bool:
+        """A signal handler is about to write; whether a new line was begun for it.  Waits for no lock."""
+        return False
+
+    def make_room(self) -> None:
+        """Something else is about to be written, perhaps to the same terminal."""
 
     def close(self) -> None:
         """Leave the cursor below what was drawn."""
@@ -56,28 +69,49 @@ class Silent:
         if self._broken:
             return
         try:
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # a locale that has not these characters
+                kind = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(kind, "backslashreplace").decode(kind))
             self._stream.flush()
         except (OSError, ValueError):  # nobody reads standard error, or it was closed: work goes on
             self._broken = True
+
+    def _whole(self, item: Item, now: float) -> str:
+        """What is said of a whole that is there: bytes, time, and what was there before."""
+        board = self.board
+        seconds = now - board.began if board.began is not None else 0.0
+        size = item.done or board.moved
+        words = [size_text(size)] if size else []
+        if size and seconds >= 1:
+            words.append(f"in {span(seconds)}")
+        if board.there:
+            words.append(
+                f"{'(' if words else ''}{board.there} of {board.number} were there{')' if words else ''}"
+            )
+        return " ".join(words)
 
 
 class JsonLines(Silent):
     """One JSON object a line: ``item``, ``phase``, ``done``, ``total`` (bytes), ``rate`` (bytes/s).
 
-    A warning is ``{"warning": text}``.
+    Where there is a ``note``, it says why the item waits.  A warning is ``{"warning": text}``.
     """
 
     def progress(self, event: Progress) -> None:
         """Write the event as it is."""
-        fields = {
+        fields: dict[str, object] = {
             "item": event.item,
             "phase": event.phase,
             "done": event.done,
             "total": event.total,
             "rate": round(event.rate),
         }
+        if event.note:
+            fields["note"] = event.note
         with self._lock:
+            self.board.take(event, self._clock())
             self._put(json.dumps(fields) + "\n")
 
     def warning(self, text: str) -> None:
@@ -87,21 +121,54 @@ class JsonLines(Silent):
 
 
 class Lines(Silent):
-    """For pipes and logs: a line when an item changes its phase, and one every few seconds."""
+    """For pipes and logs: a line when an item begins and when it is over, and one every few seconds."""
 
     def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(stream)
-        self._clock = clock
-        self._shown: dict[str, tuple[str, float]] = {}  # item -> phase and time of its last line
+        super().__init__(stream, clock=clock)
+        self._said: dict[str, str] = {}  # item -> what its last line was about
+        self._last = self._clock()
 
     def progress(self, event: Progress) -> None:
         """Write a line where one is due."""
         now = self._clock()
         with self._lock:
-            phase, last = self._shown.get(event.item, ("", 0.0))
-            if phase != event.phase or (now - last >= _EVERY and event.phase not in _FINAL):
-                self._shown[event.item] = (event.phase, now)
-                self._put(f"orlop: {_words(event)}\n")
+            board = self.board
+            if board.began is None:
+                self._last = now
+            item = board.take(event, now)
+            if event.phase in FINAL:
+                self._over(item, now)
+            elif event.phase == "retrying":
+                self._say(item, event.note or event.phase)
+            elif event.phase != "waiting":
+                # Of a digest the phases overlap, so its first line is for all of them.
+                self._say(item, "" if is_digest(item.name) else event.phase)
+            if now - self._last >= _EVERY and board.items:
+                self._last = now
+                self._tell(now)
+
+    def _say(self, item: Item, about: str) -> None:
+        if self._said.get(item.name) != about:
+            self._said[item.name] = about
+            self._put(f"orlop: {plain_item(item)}\n")
+
+    def _over(self, item: Item, now: float) -> None:
+        whole = is_whole(item.name)
+        if self._said.get(item.name) != item.phase:
+            self._said[item.name] = item.phase
+            self._put(f"orlop: {plain_item(item, self._whole(item, now) if whole else '')}\n")
+        if whole:
+            self.board.settle()
+
+    def _tell(self, now: float) -> None:
+        """All together, and the slowest of them."""
+        whole = self.board.sum(now)
+        busy = [item for item in self.board.shown() if not item.waits]
+        busy.sort(key=lambda item: item.done - item.total)
+        words = [plain_sum(whole)] if whole is not None else []
+        words += [plain_busy(item, now) for item in busy[: _BUSY if whole is not None else None]]
+        if words:
+            self._put(f"orlop: {'; '.join(words)}\n")
 
 
 def _terminal_size() -> os.terminal_size:
@@ -111,7 +178,10 @@ def _terminal_size() -> os.terminal_size:
 
 
 class Live(Silent):
-    """For a terminal: one line per item in flight, redrawn in place; what is done scrolls up and stays."""
+    """For a terminal: one line per item in flight, redrawn in place; what is done scrolls up and stays.
+
+    ``look`` is what the terminal can show; its width is asked for at every drawing.
+    """
 
     def __init__(
         self,
@@ -119,62 +189,114 @@ class Live(Silent):
         *,
         clock: Callable[[], float] = time.monotonic,
         size: Callable[[], os.terminal_size] | None = None,
+        ascii_only: bool = False,
+        colour: bool = False,
     ) -> None:
-        super().__init__(stream)
-        self._clock, self._size = clock, size or _terminal_size
-        self._active: dict[str, Progress] = {}
-        self._finished: list[str] = []  # lines that scroll up with the next drawing
-        self._drawn = 0  # lines of the last drawing, above the cursor
+        super().__init__(stream, clock=clock)
+        self._size = size or _terminal_size
+        self._ascii, self._colour = ascii_only, colour
+        self._finished: list[Callable[[Look], str]] = []  # lines that scroll up with the next drawing
+        self._drawn: list[int] = []  # cells of the lines of the last drawing, above the cursor
         self._last = float("-inf")
+        self._stopped = False
 
     def progress(self, event: Progress) -> None:
         """Take the event in and draw, at most every few hundredths of a second."""
+        now = self._clock()
         with self._lock:
-            if event.phase in _FINAL:
-                self._active.pop(event.item, None)
-                self._finished.append(_words(event))
-            else:
-                self._active[event.item] = event
-            now = self._clock()
+            item = self.board.take(event, now)
+            if event.phase in FINAL:
+                self._over(item, now)
             if now - self._last >= _REDRAW:
                 self._last = now
-                self._draw()
+                self._draw(now)
 
     def warning(self, text: str) -> None:
         """Show the warning above what is in flight."""
+        line = f"warning: {one_line(text)}"
         with self._lock:
-            self._finished.append(f"warning: {one_line(text)}")
-            self._draw()
+            self._finished.append(lambda look: look.paint(line, "yellow"))
+            self._draw(self._clock())
 
-    def interrupted(self) -> None:
-        """Draw below what the signal handler writes, not over it."""
-        self._drawn = 0
+    def interrupted(self) -> bool:
+        """Take away what is in flight: it goes no further.  Where somebody draws just now, leave it."""
+        self._stopped = True
+        if not self._lock.acquire(blocking=False):
+            self._drawn = []  # what the handler writes is not drawn over
+            return False
+        try:
+            # Past the stream, whose own lock may be held by the very frame that the signal interrupted.
+            text = _up(self._rows_drawn(self._size().columns)) + "\r\x1b[J"
+            self._drawn = []
+            os.write(self._stream.fileno(), text.encode())
+        except (OSError, ValueError):
+            return False
+        finally:
+            self._lock.release()
+        return True
+
+    def make_room(self) -> None:
+        """Draw what is done, and take away what is in flight until it is drawn again, further down."""
+        with self._lock:
+            if self._finished or self._drawn:
+                self._draw(self._clock(), live=False)
 
     def close(self) -> None:
         """Draw a last time what is done, and take away what is not."""
         with self._lock:
-            self._active.clear()
+            self._stopped = True
             if self._finished or self._drawn:
-                self._draw()
+                self._draw(self._clock())
 
-    def _draw(self) -> None:
+    def _over(self, item: Item, now: float) -> None:
+        if not is_whole(item.name):
+            self._finished.append(lambda look: look.finished(item))
+            return
+        text = self._whole(item, now)
+        self._finished.append(lambda look: look.finished(item, text))
+        self.board.settle()
+
+    def _draw(self, now: float, *, live: bool = True) -> None:
         columns, rows = self._size()
-        lines = [line[: columns - 1] for line in self._live_lines(max(1, rows - 2))]
-        # CSI A: up; CSI J: erase to the end of the screen (ECMA-48 8.3.22, 8.3.39).
-        start = (f"\x1b[{self._drawn}A" if self._drawn else "") + "\r\x1b[J"
-        self._put(start + "".join(f"{line}\n" for line in [*self._finished, *lines]))
+        look = Look(
+            columns=max(columns - 1, 1),  # a full line would wrap on some terminals
+            bar="#." if self._ascii else "━╌",
+            ellipsis="..." if self._ascii else "…",
+            colour=self._colour,
+        )
+        done = [line(look) for line in self._finished]
+        lines = [] if self._stopped or not live else self._live_lines(look, max(1, rows - 2), now)
+        # CSI A: up; K: erase to the end of the line; J: of the screen (ECMA-48 8.3.22, 8.3.41, 8.3.39).
+        start = _up(self._rows_drawn(columns)) + "\r"
         self._finished.clear()
-        self._drawn = len(lines)
+        self._drawn = [cells(_PAINT.sub("", line)) for line in lines]
+        self._put(start + "".join(f"{line}\x1b[K\n" for line in [*done, *lines]) + "\x1b[J")
 
-    def _live_lines(self, room: int) -> list[str]:
-        busy = [event for event in self._active.values() if event.phase != "waiting"]
-        waiting = len(self._active) - len(busy)
-        over = len(busy) + bool(waiting) > room
-        shown = busy[: max(0, room - 1)] if over else busy
-        lines = [_words(event, bar=True) for event in shown]
-        rest = [f"{len(busy) - len(shown)} more"] if len(busy) > len(shown) else []
-        rest += [f"{waiting} waiting"] if waiting else []
-        return [*lines, *(["… " + ", ".join(rest)] if rest else [])]
+    def _rows_drawn(self, columns: int) -> int:
+        """How many rows the last drawing takes; more than lines where the terminal has become narrower."""
+        return sum(max(1, -(-width // max(columns, 1))) for width in self._drawn)
+
+    def _live_lines(self, look: Look, room: int, now: float) -> list[str]:
+        whole, shown = self.board.sum(now), self.board.shown()
+        last = [look.sum(whole)] if whole is not None else []
+        if self.board.note:
+            last.insert(0, look.paint(look.clip(one_line(self.board.note)), "yellow"))
+        room = max(1, room - len(last))
+        busy = [item for item in shown if not item.waits]
+        waiting = len(shown) - len(busy)
+        rest: list[str] = []
+        if len(shown) > room:
+            shown = busy if len(busy) + bool(waiting) <= room else busy[: room - 1]
+            rest += [f"{len(busy) - len(shown)} more"] if len(busy) > len(shown) else []
+            rest += [f"{waiting} waiting"] if waiting else []
+        lines = [look.item(item, now) for item in shown]
+        if rest:
+            lines.append(look.clip(f"{look.ellipsis} {', '.join(rest)}"))
+        return [*lines, *last]
+
+
+def _up(rows: int) -> str:
+    return f"\x1b[{rows}A" if rows else ""
 
 
 def choose(mode: ProgressMode, stream: TextIO, environ: Mapping[str, str]) -> Silent:
@@ -184,38 +306,19 @@ def choose(mode: ProgressMode, stream: TextIO, environ: Mapping[str, str]) -> Si
     if mode == "none":
         return Silent(stream)
     if mode == "auto" and stream.isatty() and environ.get("TERM", "dumb") != "dumb":
-        return Live(stream)
+        from orlop.cli.colours import wanted
+
+        return Live(stream, ascii_only=not _is_utf8(stream, environ), colour=wanted(stream))
     return Lines(stream)
+
+
+def _is_utf8(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether the terminal takes what is not ASCII, as far as the stream and the locale say."""
+    locale = next((value for name in ("LC_ALL", "LC_CTYPE", "LANG") if (value := environ.get(name))), "")
+    kind = (stream.encoding or "utf-8").lower().replace("-", "").replace("_", "")
+    return kind == "utf8" and "utf" in locale.lower()
 
 
 def default_observer(mode: ProgressMode, *, quiet: bool) -> Silent:
     """The observer of this process's standard error."""
     return choose("none" if quiet else mode, sys.stderr, os.environ)
-
-
-def _words(event: Progress, *, bar: bool = False) -> str:
-    algorithm, colon, digits = event.item.partition(":")
-    item = digits[:12] if colon and algorithm == "sha256" else one_line(event.item)
-    parts = [f"{item:<12}", f"{event.phase:<9}"]
-    if event.total > 0 and event.phase not in _FINAL:
-        share = min(1.0, event.done / event.total)
-        if bar:
-            full = int(share * _BAR)
-            parts.append("█" * full + "░" * (_BAR - full))
-        parts.append(f"{share:4.0%}")
-        parts.append(f"{size_text(event.done)} of {size_text(event.total)}")
-    elif event.done or event.total:
-        parts.append(size_text(event.done or event.total))
-    if event.rate > 0 and event.phase not in _FINAL:
-        parts.append(f"{size_text(event.rate)}/s")
-        if event.total > event.done:
-            parts.append(f"{_span((event.total - event.done) / event.rate)} left")
-    return "  ".join(parts).rstrip()
-
-
-def _span(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -352,14 +352,24 @@ def auth_from(message: types_pb2.Auth) -> Auth:
 def progress_to(value: Progress) -> types_pb2.Progress:
     """One step of a long call."""
     return types_pb2.Progress(
-        item=text(value.item), phase=value.phase, done=value.done, total=value.total, rate=value.rate
+        item=text(value.item),
+        phase=value.phase,
+        done=value.done,
+        total=value.total,
+        rate=value.rate,
+        note=text(value.note),
     )
 
 
 def progress_from(message: types_pb2.Progress) -> Progress:
     """The inverse of `progress_to`."""
     return Progress(
-        item=message.item, phase=message.phase, done=message.done, total=message.total, rate=message.rate
+        item=message.item,
+        phase=message.phase,
+        done=message.done,
+        total=message.total,
+        rate=message.rate,
+        note=message.note,
     )
 
 

@@ -128,6 +128,9 @@ class Artifacts:
             source.blob.digest: source for source in (*sources, about_config, *([] if files else [empty]))
         }
 
+        for blob, source in wanted.items():
+            call.observer.progress(Progress(item=blob, phase="waiting", total=source.blob.size))
+
         def upload(source: _Source, call: Call) -> None:
             self._send(source, ref, call)
 
@@ -212,6 +215,7 @@ class Artifacts:
                     )
                 else:
                     missing.setdefault(digest, []).append((title, layer))
+                    call.observer.progress(Progress(item=digest, phase="waiting", total=layer.size))
 
             def fetch(same: list[tuple[str, Descriptor]], call: Call) -> None:
                 for title, layer in same:  # one after the other: they share a part

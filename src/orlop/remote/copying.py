@@ -207,6 +207,8 @@ class Copier:
                 wanted.setdefault(digest, descriptor)
         if not wanted:
             return
+        for digest, one in wanted.items():
+            work.call.observer.progress(Progress(item=digest, phase="waiting", total=one.size))
         with ThreadPoolExecutor(self._settings.uploads, thread_name_prefix="copy") as pool:
             futures = {digest: pool.submit(self._blob, one, work) for digest, one in wanted.items()}
             try:

@@ -37,6 +37,7 @@ SWIFT = 64 << 10  # bytes after which a cut connection is replaced without a pau
 AT_ONCE = 32 << 10  # bytes of a blob for which two threads cost more than they gain
 BUFFER = 256 << 10  # bytes of memory for each connection; more would not stay in the processor's cache
 LOOK = 0.1  # seconds between two looks at the front
+STILL = 1.0  # seconds without bytes after which it is said that none come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +98,13 @@ class Download:
         self._opened = 0
         self._tries = 0
         self._pause = 0.0
+        self._why = ""  # of that pause
         self._failure: BaseException | None = None
         self._etags: dict[Origin, str] = {}
         self._mirrors: dict[Endpoint, None] = {}  # that bytes came from
         self._stopped = False
         self._rate = Rate()
+        self._told = time.monotonic()
         self.failure: BaseException | None = None
         self.done = False
 
@@ -145,6 +148,7 @@ class Download:
     def _run(self) -> None:
         try:
             try:
+                self._tell(0.0)
                 self._watch()
             finally:
                 self._end_connections()
@@ -164,15 +168,20 @@ class Download:
             with self._moved:
                 if self._failure is not None:
                     raise self._failure
-                if not self._connected:
+                running = self._connected > 0
+                if running:
+                    self._moved.wait(LOOK)
+                    still = time.monotonic() - self._told >= STILL and self._rate.add(0)
+                else:
                     if self._plan.complete:
                         return
                     pause, self._pause = self._pause, 0.0
-                else:
-                    self._moved.wait(LOOK)
-                    continue
+            if running:
+                if still:
+                    self._tell(self._rate.rate)
+                continue
             if pause:
-                self._call.pause(pause, self._wanted.attempted)
+                self._call.pause(pause, self._wanted.attempted, why=self._why)
             self._connect()
 
     def _end_connections(self) -> None:
@@ -192,6 +201,7 @@ class Download:
         if self._front.hashed != wanted.size or found != wanted.digest.hex:
             raise DataLoss(wanted.attempted, f"the bytes have the digest {wanted.digest.algorithm}:{found}")
         reached("ingest.complete")
+        self._tell(self._rate.rate)
         if self._feed is not None:
             self._feed.advance(wanted.size, complete=True)
 
@@ -282,7 +292,7 @@ class Download:
         self._tries = 0 if brought >= LIFE else self._tries + 1
         if self._tries > self._retries:
             self._failure = self._failure or exc
-        self._pause = 0.0 if brought >= SWIFT else 0.1 * 2**self._tries
+        self._pause, self._why = 0.0 if brought >= SWIFT else 0.1 * 2**self._tries, exc.reason
 
     def _open(self, piece: Piece) -> BlobStream:
         """The answer for a piece, which begins where the piece does or, for the only one, before it."""
@@ -374,9 +384,12 @@ class Download:
         if more:
             self._connect()
         if due:
-            wanted = self._wanted
-            self._observer.progress(
-                Progress(
-                    item=wanted.digest, phase="fetching", done=self._ingest.held, total=wanted.size, rate=rate
-                )
-            )
+            self._tell(rate)
+
+    def _tell(self, rate: float) -> None:
+        """Report what is there."""
+        self._told = time.monotonic()
+        done, total = self._ingest.held, self._wanted.size
+        self._observer.progress(
+            Progress(item=self._wanted.digest, phase="fetching", done=done, total=total, rate=rate)
+        )

@@ -65,6 +65,8 @@ class BlobFetcher:
                 lease.keep(("config", row.config), *(("layer", diff_id) for diff_id in diff_ids))
                 wanted |= {one.digest: one for one in self._listed(row, diff_ids, what)}
             missing = [one for one in wanted.values() if not self._keep(one, lease, call)]
+            for one in missing:
+                call.observer.progress(Progress(item=one.digest, phase="waiting", total=one.size))
             with (
                 needing(core.layout.root, sum(one.size for one in missing), what),
                 ThreadPoolExecutor(core.settings.downloads, thread_name_prefix="blob") as pool,

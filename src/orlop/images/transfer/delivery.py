@@ -189,6 +189,8 @@ class Delivery:
         self._start(digest, lambda: self._send_document(digest))
 
     def _start_known(self, descriptor: Descriptor, diff_id: DiffID) -> None:
+        if descriptor.digest not in self._running:
+            self._report(descriptor.digest, "waiting", descriptor.size, done=0)
         self._start(descriptor.digest, lambda: self._send_known(descriptor, diff_id))
 
     def _start_any(self, diff_id: DiffID) -> None:
@@ -436,8 +438,9 @@ class Delivery:
 
         return open_at
 
-    def _report(self, item: str, phase: str, size: int) -> bool:
-        self._call.observer.progress(Progress(item=item, phase=phase, done=size, total=size))
+    def _report(self, item: str, phase: str, size: int, *, done: int | None = None) -> bool:
+        done = size if done is None else done
+        self._call.observer.progress(Progress(item=item, phase=phase, done=done, total=size))
         return True
 
     # -- documents ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from orlop.content.ingests import Ingest
 from orlop.errors import (
     Cancelled,
     DataLoss,
+    DeadlineExceeded,
     Error,
     Internal,
     InvalidArgument,
@@ -40,7 +41,7 @@ from orlop.layers.worker.small import SMALL_BLOB, SmallLayers
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
-from orlop.observe import Call, Progress, Rate, count, reached, result_of, stepped
+from orlop.observe import Call, Progress, Rate, Steps, count, reached, result_of, stepped
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 from orlop.values import dataclass
@@ -124,6 +125,8 @@ class LayerIngest:
         meanwhile: Callable[[], None],
     ) -> dict[DiffID, LayerIndex]:
         """Fetch layers side by side."""
+        for layer in missing:  # so that whoever looks knows from the start how much there is
+            call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
         self._core.template.start()
         found: dict[DiffID, LayerIndex] = {}
         call = call.child()
@@ -176,8 +179,21 @@ class LayerIngest:
                 if index is not None:
                     found[layer.diff_id] = index
             if failure is not None:
+                if isinstance(failure, Cancelled | DeadlineExceeded | Unavailable):
+                    self._tell_kept(failure, missing)
                 raise failure
         return found
+
+    def _tell_kept(self, failure: Error, missing: list[BlobLayer]) -> None:
+        """Say in an error how much of what was to be fetched is there, to go on from."""
+        blobs = self._core.blobs
+        kept = sum(
+            layer.size if self._is_there(layer) else min(blobs.bytes_of_ingest(layer.digest), layer.size)
+            for layer in missing
+        )
+        failure.details.update(kept=str(kept), wanted=str(sum(layer.size for layer in missing)))
+        if kept and not failure.hint:
+            failure.hint = "what was fetched is kept: the next pull goes on from there"
 
     def least_size(self, wanted: list[BlobLayer]) -> int:
         """The bytes that the layers of a list which are not there will take, at least."""
@@ -242,7 +258,6 @@ class LayerIngest:
     def _fetch(self, layer: BlobLayer, job: _Job) -> LayerIndex | None:
         """One layer, unless somebody else brings it first."""
         core, what, call = self._core, f"fetch layer {layer.digest}", job.call
-        call.observer.progress(_progress(layer.digest, "waiting", 0, layer.size))
         try:
             with (
                 Turn(job.places, job.gathering, call) as turn,
@@ -359,7 +374,7 @@ class LayerIngest:
             writeback.grown(total)
             due = rate.add(total - last)
             last = total
-            if due and (download is None or download.done):
+            if due:
                 call.observer.progress(_progress(item, "indexing", total, 0, rate.rate))
 
         try:
@@ -467,6 +482,7 @@ class LayerIngest:
                         tar=new.tar,
                         limits=core.settings.limits,
                         call=call,
+                        written=Steps(call, layer.digest, "indexing").at,
                     )
                     self._finish(layer, new, unpacked, lease, call, source=None, ingest=None)
         except OSError as exc:

@@ -297,7 +297,7 @@ class _Upload:
         delay = self._tools.backoff.delay(self._course.idle, parse_retry_after(after, datetime.now(UTC)))
         if delay is None:
             raise error
-        self._call.pause(delay, self._request.attempted)
+        self._call.pause(delay, self._request.attempted, why=error.reason)
         self._ask(error)
 
     def _ask(self, error: Error) -> None:

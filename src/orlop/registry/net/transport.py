@@ -69,10 +69,12 @@ class Retrying:
                     raise Unavailable(
                         request.attempted, f"{origin.netloc} wants to be left alone for {left:.0f} s"
                     )
-                call.pause(left + self._backoff.spread(left), request.attempted)
+                wait = left + self._backoff.spread(left)
+                call.pause(wait, request.attempted, why=f"{origin.netloc} wants to be left alone")
             try:
                 response = self._inner(request, call)
             except NetworkFault as fault:
+                why = fault.reason
                 delay = self._backoff.delay(attempt)
                 again = fault.retry and self._may_wait(delay, call)
                 if not again or attempt > retries or not repeatable(request):
@@ -85,7 +87,8 @@ class Retrying:
                 if not again or attempt > retries or not repeatable(request):
                     return replace(response, tries=attempt)
                 response.close()
-            call.pause(delay or 0.0, request.attempted)
+                why = f"{origin.netloc} answered {response.status}"
+            call.pause(delay or 0.0, request.attempted, why=why)
 
     def _after(
         self, response: Response, request: Request, origin: Origin, attempt: int, call: Call

@@ -9,6 +9,7 @@ import io
 import json
 import socket
 import ssl
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -197,7 +198,7 @@ class Exchange(BaseHTTPRequestHandler):
             _shut(self.connection)
             return
         if fault.hold_after is not None:
-            self.wfile.write(body[: fault.hold_after])
+            self._send_pieces(body[: fault.hold_after])
             fault.release.wait()
             body = body[fault.hold_after :]
         if fault.trickle is not None:
@@ -206,8 +207,13 @@ class Exchange(BaseHTTPRequestHandler):
                 if fault.release.wait(fault.trickle):
                     break
             return
+        self._send_pieces(body)
+
+    def _send_pieces(self, body: bytes) -> None:
         for at in range(0, len(body), _PIECE):
             self.wfile.write(memoryview(body)[at : at + _PIECE])
+            if self.fault.pace is not None:
+                time.sleep(_PIECE / self.fault.pace)
 
     def error(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer with an error of the distribution specification."""

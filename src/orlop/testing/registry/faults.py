@@ -36,6 +36,7 @@ class Fault:
     hold_request: int | None = None  # bytes of the request's body, after which it reads no more, likewise
     early: bool = False  # answer before the request's body is read, and read none of it until ``release``
     release: threading.Event = field(default_factory=threading.Event)
+    pace: int | None = None  # bytes of the body a second
     trickle: float | None = None  # seconds between one byte of the body and the next
     trickle_head: float | None = None  # the same for the answer's head
     ignore_range: bool = False  # 200 and everything, whatever range was asked for

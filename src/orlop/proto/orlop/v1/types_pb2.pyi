@@ -322,11 +322,12 @@ class Progress(google.protobuf.message.Message):
     DONE_FIELD_NUMBER: builtins.int
     TOTAL_FIELD_NUMBER: builtins.int
     RATE_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
     item: builtins.str
     """A digest or a name."""
     phase: builtins.str
     """"resolving", "waiting", "following", "fetching", "indexing", "reading", "checking", "mounted", "pushing",
-    "exists", "done".  More may come.
+    "exists", "done", "retrying".  More may come.
     """
     done: builtins.int
     """Bytes."""
@@ -334,6 +335,8 @@ class Progress(google.protobuf.message.Message):
     """Bytes; 0 where it is not known."""
     rate: builtins.float
     """Bytes per second over the last moments."""
+    note: builtins.str
+    """For people: with "retrying", why it waits."""
     def __init__(
         self,
         *,
@@ -342,8 +345,9 @@ class Progress(google.protobuf.message.Message):
         done: builtins.int = ...,
         total: builtins.int = ...,
         rate: builtins.float = ...,
+        note: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["done", b"done", "item", b"item", "phase", b"phase", "rate", b"rate", "total", b"total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["done", b"done", "item", b"item", "note", b"note", "phase", b"phase", "rate", b"rate", "total", b"total"]) -> None: ...
 
 Global___Progress: typing_extensions.TypeAlias = Progress
 
