@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 export LAB SOAK_SECONDS
 export PYTHONDONTWRITEBYTECODE :=  # the tests start thousands of processes: none should compile anew
 
-.PHONY: help setup compiled lint format test unit integration images check-images soak fuzz bench wheel deb demo proto lock clean
+.PHONY: help setup compiled lint format test unit integration images check-images recordings soak fuzz bench wheel docs deb demo proto lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ images: setup ## make the bench images, or IMAGES, and a registry for them (20 m
 check-images: images ## the bench images' trees beside what GNU tar makes of their layers
 	$(PYTEST) -m images --timeout 3600 tests
 
+recordings: compiled ## the moving pictures of docs/images again, by the tests that make them
+	ORLOP_RECORD=1 $(PYTEST) tests/integration/test_progress_screens.py
+
 soak: compiled ## the long seeded trials, SOAK_SECONDS in all
 	$(PYTEST) -m soak --timeout $$(( SOAK_SECONDS + 600 )) tests
 
@@ -67,6 +70,10 @@ bench: setup ## measure beside other tools (as root; QUICK=1: minutes; PARTS="pu
 
 wheel: setup ## a wheel for this Python and machine with the hot loops compiled, in dist/ (minutes)
 	ORLOP_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index -w dist .
+
+docs: ## the documentation, in build/docs: html, and man pages; warnings are errors
+	@tools/setup-venv .cache/venv-docs requirements/docs.txt
+	PYTHONPATH=src .cache/venv-docs/bin/python tools/docs
 
 deb: setup ## a Debian package of this tree, in dist/ (ORLOP_COMPILE=1: with the hot loops compiled)
 	packaging/debian/build dist
