@@ -20,7 +20,7 @@ from orlop.version import __version__
 
 TYPE_CHECKING = False  # `typing`, `re` and what these import: three times what the rest of a start takes
 if TYPE_CHECKING:
-    from orlop import config, errors
+    from orlop import aio, config, errors
     from orlop.config import Limits, Settings
     from orlop.errors import (
         Aborted,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         registries,
         restore,
     )
+    from orlop.facade.running import Ran
     from orlop.images.api import (
         CommitOptions,
         ExtraMount,
@@ -153,6 +154,7 @@ __all__ = [
     "PreparedInfo",
     "Progress",
     "PulledFile",
+    "Ran",
     "Referrer",
     "Remote",
     "ResourceExhausted",
@@ -170,6 +172,7 @@ __all__ = [
     "Waste",
     "WastedFile",
     "__version__",
+    "aio",
     "config",
     "connect",
     "errors",
@@ -233,6 +236,7 @@ _LAZY = {
     "StoreInfo": "orlop.images.upkeep",
     "Prepared": "orlop.facade",
     "Store": "orlop.facade",
+    "Ran": "orlop.facade.running",
     "Artifact": "orlop.remote.api",
     "ArtifactFile": "orlop.remote.api",
     "Copied": "orlop.remote.api",
@@ -267,7 +271,7 @@ _LAZY = {
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
-    if name in ("config", "errors"):
+    if name in ("aio", "config", "errors"):
         from importlib import import_module
 
         return import_module(f"orlop.{name}")  # which makes it an attribute, too

@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from typing import ClassVar
+
+from orlop.hints import ClassVar
 
 __all__ = [
     "Aborted",

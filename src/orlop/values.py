@@ -6,14 +6,15 @@ same words (``slots=True`` always; ``frozen``, ``kw_only`` and ``eq`` or not) an
 alike.  To a type checker it *is* the other one; `dataclasses.fields`, `replace`, `asdict` and msgspec take it
 for one, because ``__dataclass_fields__`` is made when somebody asks for it.  An instance costs the same.
 
-Imports nothing of orlop.
+Imports nothing of orlop but `orlop.hints`.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+
+from orlop.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -665,7 +665,7 @@ def test_the_command_tells_finds_and_mends(bench: Bench, run_cli: Callable[..., 
     assert (document["clean"], document["sound"]) == (False, True)
     assert document["findings"][0]["action"] == "rebuilt"
     last = cli("--full", "--pace", "100M", bench.app)
-    assert (last.returncode, last.stdout) == (0, "")
+    assert (last.returncode, last.stdout) == (0, ""), last.stderr
     assert "no damage" in last.stderr
 
 

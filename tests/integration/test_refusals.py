@@ -25,7 +25,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """One line that says what and why, perhaps one that says what to do; no traceback, no result."""
-    lines = [line for line in done.stderr.splitlines() if "  resolving" not in line]
+    progress = ("  resolving", "  indexing")
+    lines = [line for line in done.stderr.splitlines() if not line.endswith(progress)]
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert lines[0].startswith("orlop: error: "), done.stderr

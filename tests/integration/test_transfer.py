@@ -411,7 +411,7 @@ def test_pushing_again_sends_nothing_and_keeps_the_digest(store: orlop.Store, ch
             raise AssertionError(text)
 
     assert store.push(changed, call=orlop.Call(observer=Log())) == first
-    assert set(phases) == {"exists", "done"}
+    assert set(phases) == {"waiting", "exists", "done"}
     assert phases.count("done") == 1
 
 

@@ -138,6 +138,6 @@ def test_what_is_no_place_in_a_thing_is_a_path(text: str) -> None:
 
 def test_a_long_line_is_that_of_ls_whatever_the_time() -> None:
     link = FileInfo(path=b"l", mode=0o120777, size=1, target=b"x\n", mtime=2**40)
-    assert long_line(link, "l") == f"lrwxrwxrwx   1     0     0          1 {2**40} l -> x \n"
+    assert long_line(link, "l") == f"lrwxrwxrwx   1     0     0          1 {2**40} l -> x "
     device = FileInfo(path=b"d", mode=0o60660, device=(8, 1), gid=6)
-    assert long_line(device, "d") == "brw-rw----   1     0     6       8, 1 1970-01-01 00:00:00 d\n"
+    assert long_line(device, "d") == "brw-rw----   1     0     6       8, 1 1970-01-01 00:00:00 d"

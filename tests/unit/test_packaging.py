@@ -73,6 +73,7 @@ def test_the_wheel_has_what_runs_and_nothing_else(tmp_path: Path) -> None:
     assert there | {"orlop/py.typed", info + "licenses/LICENSE", info + "licenses/NOTICE"} <= names
     assert "orlop = orlop.cli:main" in entries
     assert "orlopd = orlop.cli:daemon_main" in entries
+    assert "[pytest11]\norlop = orlop.pytest_plugin" in entries
     extras = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == set(extras)
 

@@ -415,7 +415,13 @@ VALUES = [
     ),
     (
         st.builds(
-            Progress, item=TEXT, phase=TEXT, done=SIZE, total=SIZE, rate=st.floats(0, allow_infinity=False)
+            Progress,
+            item=TEXT,
+            phase=TEXT,
+            done=SIZE,
+            total=SIZE,
+            rate=st.floats(0, allow_infinity=False),
+            note=TEXT,
         ),
         wire.progress_to,
         wire.progress_from,

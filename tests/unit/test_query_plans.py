@@ -125,6 +125,7 @@ LOOKUPS: dict[str, Body] = {
     "find a chain's users": lambda tx: roots.chain_users(tx, "c1"),
     "add a root": lambda tx: roots.add_root(tx, NS, ROOT, {"k": "v"}, [MOUNT]),
     "get a root": lambda tx: roots.get_root(tx, "/srv/a"),
+    "find a root's image": lambda tx: roots.is_config_of_root(tx, NS, BLOB),
     "find a root": lambda tx: roots.is_root(tx, "r1"),
     "list a root's labels": lambda tx: roots.labels_of(tx, "r1"),
     "list a root's mounts": lambda tx: roots.mounts_of(tx, "r1"),

@@ -9,93 +9,52 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
-
-import click
-from click.core import ParameterSource
 
 from orlop import __version__
-from orlop.cli import frontpage, output
+from orlop.cli import colours, frontpage, output, plain
+from orlop.cli import declared as click
+from orlop.cli.colours import MODES
 from orlop.cli.configuration import configuration_of, configuration_options
-from orlop.cli.exits import Misuse, report
+from orlop.cli.exits import Misuse, is_clicks, report
 from orlop.cli.frontpage import OPTIONS, VERBS
+from orlop.cli.late import import_module
 from orlop.cli.session import DRIVER, OpenStore, Runner, Session, Target, open_store
-from orlop.errors import from_oserror
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from orlop.config import Driver
 
-__all__ = ["VERBS", "app", "global_options", "run_command"]
+    _F = TypeVar("_F", bound=Callable[..., object])
 
-_F = TypeVar("_F", bound=Callable[..., object])
+__all__ = ["MODULES", "VERBS", "app", "found_verb", "global_options", "run_command"]
 
 # Verbs that make, read or delete files of roots: with subordinate ids only root of a namespace can.
 _IN_NAMESPACE = {
     *("run", "prepare", "mounts", "mount", "unmount", "commit", "fork", "checkpoint", "cleanup"),
     *("rmi", "gc", "info", "daemon", "df", "explain", "check", "import", "export"),
-    *("diff", "blame", "tree"),
+    *("diff", "blame", "tree", "explore", "report"),
     *("ls", "cat", "find", "cp"),
 }
-_MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
-
-# What people know from elsewhere, and what does it here.
-_ELSEWHERE = {
-    "attach": "artifact",
-    "create": "prepare",
-    "delete": "rmi",
-    "down": "cleanup",
-    "exec": "run",
-    "image": "images",
-    "list": "images",
-    "list-tags": "tags",
-    "load": "import",
-    "prune": "gc",
-    "remove": "cleanup",
-    "rm": "cleanup",
-    "save": "export",
-    "serve": "daemon",
-    "umount": "unmount",
-    "unpack": "prepare",
-}
+QUESTION = "_ORLOP_COMPLETE"  # in the environment of a start by a shell that completes a word
+MODULES = {verb: module for verbs in VERBS.values() for verb, (module, _) in verbs.items()}
 
 
-class VerbGroup(click.Group):
-    """A group whose verbs are imported when they are asked for."""
+def found_verb(name: str) -> click.Command | None:
+    """Import a verb's module and take the verb from it (``pull`` is ``pull_verb`` there)."""
+    module = MODULES.get(name)
+    if module is None:
+        return None
+    there = import_module(f"orlop.cli.{module}")
+    found: click.Command = getattr(there, f"{name.replace('-', '_')}_verb")
+    return found
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs, in the order of the help."""
-        return list(_MODULES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb's module and take the verb from it (``pull`` is ``pull_verb`` there)."""
-        module = _MODULES.get(cmd_name)
-        if module is None:
-            return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(import_module(f"orlop.cli.{module}"), f"{name}_verb")
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb; for a mistyped one suggest what was meant."""
-        word = args[0]
-        if word not in _MODULES and not word.startswith("-"):
-            raise Misuse(f"no such verb: {word}", _suggestion(word), ctx=ctx)
-        return super().resolve_command(ctx, args)
-
-    def get_help(self, ctx: click.Context) -> str:
-        """The page that a start with ``--help`` alone prints, too."""
-        return frontpage.page(ctx.command_path, frontpage.width_of()).rstrip("\n")
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the verb.  An OSError that reached this far gets the class of its errno."""
-        try:
-            return super().invoke(ctx)
-        except OSError as exc:
-            raise from_oserror(ctx.invoked_subcommand or "", exc) from exc
+def _paint(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    colours.choose(value or "")
+    ctx.color = {"always": True, "never": False}.get(value or "")  # or click takes paint away on a pipe
 
 
 def global_options(function: _F) -> _F:
@@ -123,6 +82,15 @@ def global_options(function: _F) -> _F:
             envvar="ORLOP_DURABLE",
             help=OPTIONS["durable"][1],
         ),
+        click.option(
+            "--color",
+            type=click.Choice(MODES),
+            envvar="ORLOP_COLOR",
+            is_eager=True,
+            expose_value=False,
+            callback=_paint,
+            help=OPTIONS["color"][1],
+        ),
         click.option("--debug", is_flag=True, help=OPTIONS["debug"][1]),
         click.version_option(__version__, prog_name="orlop", message="%(prog)s %(version)s"),
     )
@@ -132,7 +100,7 @@ def global_options(function: _F) -> _F:
 
 
 @click.group(
-    cls=VerbGroup,
+    cls=click.late_class("orlop.cli.groups:VerbGroup"),
     invoke_without_command=True,
     subcommand_metavar="VERB [ARGS]...",
     help=frontpage.ABOUT,
@@ -165,9 +133,9 @@ def app(
     debug: bool,
 ) -> None:
     """Take the global options, and find out who does the work."""
-    if ctx.get_parameter_source("host") is ParameterSource.DEFAULT_MAP and ctx.invoked_subcommand == "daemon":
+    if click.source_of(ctx, "host") == "DEFAULT_MAP" and ctx.invoked_subcommand == "daemon":
         host = None  # a file tells clients where the daemon is, and it is one
-    said = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    said = {name for name in ctx.params if click.source_of(ctx, name) == "COMMANDLINE"}
     if "root" in said and "host" not in said:
         host = None  # a store that was asked for here and now beats a daemon of the environment
     if host is not None:
@@ -192,10 +160,12 @@ def app(
         tls_key=tls_key,
         tls_ca=tls_ca,
         debug=debug,
-        configuration=configuration_of(ctx, limits),
+        configuration=configuration_of(ctx),
     )
     if ctx.invoked_subcommand is None:
-        output.write(ctx.get_help() + "\n")
+        from orlop.cli.welcome import here
+
+        output.write(here(root=root, host=host))
     elif host is None and ctx.invoked_subcommand in _IN_NAMESPACE and session.opener is open_store:
         _enter_namespace(ctx.invoked_subcommand, driver, sys.argv)
 
@@ -217,8 +187,9 @@ def _is_direct(verb: str, argv: Sequence[str]) -> bool:
     """Whether it is ``run --exec``; what follows the image is the command's own."""
     if verb != "run" or "--exec" not in argv:
         return False
-    from orlop.cli.run import run_verb
+    from orlop.cli.run import run_verb as declared
 
+    run_verb = click.clicks(declared)
     parser = run_verb.make_parser(click.Context(run_verb, resilient_parsing=True))
     options, _, _ = parser.parse_args(list(argv[argv.index(verb) + 1 :]))
     return bool(options.get("direct"))
@@ -238,16 +209,36 @@ def run_command(
     """
     args = list(sys.argv[1:] if argv is None else argv)
     output.fill_streams()
+    colours.choose("")
     session = Session(opener or open_store, runner=runner)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names that are not UTF-8 are written as they are
             stream.reconfigure(errors="surrogateescape")
     try:
-        code = command.main(args, prog_name=program, standalone_mode=False, obj=session)
+        if QUESTION in os.environ:
+            from orlop.cli.completing import answer_with
+
+            answer_with(session.opener)
+        code = _run(command, args, program, session)
         output.flush()
     except (Exception, KeyboardInterrupt) as exc:  # noqa: BLE001 - the last resort: no traceback for users
         return report(_explained(exc), program=program, debug=_debug(session, args))
     return code if isinstance(code, int) else 0
+
+
+def _run(command: click.Command, args: list[str], program: str, session: Session) -> object:
+    """Without click, where the words need none."""
+    if isinstance(command, click.Verb) and QUESTION not in os.environ:
+        try:
+            return plain.run(command, _plain_verb, args, program=program, obj=session)
+        except plain.NotPlain:
+            pass
+    return click.clicks(command).main(args, prog_name=program, standalone_mode=False, obj=session)
+
+
+def _plain_verb(name: str) -> click.Verb | None:
+    found = found_verb(name)
+    return found if isinstance(found, click.Verb) else None
 
 
 def _debug(session: Session, args: Sequence[str]) -> bool:
@@ -257,6 +248,8 @@ def _debug(session: Session, args: Sequence[str]) -> bool:
 
 def _explained(exc: BaseException) -> BaseException:
     """A hint for a global option that was given after the verb."""
+    if not is_clicks(exc):
+        return exc
     if isinstance(exc, click.NoSuchOption) and exc.ctx is not None and exc.ctx.parent is not None:
         known = {name for param in app.params for name in param.opts}
         if exc.option_name in known:
@@ -266,11 +259,12 @@ def _explained(exc: BaseException) -> BaseException:
                 f"it goes before the verb: orlop {exc.option_name} … {verb} …",
                 ctx=exc.ctx,
             )
+    if isinstance(exc, click.NoSuchOption) and exc.ctx is not None:
+        from orlop.cli.elsewhere import instead_of_option
+
+        said = instead_of_option(exc.ctx.info_name or "", exc.option_name)
+        if not said and exc.possibilities:
+            said = f"did you mean {exc.possibilities[0]}?  `{exc.ctx.command_path} --help` lists them"
+        if said:
+            return Misuse(f"no such option: {exc.option_name}", said, ctx=exc.ctx)
     return exc
-
-
-def _suggestion(word: str) -> str:
-    from difflib import get_close_matches
-
-    meant = _ELSEWHERE.get(word) or next(iter(get_close_matches(word, _MODULES, n=1, cutoff=0.5)), "")
-    return f"did you mean `orlop {meant}`?" if meant else "`orlop --help` lists them"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import Misuse, one_line
 from orlop.cli.session import Session, pass_session, progress_options, verb
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -100,7 +99,10 @@ def push_verb(
         if not key or not equals:
             raise InvalidArgument(f"use annotation {text[:100]!r}", "it is not KEY=VALUE")
         said[key] = value
-    with _remote(session) as remote, session.call(quiet=quiet, progress=progress) as call:
+    with (
+        _remote(session) as remote,
+        session.call(quiet=quiet, progress=progress, of=("artifact push",)) as call,
+    ):
         done = remote.push_artifact(
             name,
             [file_of(text) for text in files],
@@ -143,7 +145,10 @@ def pull_verb(
     By the names that the artifact gives them, below the folder alone; each is verified before it gets its
     name. Again after a break it goes on where it was. Prints the files' paths.
     """
-    with _remote(session) as remote, session.call(quiet=quiet, progress=progress) as call:
+    with (
+        _remote(session) as remote,
+        session.call(quiet=quiet, progress=progress, of=("artifact pull",)) as call,
+    ):
         done = remote.pull_artifact(name, folder, platform=platform, force=force, call=call)
     if as_json:
         output.write_json(done)

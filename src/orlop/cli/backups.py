@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.session import Session, pass_session, progress_options, verb
 from orlop.errors import Unimplemented
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -36,12 +34,14 @@ def backup_verb(
     The store may be in use meanwhile.  Prepared roots are not in a backup: commit what is to be kept of
     them.  With --host the file is written where the daemon runs.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("backup",)) as call:
         done = store.backup(destination, content=content, call=call)
     if as_json:
         output.write_json(output.plain(done))
         return
     output.write(f"{done.path}\n")
+    if quiet:
+        return
     layers = _count(done.layers, "layer") if done.content else "no layers"
     output.note(f"{_count(done.images, 'image')}, {layers}, {output.size_text(done.size)}")
     if done.roots:
@@ -83,7 +83,7 @@ def restore_verb(
             hint="leave out --host: a daemon may go on running",
         )
     target = session.target
-    with session.call(quiet=quiet, progress=progress) as call:
+    with session.call(quiet=quiet, progress=progress, of=("restore",)) as call:
         done = restore(
             source,
             target.root_path,

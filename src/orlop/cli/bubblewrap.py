@@ -18,12 +18,12 @@ import os
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Literal
 
 from orlop.cli import output
 from orlop.cli.foreground import run_program
 from orlop.cli.jobs import CREATE, Job, JobMount, find_program, open_root, read_job, settled
 from orlop.errors import Error, FailedPrecondition, from_oserror
+from orlop.hints import Literal
 
 __all__ = ["Ability", "ability", "arguments", "run_bwrap"]
 

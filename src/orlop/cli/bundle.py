@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.rootargs import id_maps_of
 from orlop.cli.runargs import entrypoint_of, environment, volume_of
 from orlop.cli.session import Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import exit_code
 from orlop.cli.quantities import size_of
 from orlop.cli.session import Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import DataLoss
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -58,7 +56,10 @@ def check_verb(
     The exit code is 9 where damage is left.  The store may be in use meanwhile.
     """
     speed = size_of(pace) if pace is not None else None
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with (
+        session.store() as store,
+        session.call(quiet=quiet, progress=progress, of=("repair" if repair else "check",)) as call,
+    ):
         if not things:
             checked = store.check(full=full, repair=repair, pace=speed, call=call)
         else:
@@ -67,11 +68,11 @@ def check_verb(
     if as_json:
         output.write_json({**output.plain(checked), "clean": checked.clean, "sound": checked.sound})
     else:
-        _show(checked)
+        _show(checked, quiet=quiet)
     return 0 if checked.sound else exit_code(DataLoss("check", "damage is left"))
 
 
-def _show(checked: Checked) -> None:
+def _show(checked: Checked, *, quiet: bool) -> None:
     columns: list[output.Column] = [
         ("KIND", lambda finding: finding.kind),
         ("PROBLEM", lambda finding: finding.problem),
@@ -81,6 +82,8 @@ def _show(checked: Checked) -> None:
     ]
     if checked.findings:
         output.show_list(checked.findings, columns, form="table", names=str)
+    if quiet:
+        return
     looked = ", ".join(
         f"{count} {what if count != 1 else what.removesuffix('s')}"
         for count, what in (

@@ -23,11 +23,11 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 from orlop.cli.foreground import WATCHED, run_program, stand_by
 from orlop.cli.jobs import CREATE, Job, JobMount, make_place, open_root, read_job, settled
 from orlop.errors import Error, FailedPrecondition, NotFound, PermissionDenied, from_oserror
+from orlop.hints import NoReturn
 from orlop.linux import mount as mounts
 from orlop.linux._syscall import call
 from orlop.linux.files import openat2
@@ -60,7 +60,10 @@ _LINKS = (
     ("ptmx", "pts/ptmx"),
     *((name, f"/proc/self/fd/{fd}") for fd, name in enumerate(("stdin", "stdout", "stderr"))),
 )
-_START = "import sys; sys.path[:] = {path!r}; from orlop.cli.chroot import main; main(sys.argv[1], {fd})"
+_START = (
+    "import sys; sys.path[:] = {path!r}; from orlop.hints import stand_in; stand_in(); "
+    "from orlop.cli.chroot import main; main(sys.argv[1], {fd})"
+)
 
 
 def may_chroot() -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.environment import source_date_epoch
 from orlop.cli.session import Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import InvalidArgument, from_oserror
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -114,7 +113,11 @@ def commit_verb(
         annotations=annotations_of(annotations, attempted),
         freeze=freeze,
     )
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+    with (
+        session.store() as store,
+        session.call(quiet=quiet, progress=progress, of=("commit", path)) as call,
+        path_hint(path),
+    ):
         info = store.verbs.commit(path, name, options=options, call=call)
         output.write(f"{info.name}\n")
 

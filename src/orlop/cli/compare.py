@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.contents import json_of, platform_option, shown_path
 from orlop.cli.exits import Misuse, one_line
 from orlop.cli.lineage import hint_of
-from orlop.cli.session import Session, pass_session, verb
+from orlop.cli.session import Session, formats, pass_session, verb
+from orlop.hints import TYPE_CHECKING, Any
 from orlop.values import dataclass
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ _LETTERS = {"added": "A", "changed": "C", "deleted": "D"}
 @click.option("--name-only", is_flag=True, help="Paths alone, one a line.")
 @click.option("-0", "--null", is_flag=True, help="Paths alone, as they are, each ended by a NUL.")
 @click.option("--ignore-times", is_flag=True, help="A difference of modification times alone is none.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each path; its fields are stable.")
+@formats(names="The same as --name-only.", as_json="A line of JSON for each path; its fields are stable.")
 @platform_option
 @pass_session
 def diff_verb(
@@ -56,46 +54,51 @@ def diff_verb(
     name_only: bool,
     null: bool,
     ignore_times: bool,
-    as_json: bool,
     platform: str | None,
+    form: str = "table",
 ) -> None:
     """Show what differs between two images, layers or prepared roots; nothing is mounted.
 
-    OLD and NEW are images, diff IDs of layers, or paths of prepared roots.  A root alone is compared with
-    its image.
+    OLD and NEW are images, IMAGE#N for the lowest N layers of one, diff IDs of layers, or paths of prepared
+    roots.  A root alone is compared with its image.
 
     Prints A for what only NEW has, D for what only OLD has, and C for what differs: type, mode, owner, mtime,
     xattrs, target (of a symlink), device, content.  All that was in a folder that is gone is listed.  Names
     are compared, not which of them are hard links of one another.
     """
-    if sum((stat, name_only or null)) > 1 or ((name_only or null) and as_json):
-        raise Misuse("--stat, --name-only and --json with --name-only exclude one another", "")
+    paths = name_only or null or form == "name"
+    if (stat and paths) or ((name_only or null) and form not in {"table", "name"}):
+        raise Misuse(
+            "--stat, --name-only and --json or --format exclude one another", "leave out all but one"
+        )
     if depth is not None and not stat:
-        raise Misuse("--depth is for --stat", "")
+        raise Misuse("--depth is for --stat", "add --stat, or leave out --depth")
     totals = _Totals(1 if depth is None else depth)
     with session.store() as store, session.call(quiet=True) as call, hint_of(old), hint_of(new or ""):
         found = store.diff(
             old, new, path=os.fsencode(path), times=not ignore_times, platform=platform, call=call
         )
         with closing(found):
-            for difference in found:
-                if stat:
-                    totals.add(difference)
-                elif null:
-                    output.write(shown_path(difference.path) + "\0")
-                elif name_only:
-                    output.write(one_line(shown_path(difference.path)) + "\n")
-                elif as_json:
-                    output.write(json.dumps(_difference_json(difference)) + "\n")
-                else:
-                    output.write(_difference_line(difference))
-    if stat and as_json:
-        output.write_json(totals.told())
-    elif stat:
-        totals.show()
+            if stat or null:
+                for difference in found:
+                    if stat:
+                        totals.add(difference)
+                    else:
+                        output.write(shown_path(difference.path) + "\0")
+            else:
+                output.show_each(
+                    found,
+                    form="name" if paths else form,
+                    line=_difference_line,
+                    names=lambda difference: shown_path(difference.path),
+                    record=difference_json,
+                )
+    if stat:
+        totals.show(form)
 
 
-def _difference_json(difference: Difference) -> dict[str, Any]:
+def difference_json(difference: Difference) -> dict[str, Any]:
+    """A difference as what JSON has."""
     return {
         "path": shown_path(difference.path),
         "what": difference.what,
@@ -119,7 +122,7 @@ def _difference_line(difference: Difference) -> str:
         there = new or old
         if there is not None and there.kind == "file":
             words.append(output.size_text(there.size))
-    return "  ".join(words) + "\n"
+    return "  ".join(words)
 
 
 @dataclass(slots=True)
@@ -182,8 +185,11 @@ class _Totals:
             "folders": [self._folders[folder].told() for folder in sorted(self._folders)],
         }
 
-    def show(self) -> None:
-        """As a table."""
+    def show(self, form: str) -> None:
+        """As a table, a line a folder; as JSON with the sums of all."""
+        if form == "json":
+            output.write_json(self.told())
+            return
         columns: list[output.Column] = [
             ("FOLDER", lambda sums: sums.folder),
             ("ADDED", lambda sums: str(sums.added)),
@@ -193,4 +199,6 @@ class _Totals:
             ("GONE", lambda sums: output.size_text(sums.gone)),
         ]
         rows = [*(self._folders[folder] for folder in sorted(self._folders)), self._all]
-        output.show_list(rows, columns, form="table", names=lambda sums: sums.folder)
+        output.show_list(
+            rows, columns, form=form, names=lambda sums: sums.folder, record=lambda sums: sums.told()
+        )

@@ -6,19 +6,20 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import Misuse, one_line
 from orlop.cli.quantities import size_of
-from orlop.cli.session import Session, pass_session, verb
+from orlop.cli.session import Session, formats, pass_session, verb
+from orlop.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orlop.images.contents import FileInfo, FileKind
+    from orlop.images.contents import FileInfo, FileKind, Found
 
-__all__ = ["cat_verb", "find_verb", "ls_verb", "platform_option", "shown_path", "write_all"]
+__all__ = ["JSON_LINES", "cat_verb", "find_verb", "ls_verb", "platform_option", "shown_path", "write_all"]
+
+JSON_LINES = "A line of JSON for each; its fields are stable."
 
 platform_option = click.option(
     "--platform", metavar="OS/ARCH[/VARIANT]", help="Of an index: which of its images."
@@ -59,7 +60,7 @@ def long_line(file: FileInfo, name: str) -> str:
         moment = str(file.mtime)
     arrow = f" -> {one_line(os.fsdecode(file.target))}" if file.kind == "symlink" else ""
     who = f"{file.links:>3} {file.uid:>5} {file.gid:>5}"
-    return f"{stat.filemode(file.mode)} {who} {size:>10} {moment} {name}{arrow}\n"
+    return f"{stat.filemode(file.mode)} {who} {size:>10} {moment} {name}{arrow}"
 
 
 @verb(
@@ -73,7 +74,7 @@ def long_line(file: FileInfo, name: str) -> str:
 @click.option("-l", "--long", "is_long", is_flag=True, help="Modes, owners, sizes and times, too.")
 @click.option("-R", "--recursive", is_flag=True, help="All that is below a folder.")
 @click.option("-d", "--directory", "itself", is_flag=True, help="A folder, and not what is in it.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file; its fields are stable.")
+@formats(names="Whole paths alone.", as_json=JSON_LINES)
 @platform_option
 @pass_session
 def ls_verb(
@@ -83,29 +84,31 @@ def ls_verb(
     is_long: bool,
     recursive: bool,
     itself: bool,
-    as_json: bool,
     platform: str | None,
+    form: str = "table",
 ) -> None:
     """List files of an image, a layer or a prepared root; nothing is mounted.
 
-    IMAGE is an image's name or ID, a layer's diff ID, or the path of a prepared root.  PATH is /, or a path
-    inside of it; symlinks on the way lead nowhere else.  Owners are numbers.
+    IMAGE is an image's name or ID, IMAGE#N for its lowest N layers, a layer's diff ID, or the path of a
+    prepared root.  PATH is /, or a path inside of it; symlinks on the way lead nowhere else.  Owners are
+    numbers.
     """
-    import json
 
+    def line(file: FileInfo) -> str:
+        name = shown_path(file.path) if whole else os.fsdecode(file.path.rpartition(b"/")[2])
+        return long_line(file, one_line(name)) if is_long else name
+
+    whole = recursive or itself or len(paths) > 1
     with session.store() as store, session.call(quiet=True) as call:
         for path in paths or ("/",):
             top = os.fsencode(path)
             found = store.ls(thing, top, recursive=recursive, itself=itself, platform=platform, call=call)
             with closing(found):
-                for file in found:
-                    if as_json:
-                        output.write(json.dumps(json_of(file)) + "\n")
-                        continue
-                    whole = recursive or itself or len(paths) > 1
-                    name = shown_path(file.path) if whole else os.fsdecode(file.path.rpartition(b"/")[2])
-                    line = one_line(name)
-                    output.write(long_line(file, line) if is_long else f"{line}\n")
+                output.show_each(found, form=form, line=line, names=_path_of, record=json_of)
+
+
+def _path_of(file: FileInfo) -> str:
+    return shown_path(file.path)
 
 
 @verb(
@@ -166,7 +169,7 @@ _KINDS: dict[str, FileKind] = {
 )
 @click.option("--size", metavar="[+-]SIZE", help="At least, at most, or without a sign just so large: +10M.")
 @click.option("-0", "--null", is_flag=True, help="End each path with a NUL, and escape nothing.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each file; its fields are stable.")
+@formats(names="Paths alone, as is done without it.", as_json=JSON_LINES)
 @platform_option
 @pass_session
 def find_verb(
@@ -176,8 +179,8 @@ def find_verb(
     kinds: tuple[str, ...],
     size: str | None,
     null: bool,
-    as_json: bool,
     platform: str | None,
+    form: str = "table",
 ) -> None:
     """Find files by a pattern, in an image, a layer or a root, or in all images.
 
@@ -185,8 +188,13 @@ def find_verb(
     byte, ** any folders.  With --all lines are IMAGE:PATH, as "orlop cp" takes them; images of the same
     layers are listed by one name.
     """
-    import json
 
+    def line(one: Found) -> str:
+        path = shown_path(one.file.path)
+        return f"{one.names[0]}:{path}" if every else path
+
+    if null and form not in {"table", "name"}:
+        raise Misuse("-0 is for paths alone", "leave out -0 or --format")
     if len(words) != (1 if every else 2):
         wanted = "a pattern, and no image" if every else "an image and a pattern"
         raise Misuse(f"give {wanted}", "'orlop find --all PATTERN' looks into all images")
@@ -203,14 +211,16 @@ def find_verb(
             call=call,
         )
         with closing(found):
-            for one in found:
-                path = shown_path(one.file.path)
-                if as_json:
-                    names = {"names": list(one.names), "image_id": one.image_id}
-                    output.write(json.dumps({**names, **json_of(one.file)}) + "\n")
-                    continue
-                text = f"{one.names[0]}:{path}" if every else path
-                output.write(f"{text}\0" if null else f"{one_line(text)}\n")
+            if null:
+                for one in found:
+                    output.write(f"{line(one)}\0")
+            else:
+                output.show_each(found, form=form, line=line, names=line, record=found_json)
+
+
+def found_json(found: Found) -> dict[str, Any]:
+    """What a search found, as what JSON has."""
+    return {"names": list(found.names), "image_id": found.image_id, **json_of(found.file)}
 
 
 def _kind(text: str) -> FileKind:

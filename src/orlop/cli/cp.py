@@ -6,8 +6,7 @@ import os
 import sys
 from contextlib import closing
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.contents import platform_option, write_all
 from orlop.cli.exits import Misuse

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-import click
 from click.core import ParameterSource
 
+from orlop.cli import declared as click
 from orlop.cli import output, own
 from orlop.cli.app import global_options
 from orlop.cli.configuration import configuration_again, configuration_of, fields_of
@@ -161,7 +161,7 @@ def orlopd(
         driver=driver,
         durable=durable,
         debug=debug,
-        configuration=configuration_of(ctx, limits),
+        configuration=configuration_of(ctx),
     )
     _serve(session, listen, group, **door)
 

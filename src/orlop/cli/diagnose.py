@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import one_line
-from orlop.cli.session import Session, pass_session, path_hint, verb
+from orlop.cli.session import Session, formats, pass_session, path_hint, verb
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.images.upkeep import Explanation, ImageUsage, Part, Usage
@@ -28,9 +27,12 @@ _PREFIXED = {"layer", "blob", "config", "manifest"}  # parts that have a digest 
     "orlop df --json | jq '.images[] | {names, unique}'",
 )
 @click.option("-v", "--images", "with_images", is_flag=True, help="Also how it divides among images.")
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the images; its fields are stable.")
+@formats(
+    names="The kinds alone; with -v the images' names.",
+    as_json="JSON, with the images; its fields are stable.",
+)
 @pass_session
-def df_verb(session: Session, with_images: bool, as_json: bool) -> None:
+def df_verb(session: Session, with_images: bool, form: str = "table") -> None:
     """Show what the store takes on disk.
 
     The sizes are blocks of disk, and add up to what `du -sx` says of the store's folder.  RECLAIMABLE is
@@ -39,11 +41,19 @@ def df_verb(session: Session, with_images: bool, as_json: bool) -> None:
     With -v also for each image: what would go with it (UNIQUE), and what it needs but others keep, too
     (SHARED).  The last lines are what several images or roots share, counted once, and all the rest, so that
     this column adds up to the total.
+
+    A template's fields are those of `parts` in the JSON, with -v those of `images`.
     """
     with session.store() as store, session.call() as call:
         usage = store.usage(call=call)
-    if as_json:
+    if form == "json":
         output.write_json({**output.plain(usage), "size": usage.size, "reclaimable": usage.reclaimable})
+        return
+    if form != "table" and with_images:
+        output.show_each(usage.images, form=form, line=str, names=lambda image: image.names[0])
+        return
+    if form != "table":
+        output.show_each(usage.parts, form=form, line=str, names=lambda part: part.kind)
         return
     _show_parts(usage)
     if with_images:
@@ -99,9 +109,9 @@ def _names(image: ImageUsage) -> str:
 )
 @click.argument("thing", metavar="THING")
 @click.option("-a", "--all", "everything", is_flag=True, help="Name all that keep it, and all its parts.")
-@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@formats(names="")
 @pass_session
-def explain_verb(session: Session, thing: str, everything: bool, as_json: bool) -> None:
+def explain_verb(session: Session, thing: str, everything: bool, form: str = "table") -> None:
     """Show why something is kept, what it shares, and what its removal frees.
 
     THING is an image (its name, its ID or the digest of its manifest), a layer (its diff ID), the path of a
@@ -111,10 +121,8 @@ def explain_verb(session: Session, thing: str, everything: bool, as_json: bool) 
     hint = path_hint(thing) if thing.startswith(".") else nullcontext()
     with session.store() as store, session.call() as call, hint:
         found = store.explain(thing, call=call)
-    if as_json:
-        output.write_json(found)
-        return
-    _show(found, len(found.kept_by) + len(found.parts) if everything else _SHOWN)
+    most = len(found.kept_by) + len(found.parts) if everything else _SHOWN
+    output.show_record(found, form=form, shown=lambda: _show(found, most))
 
 
 def _show(found: Explanation, most: int) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
-from orlop.cli.exits import one_line
 from orlop.cli.quantities import duration_of
-from orlop.cli.session import Session, pass_session, verb
+from orlop.cli.session import Session, formats, pass_session, verb
 from orlop.errors import Cancelled, InvalidArgument
+from orlop.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orlop.images.events import Event
@@ -42,10 +39,10 @@ _DURATION = re.compile(r"(?:[0-9]+[smhdw])+")
 @click.option(
     "--kind", "kinds", metavar="KIND", multiple=True, help="Only these: image.pulled, or image for all below."
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON, an object a line; its fields are stable.")
+@formats(names="What it happened to, alone.", as_json="JSON, an object a line; its fields are stable.")
 @pass_session
 def events_verb(
-    session: Session, since: str | None, follow: bool, kinds: tuple[str, ...], as_json: bool
+    session: Session, since: str | None, follow: bool, kinds: tuple[str, ...], form: str = "table"
 ) -> None:
     """Show what happened to the store, and what happens.
 
@@ -59,10 +56,12 @@ def events_verb(
         session.call(quiet=False, progress="none") as call,
         store.events(_since(since), follow=follow, kinds=kinds, call=call) as found,
     ):
+        if not follow:
+            output.show_each(found, form=form, line=_line, names=_subject, record=json_of)
+            return
         for event in found:
-            output.write(_json(event) if as_json else _line(event))
-            if follow:
-                output.flush()
+            output.show_each((event,), form=form, line=_line, names=_subject, record=json_of)
+            output.flush()
 
 
 def _since(text: str | None) -> str | datetime | float | None:
@@ -81,8 +80,9 @@ def _since(text: str | None) -> str | datetime | float | None:
     return found if found.tzinfo else found.astimezone(UTC)
 
 
-def _json(event: Event) -> str:
-    said = {
+def json_of(event: Event) -> dict[str, Any]:
+    """An event as what JSON has."""
+    return {
         "cursor": event.cursor,
         "seq": event.seq,
         "time": event.time,
@@ -92,10 +92,13 @@ def _json(event: Event) -> str:
         "subject": event.subject,
         "attributes": dict(event.attributes),
     }
-    return json.dumps(said) + "\n"
+
+
+def _subject(event: Event) -> str:
+    return event.subject
 
 
 def _line(event: Event) -> str:
     words = [event.time, event.cursor, event.kind, event.subject or "-"]
     words += [f"{key}={said}" for key, said in event.attributes.items()]
-    return one_line(" ".join(words)) + "\n"
+    return " ".join(words)

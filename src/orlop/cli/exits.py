@@ -9,10 +9,13 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-import click
-
+from orlop.cli.colours import paint
 from orlop.cli.frontpage import CANCELLED, EXIT_CODES, OUTPUT_CLOSED, RUN_FAILED, UNEXPECTED, USAGE
 from orlop.errors import Error, from_oserror
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from click import Context
 
 __all__ = [
     "CANCELLED",
@@ -23,6 +26,7 @@ __all__ = [
     "OutputClosed",
     "RunFailed",
     "exit_code",
+    "is_clicks",
     "one_line",
     "report",
 ]
@@ -34,12 +38,12 @@ class OutputClosed(Exception):
     """Standard output is a pipe that nobody reads any more."""
 
 
-class Misuse(click.UsageError):
+class Misuse(Exception):
     """Wrong usage, with a hint of its own."""
 
-    def __init__(self, message: str, hint: str, *, ctx: click.Context | None = None) -> None:
-        super().__init__(message, ctx)
-        self.hint = hint
+    def __init__(self, message: str, hint: str, *, ctx: Context | None = None) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.ctx = message, hint, ctx
 
 
 class RunFailed(Exception):
@@ -67,15 +71,28 @@ def exit_code(exc: BaseException) -> int:
     if isinstance(exc, Error):
         signum = exc.details.get("signal", "")
         return 128 + int(signum) if signum else _CODE_OF.get(exc.code, UNEXPECTED)
+    if isinstance(exc, Misuse):
+        return RUN_FAILED if exc.ctx is not None and exc.ctx.info_name == "run" else USAGE
+    if isinstance(exc, KeyboardInterrupt):
+        return CANCELLED
+    if isinstance(exc, OutputClosed):
+        return OUTPUT_CLOSED
+    return _clicks_code(exc) if is_clicks(exc) else UNEXPECTED
+
+
+def is_clicks(exc: BaseException) -> bool:
+    """Whether it is an exception of click's, which is imported then."""
+    return any(cls.__module__.partition(".")[0] == "click" for cls in type(exc).__mro__)
+
+
+def _clicks_code(exc: BaseException) -> int:
+    import click
+
     if isinstance(exc, click.UsageError) and exc.ctx is not None and exc.ctx.info_name == "run":
         return RUN_FAILED
     if isinstance(exc, click.ClickException):
         return USAGE
-    if isinstance(exc, KeyboardInterrupt | click.Abort):
-        return CANCELLED
-    if isinstance(exc, OutputClosed):
-        return OUTPUT_CLOSED
-    return UNEXPECTED
+    return CANCELLED if isinstance(exc, click.Abort) else UNEXPECTED
 
 
 def one_line(text: str) -> str:
@@ -105,10 +122,14 @@ def report(exc: BaseException, *, program: str = "orlop", debug: bool = False) -
             import traceback
 
             traceback.print_exception(exc, file=sys.stderr)
+        if isinstance(shown, Error) and (left := shown.details.get("left")):
+            sys.stderr.write(f"{program}: interrupted; {one_line(left)}\n")
+            sys.stderr.flush()
+            return code
         text, hint = _words(shown, program)
-        sys.stderr.write(f"{program}: error: {one_line(text)}\n")
+        sys.stderr.write(f"{paint(f'{program}: error:', 'error', sys.stderr)} {one_line(text)}\n")
         if hint:
-            sys.stderr.write(f"hint: {one_line(hint)}\n")
+            sys.stderr.write(paint(f"hint: {one_line(hint)}", "dim", sys.stderr) + "\n")
         sys.stderr.flush()
     return code
 
@@ -117,12 +138,12 @@ def _words(exc: BaseException, program: str) -> tuple[str, str]:
     if isinstance(exc, Error):
         text = f"{exc.attempted}: {exc.reason}" if exc.attempted else exc.reason
         return text, exc.hint
-    if isinstance(exc, KeyboardInterrupt | click.Abort):
+    if isinstance(exc, KeyboardInterrupt):
         return "interrupted", ""
-    if isinstance(exc, click.UsageError):
-        return _sentence(exc.format_message()), _usage_hint(exc, program)
-    if isinstance(exc, click.ClickException):
-        return _sentence(exc.format_message()), ""
+    if isinstance(exc, Misuse):
+        return _sentence(exc.message), exc.hint
+    if is_clicks(exc):
+        return _clicks_words(exc, program)
     text = f"unexpected {type(exc).__name__}: {exc}"
     return text, f"this is a bug; `{program} --debug …` shows where, please report it"
 
@@ -131,8 +152,12 @@ def _sentence(text: str) -> str:
     return text[:1].lower() + text[1:].rstrip(".")
 
 
-def _usage_hint(exc: click.UsageError, program: str) -> str:
-    if isinstance(exc, Misuse):
-        return exc.hint
-    path = exc.ctx.command_path if exc.ctx is not None else program
-    return f"`{path} --help` shows how"
+def _clicks_words(exc: BaseException, program: str) -> tuple[str, str]:
+    import click
+
+    if isinstance(exc, click.UsageError):
+        path = exc.ctx.command_path if exc.ctx is not None else program
+        return _sentence(exc.format_message()), f"`{path} --help` shows how"
+    if isinstance(exc, click.ClickException):
+        return _sentence(exc.format_message()), ""
+    return "interrupted", ""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.environment import source_date_epoch
 from orlop.cli.exits import Misuse
 from orlop.cli.quantities import size_of
 from orlop.cli.session import Session, pass_session, progress_options, verb
+from orlop.hints import TYPE_CHECKING
 from orlop.images.exports import EXPORT_FORMATS
 
 if TYPE_CHECKING:
@@ -91,7 +90,8 @@ def export_verb(
         raise Misuse("the archive would go to the terminal", "give a file with -o, or a pipe")
     if to_output and form == "oci-dir":
         raise Misuse("a folder cannot go to standard output", "give one with -o, or use --format oci")
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    of = ("export",) if to_output else ("export", destination)
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=of) as call:
         done: Exported = store.export(
             things,
             output.Binary() if to_output else destination,

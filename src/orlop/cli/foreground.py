@@ -15,9 +15,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from orlop.errors import FailedPrecondition, NotFound, PermissionDenied
+from orlop.hints import Any
 
 __all__ = ["WATCHED", "run_program", "stand_by"]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.roots import labels_of
 from orlop.cli.session import (
@@ -17,6 +14,7 @@ from orlop.cli.session import (
     progress_options,
     verb,
 )
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -63,7 +61,11 @@ def fork_verb(
     options = ForkOptions(move=move, mount=mount, labels=labels_of(labels))
     if mount:
         check_lasting(f"fork {path}")
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+    with (
+        session.store() as store,
+        session.call(quiet=quiet, progress=progress, of=("fork", path)) as call,
+        path_hint(path),
+    ):
         made = store.verbs.fork(path, new_paths, options=options, call=call)
     if as_json:
         output.write_json(made)
@@ -115,7 +117,11 @@ def create_verb(
 
     The root stays usable, and may be in use.  Prints the name.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+    with (
+        session.store() as store,
+        session.call(quiet=quiet, progress=progress, of=("checkpoint", path)) as call,
+        path_hint(path),
+    ):
         made = store.verbs.checkpoint(path, name, call=call)
     if as_json:
         output.write_json(made)

@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # as a type checker has it; the real one is a third of wh
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["ABOUT", "EXAMPLES", "EXIT_CODES", "OPTIONS", "VERBS", "answer", "page", "width_of"]
+__all__ = ["ABOUT", "EXAMPLES", "EXIT_CODES", "OPTIONS", "VERBS", "answer", "page", "painted", "width_of"]
 
 # name -> how it is written, what the help says
 OPTIONS: dict[str, tuple[str, str]] = {
@@ -34,6 +34,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
         "--limit NAME=VALUE",
         "Set a limit, such as layer_size=1TiB.  May be repeated; ORLOP_LIMITS has several.",
     ),
+    "told": (
+        "--set KEY=VALUE",
+        "Set any other key of a configuration file, such as downloads=6.  May be repeated.",
+    ),
     "insecure_registries": (
         "--insecure-registry HOST",
         "Speak http or unverified TLS with this registry.  May be repeated.",
@@ -45,6 +49,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "durable": (
         "--durable / --no-durable",
         "Whether what is answered for outlasts a power cut.  [default: durable]",
+    ),
+    "color": (
+        "--color [auto|always|never]",
+        "Whether to paint what people read; NO_COLOR is heeded.  [default: auto]",
     ),
     "debug": ("--debug", "Show tracebacks."),
     "version": ("--version", "Show the version and exit."),
@@ -76,6 +84,8 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("lineage", "Show how an image was made: its history, each line with its layer."),
         "tree": ("lineage", "Show files as a tree, with sizes and the layers they came from."),
         "waste": ("lineage", "Show what an image's layers hold that layers above hide or delete."),
+        "explore": ("explore", "Explore an image or a prepared root in the terminal."),
+        "report": ("report", "Write a report on an image or a prepared root, as one page of HTML."),
     },
     "Root file systems": {
         "run": ("run", "Run a command in a container made from an image."),
@@ -113,7 +123,10 @@ VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "df": ("diagnose", "Show what the store takes on disk."),
         "explain": ("diagnose", "Show why something is kept, what it shares, and what its removal frees."),
         "events": ("events", "Show what happened to the store, and what happens."),
-        "info": ("upkeep", "Show the store and what serves it."),
+        "config": ("config", "Show what is configured and by whom, and what is wrong with it."),
+        "doctor": ("doctor", "Say what is well here and what is not, and what to do about it."),
+        "completion": ("completion", "Print what makes a shell complete verbs, options, images and paths."),
+        "info": ("info", "Show the store and what serves it."),
         "version": ("upkeep", "Show versions."),
     },
 }
@@ -161,7 +174,7 @@ Begin with:
   orlop cleanup /srv/a
 
 Completion for bash, zsh or fish:
-  eval "$(_ORLOP_COMPLETE=bash_source orlop)"
+  eval "$(orlop completion bash)"
 """
 
 _WIDEST = 100  # columns
@@ -169,11 +182,15 @@ _TERM = 30  # columns that an option has before its text goes below it
 
 
 def answer(argv: Sequence[str]) -> int | None:
-    """Do what ``argv`` asks for if it asks for help or the version alone; None where it is another's."""
+    """Do what ``argv`` asks for if it is nothing, help or the version; None where it is another's."""
     if "_ORLOP_COMPLETE" in os.environ or sys.stdout is None:
         return None
-    if argv in (["-h"], ["--help"]):
-        text = page("orlop", width_of())
+    if not argv:
+        from orlop.cli.welcome import here
+
+        text = here()
+    elif argv in (["-h"], ["--help"]):
+        text = painted(page("orlop", width_of()))
     elif argv == ["--version"]:
         from orlop.version import __version__
 
@@ -217,6 +234,19 @@ def page(program: str, width: int) -> str:
     lines += [f"  {line}" if line else "" for line in EXAMPLES.splitlines()]
     lines += ["", "Exit codes:", *_listed([(str(code), text) for code, _, text in EXIT_CODES], width)]
     return "\n".join(lines) + "\n"
+
+
+def painted(text: str) -> str:
+    """A page whose headings are bold, where standard output is to be painted."""
+    from orlop.cli.colours import paint, wanted
+
+    if not wanted(sys.stdout):
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        paint(line, "bold", sys.stdout) if line.endswith(":") and not line.startswith("   ") else line
+        for line in lines
+    )
 
 
 def _listed(rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:

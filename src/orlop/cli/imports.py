@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.environment import source_date_epoch
 from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, progress_options, verb
 from orlop.cli.stdin import check_piped, piped
 from orlop.cli.transfer import platform_options
+from orlop.hints import TYPE_CHECKING
 from orlop.images.imports import FORMATS
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def import_verb(
     ids = owner_of(owner) if owner is not None else None
     if source == "-":
         check_piped("… | orlop import -")
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("import",)) as call:
         found = store.load(
             piped("import -", call) if source == "-" else source,
             name=positional or name,

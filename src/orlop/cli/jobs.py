@@ -15,9 +15,9 @@ import os
 import posixpath
 import stat
 from pathlib import Path
-from typing import Any
 
 from orlop.errors import FailedPrecondition, NotFound, PermissionDenied, from_oserror
+from orlop.hints import Any
 from orlop.linux.files import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 from orlop.values import dataclass, replace
 

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
+from _thread import allocate_lock  # threading itself is a fifth of what a list of images imports
 from collections.abc import Iterable
-from importlib import import_module
 from types import ModuleType
-from typing import NotRequired, Required, get_type_hints
 
-__all__ = ["Late", "put_off"]
+__all__ = ["Late", "import_module", "put_off"]
 
-_GUARD = threading.Lock()
+_GUARD = allocate_lock()
 
 
 class Late(ModuleType):
@@ -35,11 +33,19 @@ class Late(ModuleType):
     def __getattr__(self, name: str) -> object:
         if name == "__path__" and self.__name__ not in _WITH_MODULES:  # ``from … import`` asks for it
             raise AttributeError(name)
+        if self.__name__ == "typing_extensions" and name in _OF_TYPING:
+            return getattr(import_module("typing"), name)
         try:
             module = _real(self.__name__)
         except ModuleNotFoundError as exc:  # typing_extensions, which nobody had to install
             raise AttributeError(f"module {self.__name__!r} is not installed") from exc
         return getattr(module, name)
+
+
+def import_module(name: str) -> ModuleType:
+    """As importlib's, whose import takes a millisecond."""
+    __import__(name)
+    return sys.modules[name]
 
 
 def _real(name: str) -> ModuleType:
@@ -121,7 +127,6 @@ _KNOWN: dict[str, dict[str, object]] = {
     "fnmatch": {},
     "gettext": {"gettext": _word, "ngettext": _word_of},
     "hashlib": {},
-    "importlib.metadata": {"version": lambda name: _real("importlib.metadata").version(name)},
     "inspect": {"cleandoc": _cleandoc},
     "ipaddress": {},
     "json": {},
@@ -132,6 +137,7 @@ _KNOWN: dict[str, dict[str, object]] = {
     "msgspec.toml": {},
     "msgspec.yaml": {},
     "ntpath": {},
+    "re": {},
     "platform": {"system": lambda: os.uname().sysname},
     "shutil": {"get_terminal_size": _terminal_size},
     "subprocess": {},
@@ -139,15 +145,12 @@ _KNOWN: dict[str, dict[str, object]] = {
     "textwrap": {},
     "tomllib": {},
     "traceback": {},
-    # Python has had these since 3.11, which is our oldest
-    "typing_extensions": {
-        "NotRequired": NotRequired,
-        "Required": Required,
-        "get_type_hints": get_type_hints,
-    },
+    "typing_extensions": {},
     "urllib.parse": {"quote_from_bytes": _quoted},
 }
 # Packages that cost nothing; ``import urllib.parse`` asks them for what is in them.
-_PACKAGES = ("importlib", "urllib")
+_PACKAGES = ("urllib",)
 # Those among the above that have modules below them, which ``import json.decoder`` finds by their path.
-_WITH_MODULES = ("json", "logging")
+_WITH_MODULES = ("json", "logging", "re")
+# Python has had these since 3.11, which is our oldest.
+_OF_TYPING = ("NotRequired", "Required", "get_type_hints")

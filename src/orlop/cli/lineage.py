@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
-from orlop.cli.contents import json_of, platform_option, shown_path
+from orlop.cli.contents import JSON_LINES, json_of, platform_option, shown_path
 from orlop.cli.exits import one_line
-from orlop.cli.session import Session, format_options, pass_session, path_hint, verb
+from orlop.cli.session import Session, format_options, formats, pass_session, path_hint, verb
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orlop.facade import Store
@@ -47,8 +45,9 @@ no_trunc_option = click.option("--no-trunc", is_flag=True, help="Whole digests a
 @click.argument("thing", metavar="IMAGE")
 @click.argument("path", metavar="PATH", type=click.Path())
 @click.option("-r", "--recursive", is_flag=True, help="What is below a folder: of each path its layer.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="JSON; its fields are stable.  With -r a line for each path."
+@formats(
+    names="The layers' diff IDs alone; with -r the paths.",
+    as_json="JSON; its fields are stable.  With -r a line for each path.",
 )
 @no_trunc_option
 @platform_option
@@ -58,9 +57,9 @@ def blame_verb(
     thing: str,
     path: str,
     recursive: bool,
-    as_json: bool,
     no_trunc: bool,
     platform: str | None,
+    form: str = "table",
 ) -> None:
     """Show which layers brought, changed and deleted a path; nothing is mounted.
 
@@ -72,11 +71,11 @@ def blame_verb(
     """
     with session.store() as store, session.call(quiet=True) as call, hint_of(thing):
         if recursive:
-            _blame_below(store, thing, path, platform, call, as_json=as_json, whole=no_trunc)
+            _blame_below(store, thing, path, platform, call, form=form, whole=no_trunc)
             return
         found = store.blame(thing, os.fsencode(path), platform=platform, call=call)
-    if as_json:
-        output.write_json(_blame_json(found))
+    if form == "json":
+        output.write_json(blame_json(found))
         return
     columns: list[output.Column] = [
         ("LAYER", lambda step: str(step.line.layer or "root")),
@@ -86,7 +85,9 @@ def blame_verb(
         ("CREATED BY", lambda step: _short(step.line.created_by, whole=no_trunc)),
         ("COMMENT", lambda step: step.line.comment),
     ]
-    output.show_list(found.steps[::-1], columns, form="table", names=str)
+    output.show_list(
+        found.steps[::-1], columns, form=form, names=lambda step: step.line.diff_id, record=_step_json
+    )
 
 
 def _step_text(step: BlameStep) -> str:
@@ -98,47 +99,56 @@ def _step_text(step: BlameStep) -> str:
     return f"{step.what}, implied" if step.how == "implied" else step.what
 
 
-def _blame_json(blame: Blame) -> dict[str, Any]:
+def blame_json(blame: Blame) -> dict[str, Any]:
+    """What became of a path, as what JSON has."""
     return {
         "path": shown_path(blame.path),
         "exists": blame.file is not None,
-        "steps": [
-            {
-                **output.plain(step.line),
-                "what": step.what,
-                "how": step.how,
-                "at": shown_path(step.at),
-                "file": json_of(step.file) if step.file is not None else None,
-                "source": shown_path(step.source) if step.how == "link" else None,
-                "source_layer": step.source_layer or None,
-            }
-            for step in blame.steps
-        ],
+        "steps": [_step_json(step) for step in blame.steps],
+    }
+
+
+def _step_json(step: BlameStep) -> dict[str, Any]:
+    return {
+        **output.plain(step.line),
+        "what": step.what,
+        "how": step.how,
+        "at": shown_path(step.at),
+        "file": json_of(step.file) if step.file is not None else None,
+        "source": shown_path(step.source) if step.how == "link" else None,
+        "source_layer": step.source_layer or None,
     }
 
 
 def _blame_below(
-    store: Store, thing: str, path: str, platform: str | None, call: Call, *, as_json: bool, whole: bool
+    store: Store, thing: str, path: str, platform: str | None, call: Call, *, form: str, whole: bool
 ) -> None:
     lines: dict[int, HistoryLine] = {}
     with suppress(InvalidArgument):  # a layer has no history
         found_lines = store.history(thing, platform=platform, call=call)
         lines = {line.layer: line for line in found_lines if line.layer}
     width = max([len("root"), *(len(str(number)) for number in lines)])
+
+    def said(one: TreeLine) -> str:
+        line = lines.get(one.layer)
+        digest = _short_digest(line.diff_id if line else "", whole=whole)
+        command = _short(line.created_by if line else "", whole=whole)
+        words = f"{one.layer or 'root':>{width}}  {digest:12}  {command:{_SHORT}}"
+        return f"{words}  {shown_path(one.file.path)}"
+
     found = store.tree(thing, os.fsencode(path), layers=True, platform=platform, call=call)
     with closing(found):
-        for one in found:
-            line = lines.get(one.layer)
-            if as_json:
-                output.write(json.dumps(_origin_json(one, line)) + "\n")
-                continue
-            digest = _short_digest(line.diff_id if line else "", whole=whole)
-            command = _short(line.created_by if line else "", whole=whole)
-            said = f"{one.layer or 'root':>{width}}  {digest:12}  {command:{_SHORT}}"
-            output.write(f"{one_line(said)}  {one_line(shown_path(one.file.path))}\n")
+        output.show_each(
+            found,
+            form=form,
+            line=said,
+            names=lambda one: shown_path(one.file.path),
+            record=lambda one: origin_json(one, lines.get(one.layer)),
+        )
 
 
-def _origin_json(one: TreeLine, line: HistoryLine | None) -> dict[str, Any]:
+def origin_json(one: TreeLine, line: HistoryLine | None) -> dict[str, Any]:
+    """Where a path came from, as what JSON has."""
     return {
         "path": shown_path(one.file.path),
         "layer": one.layer or None,
@@ -198,7 +208,7 @@ def history_verb(
 @click.option("-L", "--depth", type=click.IntRange(min=0), help="How many folders deep.  [default: all]")
 @click.option("-d", "--folders", is_flag=True, help="Folders alone.")
 @click.option("--layers", is_flag=True, help="Which layer each came from.")
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each; its fields are stable.")
+@formats(names="Paths alone, one a line.", as_json=JSON_LINES)
 @platform_option
 @pass_session
 def tree_verb(
@@ -208,8 +218,8 @@ def tree_verb(
     depth: int | None,
     folders: bool,
     layers: bool,
-    as_json: bool,
     platform: str | None,
+    form: str = "table",
 ) -> None:
     """Show files as a tree, with sizes and the layers they came from; nothing is mounted.
 
@@ -222,16 +232,17 @@ def tree_verb(
     with session.store() as store, session.call(quiet=True) as call, hint_of(thing):
         found = store.tree(thing, os.fsencode(path), depth=depth, layers=layers, platform=platform, call=call)
         with closing(found):
-            for line in found:
-                if folders and line.file.kind != "folder":
-                    continue
-                if as_json:
-                    output.write(json.dumps(_tree_json(line, layers=layers)) + "\n")
-                else:
-                    output.write(_tree_text(line, layers=layers))
+            output.show_each(
+                (line for line in found if not folders or line.file.kind == "folder"),
+                form=form,
+                line=lambda line: _tree_text(line, layers=layers),
+                names=lambda line: shown_path(line.file.path),
+                record=lambda line: tree_json(line, layers=layers),
+            )
 
 
-def _tree_json(line: TreeLine, *, layers: bool) -> dict[str, Any]:
+def tree_json(line: TreeLine, *, layers: bool) -> dict[str, Any]:
+    """A line of a tree, as what JSON has."""
     found = {**json_of(line.file), "total": line.total, "entries": line.entries, "depth": line.depth}
     return {**found, "layer": line.layer or None} if layers else found
 
@@ -243,7 +254,7 @@ def _tree_text(line: TreeLine, *, layers: bool) -> str:
     arrow = f" -> {os.fsdecode(file.target)}" if file.kind == "symlink" else ""
     size = output.size_text(line.total) if file.kind in {"file", "folder"} else file.kind
     layer = f"{line.layer or 'root':>5} " if layers else ""
-    return f"{size:>9} {layer} {'  ' * line.depth}{one_line(name + arrow)}\n"
+    return f"{size:>9} {layer} {'  ' * line.depth}{name}{arrow}"
 
 
 # ------------------------------------------------------------------ waste
@@ -259,12 +270,12 @@ def _tree_text(line: TreeLine, *, layers: bool) -> str:
 @click.option(
     "-n", "--files", type=click.IntRange(min=0), default=10, show_default=True, help="How many files to list."
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@formats(names="Paths of hidden files alone, one a line.")
 @no_trunc_option
 @platform_option
 @pass_session
 def waste_verb(
-    session: Session, image: str, files: int, as_json: bool, no_trunc: bool, platform: str | None
+    session: Session, image: str, files: int, no_trunc: bool, platform: str | None, form: str = "table"
 ) -> None:
     """Show what an image's layers hold that layers above hide or delete.
 
@@ -272,11 +283,16 @@ def waste_verb(
     files, folders, symlinks and devices are.  Efficiency is the share of the bytes that shows: 100 % where
     nothing is hidden.  Building the image so that what is not needed is gone before its layer ends avoids
     the waste.
+
+    With -q and with a template it lists the files alone; a template's fields are those of files in the JSON.
     """
     with session.store() as store, session.call(quiet=True) as call, hint_of(image):
         found = store.waste(image, files=files, platform=platform, call=call)
-    if as_json:
-        output.write_json(_waste_json(found))
+    if form == "json":
+        output.write_json(waste_json(found))
+        return
+    if form != "table":
+        _show_files(found.files, form)
         return
     columns: list[output.Column] = [
         ("LAYER", lambda layer: str(layer.line.layer)),
@@ -293,20 +309,27 @@ def waste_verb(
     )
     if found.files:
         output.write("\n")
-        _show_files(found.files)
+        _show_files(found.files, form)
 
 
-def _show_files(files: Iterable[WastedFile]) -> None:
+def _show_files(files: Iterable[WastedFile], form: str) -> None:
     columns: list[output.Column] = [
         ("SIZE", lambda file: output.size_text(file.size)),
         ("LAYER", lambda file: str(file.layer)),
         ("HIDDEN BY", lambda file: f"{file.hidden_by} ({file.what})"),
         ("PATH", lambda file: shown_path(file.path)),
     ]
-    output.show_list(list(files), columns, form="table", names=str)
+    output.show_list(
+        list(files), columns, form=form, names=lambda file: shown_path(file.path), record=_wasted_json
+    )
 
 
-def _waste_json(waste: Waste) -> dict[str, Any]:
+def _wasted_json(file: WastedFile) -> dict[str, Any]:
+    return {**output.plain(file), "path": shown_path(file.path)}
+
+
+def waste_json(waste: Waste) -> dict[str, Any]:
+    """What an image hides, as what JSON has."""
     return {
         "size": waste.size,
         "wasted": waste.wasted,
@@ -323,7 +346,7 @@ def _waste_json(waste: Waste) -> dict[str, Any]:
             }
             for layer in waste.layers
         ],
-        "files": [{**output.plain(file), "path": shown_path(file.path)} for file in waste.files],
+        "files": [_wasted_json(file) for file in waste.files],
     }
 
 

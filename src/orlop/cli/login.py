@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import Misuse, one_line
-from orlop.cli.session import Session, pass_session, verb
+from orlop.cli.session import Session, formats, pass_session, verb
+from orlop.hints import TYPE_CHECKING
 from orlop.values import replace
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ _AUTHFILE = click.option(
 @click.option("--insecure", is_flag=True, help="Speak http or unverified TLS with this registry.")
 @click.option("--get-login", "ask", is_flag=True, help="Print who you are there, and do nothing.")
 @click.option("--list", "show", is_flag=True, help="Print where you are logged in, and do nothing.")
-@click.option("--json", "as_json", is_flag=True, help="JSON; its fields are stable.")
+@formats(names="With --list the registries alone; else print nothing.")
 @pass_session
 def login_verb(
     session: Session,
@@ -57,7 +56,7 @@ def login_verb(
     insecure: bool,
     ask: bool,
     show: bool,
-    as_json: bool,
+    form: str = "table",
 ) -> None:
     """Log in to a registry: try a name and a password there, and keep them.
 
@@ -75,12 +74,13 @@ def login_verb(
         with session.call() as call:
             if ask:
                 user = login_of(registry, settings=settings, file=file, call=call)
-                if as_json:
-                    output.write_json({"registry": subject_of(registry).key, "username": user})
+                record = {"registry": subject_of(registry).key, "username": user}
+                if form == "json":
+                    output.write_json(record)
                 else:
-                    output.write(f"{one_line(user)}\n")
+                    output.show_each((record,), form=form, line=lambda _: user, names=lambda _: user)
             else:
-                _show(facade.logins(settings=settings, file=file, call=call), as_json=as_json)
+                _show(facade.logins(settings=settings, file=file, call=call), form)
         return
     subject = subject_of(registry)
     if insecure:
@@ -90,10 +90,14 @@ def login_verb(
     username, password = _credentials(subject.key, username, password, from_stdin=from_stdin)
     with session.call() as call:
         kept = facade.login(subject.key, username, password, settings=settings, file=file, call=call)
-    if as_json:
+    if form == "json":
         output.write_json(kept)
-    else:
-        output.write(f"logged in to {kept.registry} as {one_line(kept.username)}: {kept.place}\n")
+    elif form != "name":
+        output.show_each((kept,), form=form, line=_logged_in, names=str)
+
+
+def _logged_in(kept: LoggedIn) -> str:
+    return f"logged in to {kept.registry} as {kept.username}: {kept.place}"
 
 
 @verb(
@@ -170,11 +174,11 @@ def _read_password() -> str:
     return text
 
 
-def _show(found: list[LoggedIn], *, as_json: bool) -> None:
+def _show(found: list[LoggedIn], form: str) -> None:
     columns: list[output.Column] = [
         ("REGISTRY", lambda one: one.registry),
         ("USER", lambda one: one.username),
         ("KIND", lambda one: one.kind),
         ("KEPT IN", lambda one: one.place),
     ]
-    output.show_list(found, columns, form="json" if as_json else "table", names=lambda one: one.registry)
+    output.show_list(found, columns, form=form, names=lambda one: one.registry)

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from orlop.cli.exits import OutputClosed, one_line
 from orlop.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
+from orlop.hints import Any
 from orlop.values import fields, is_dataclass
 
 __all__ = [
     "Binary",
     "Column",
     "ago",
+    "before_writing",
+    "check_form",
     "fill_streams",
     "flush",
     "lost",
     "note",
     "plain",
     "short_id",
+    "show_each",
     "show_list",
+    "show_record",
     "size_text",
+    "terminal_width",
     "write",
     "write_json",
     "yes_no",
@@ -47,7 +50,6 @@ _UNITS = (  # seconds
     ("hour", 3600),
     ("minute", 60),
 )
-_FIELD = r"\{\{\s*(?:(json)\s+)?\.([A-Za-z_]*)\s*\}\}"
 
 
 def fill_streams() -> None:
@@ -64,8 +66,14 @@ def fill_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
+before_writing: list[Callable[[], object]] = []
+"""What is called before something is written: progress makes room for it."""
+
+
 def write(text: str) -> None:
     """Write to standard output."""
+    for make_room in before_writing:
+        make_room()
     if sys.stdout is None:  # it was closed before this process began
         raise FailedPrecondition("write the result", "standard output is closed")
     try:
@@ -108,6 +116,8 @@ class Binary:
             try:
                 return os.write(fd, data)
             except BlockingIOError:  # whoever has the other end of the pipe wants it so
+                import select
+
                 select.select([], [fd], [])
             except OSError as exc:
                 if exc.errno == errno.ENOSPC:
@@ -125,7 +135,11 @@ def _full(fd: int) -> Exception:
 
 def note(text: str) -> None:
     """A remark for the person at the terminal, on standard error."""
-    sys.stderr.write(f"orlop: {one_line(text)}\n")
+    from orlop.cli.colours import paint
+
+    for make_room in before_writing:
+        make_room()
+    sys.stderr.write(paint(f"orlop: {one_line(text)}", "dim", sys.stderr) + "\n")
 
 
 def plain(value: object) -> Json:
@@ -152,59 +166,100 @@ def show_list(
     *,
     form: str,
     names: Callable[[Any], str],
+    record: Callable[[Any], Json] = plain,
+    whole: bool = False,
 ) -> None:
     """Write a list of values in the form that was asked for.
 
     ``form`` is ``table``, ``json``, ``name`` (one a line) or a template such as
-    ``{{.name}} {{.size}}``, whose fields are those of the JSON.  Raises `InvalidArgument` for anything
-    else.
+    ``{{.name}} {{.size}}``, whose fields are those of the JSON (``record``).  Raises `InvalidArgument` for
+    anything else.  A table is as wide as the terminal, unless the ``whole`` is wanted.
     """
     if form == "json":
-        write_json(list(items))
-    elif form == "name":
-        write("".join(f"{one_line(names(item))}\n" for item in items))
+        write_json([record(item) for item in items])
     elif form == "table":
-        write(_table([title for title, _ in columns], [[get(item) for _, get in columns] for item in items]))
-    elif "{{" in form:
-        write("".join(f"{_fill(form, item)}\n" for item in items))
+        titles = [title for title, _ in columns]
+        write(_table(titles, [[get(item) for _, get in columns] for item in items], whole=whole))
     else:
+        show_each(items, form=form, line=names, names=names, record=record)
+
+
+def show_each(
+    items: Iterable[Any],
+    *,
+    form: str,
+    line: Callable[[Any], str],
+    names: Callable[[Any], str],
+    record: Callable[[Any], Json] = plain,
+    end: str = "\n",
+) -> None:
+    """Write values as they come, each in the form that was asked for: as `show_list`, without columns.
+
+    ``table`` is a ``line`` for each, which need not be a name; ``json`` a line of JSON.
+    """
+    check_form(form)
+    if form in {"table", "name"}:
+        get = line if form == "table" else names
+        for item in items:
+            write(one_line(get(item)) + end)
+    elif form == "json":
+        import json
+
+        for item in items:
+            write(json.dumps(record(item)) + "\n")
+    else:
+        from orlop.cli import templates
+
+        if form.startswith(templates.TABLE):
+            form = form.removeprefix(templates.TABLE)
+            rows = [templates.fill(form, record(item)).split("\t") for item in items]
+            heading = templates.titles(form).split("\t")
+            write(_table(heading, rows))
+            return
+        for item in items:
+            write(templates.fill(form, record(item)) + "\n")
+
+
+def show_record(value: Json, *, form: str, shown: Callable[[], None]) -> None:
+    """Write one thing: ``table`` as ``shown`` does it, ``json``, or a template of its fields."""
+    check_form(form)
+    if form == "table":
+        shown()
+    elif form == "json":
+        write_json(value)
+    else:
+        show_each([value], form=form, line=str, names=str)
+
+
+def check_form(form: str) -> None:
+    """Raise `InvalidArgument` for what is no form of a list."""
+    if form in {"table", "json", "name"}:
+        return
+    from orlop.cli import templates
+
+    if not templates.is_template(form):
         raise InvalidArgument(
             f"use format {form!r}", "not a format", hint="table, json, name, or a template as '{{.name}}'"
         )
+    templates.check(form)
 
 
-def _fill(template: str, item: object) -> str:
-    import json
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, whole: bool = False) -> str:
+    from orlop.cli import colours, tables
 
-    fields = plain(item)
-
-    def replace(match: re.Match[str]) -> str:
-        as_json, wanted = match.group(1), match.group(2).lower()
-        if not wanted:
-            return json.dumps(fields)
-        if wanted not in fields:
-            raise InvalidArgument(
-                f"use format {template!r}",
-                f"no field {match.group(2)!r}",
-                hint=f"the fields are {', '.join(fields)}",
-            )
-        value = fields[wanted]
-        if isinstance(value, str) and not as_json:
-            return one_line(value)
-        return "" if value is None and not as_json else json.dumps(value)
-
-    text = template.replace("\\t", "\t").replace("\\n", "\n")
-    return re.sub(_FIELD, replace, text)
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     # Names and labels come from outside; none may steer the terminal.
-    lines = [list(titles), *([one_line(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(titles))]
-    return "".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
-        for line in lines
-    )
+    harmless = [[one_line(cell) for cell in row] for row in rows]
+    stream = sys.stdout
+    at_terminal = stream is not None and stream.isatty() and not whole
+    paint = (lambda text, style: colours.paint(text, style, stream)) if colours.wanted(stream) else None
+    return tables.laid_out(titles, harmless, width=terminal_width() if at_terminal else None, paint=paint)
+
+
+def terminal_width() -> int:
+    """The columns of the terminal that results go to."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def size_text(size: float) -> str:

@@ -12,6 +12,7 @@ import os
 import sys
 
 from orlop.cli.late import put_off
+from orlop.hints import stand_in
 
 __all__ = ["begin", "end", "stay"]
 
@@ -23,6 +24,7 @@ def begin() -> None:
     took 10 ms, where an empty Python takes 17.
     """
     gc.set_threshold(100_000, 50, 100)
+    stand_in()
     put_off()
     # The first to be registered is the last to be called.  Where another was faster (coverage.py's start in a
     # subprocess, a debugger), it would be cut off, and the process ends as any other.

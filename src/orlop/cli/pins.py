@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import time
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.quantities import duration_of, labels_of
-from orlop.cli.session import Session, pass_session, verb
+from orlop.cli.session import Session, format_options, pass_session, verb
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.images.upkeep import Pin
@@ -61,10 +60,9 @@ def unpin_verb(session: Session, names: tuple[str, ...]) -> None:
     "orlop pins",
     "orlop pins --format '{{.name}} {{.ref}}'",
 )
-@click.option("--format", "form", metavar="FORM", default="table", help="table, json, name, or a template.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@format_options
 @pass_session
-def pins_verb(session: Session, form: str, as_json: bool) -> None:
+def pins_verb(session: Session, form: str = "table") -> None:
     """List pins."""
     with session.store() as store:
         pins = store.pins()
@@ -74,7 +72,7 @@ def pins_verb(session: Session, form: str, as_json: bool) -> None:
         ("KEEPS", lambda pin: pin.ref),
         ("EXPIRES", _expiry),
     ]
-    output.show_list(pins, columns, form="json" if as_json else form, names=lambda pin: pin.name)
+    output.show_list(pins, columns, form=form, names=lambda pin: pin.name)
 
 
 def _expiry(pin: Pin) -> str:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import Misuse, OutputClosed, one_line
-from orlop.cli.session import Session, format_options, pass_session, progress_options, verb
+from orlop.cli.session import Session, format_options, formats, pass_session, progress_options, verb
 from orlop.errors import from_oserror
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
@@ -58,7 +57,7 @@ def copy_verb(
     is verified on its way. An index comes with all its platforms, byte for byte. Prints NAME@sha256:… for
     each name it has there.
     """
-    with session.registries() as remote, session.call(quiet=quiet, progress=progress) as call:
+    with session.registries() as remote, session.call(quiet=quiet, progress=progress, of=("copy",)) as call:
         done = remote.copy(
             source,
             destination,
@@ -68,7 +67,7 @@ def copy_verb(
             tags=tags,
             call=call,
         )
-    if done.digest != done.source_digest:
+    if done.digest != done.source_digest and not quiet:
         output.note(f"picked from {done.source_digest}: the copy's digest is {done.digest}")
     if as_json:
         output.write_json(done)
@@ -86,19 +85,21 @@ def copy_verb(
 @click.argument("repository", metavar="REPOSITORY")
 @click.option("--last", metavar="TAG", help="Those after this one, in the registry's order.")
 @click.option("--count", metavar="N", type=click.IntRange(min=1), help="At most so many.")
-@click.option("--json", "as_json", is_flag=True, help="JSON: a list of texts.")
+@formats(names="Tags alone, as is done without it.", as_json="JSON: a list of texts.")
 @pass_session
-def tags_verb(session: Session, repository: str, last: str | None, count: int | None, as_json: bool) -> None:
+def tags_verb(
+    session: Session, repository: str, last: str | None, count: int | None, form: str = "table"
+) -> None:
     """List the tags of a repository.
 
-    One a line, in the registry's order.
+    One a line, in the registry's order.  In a template {{.}} is the tag.
     """
     with session.registries() as remote, session.call(quiet=True) as call:
         found = remote.tags(repository, last=last, count=count, call=call)
-    if as_json:
+    if form == "json":
         output.write_json(found)
     else:
-        output.write("".join(f"{tag}\n" for tag in found))
+        output.show_each(found, form=form, line=str, names=str)
 
 
 @verb(

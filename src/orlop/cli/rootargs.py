@@ -8,9 +8,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.images.api import ExtraMount, IdMap

@@ -9,11 +9,10 @@ import os
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
+from orlop.cli.exits import Misuse
 from orlop.cli.quantities import size_of
 from orlop.cli.rootargs import extra_of, id_maps_of
 from orlop.cli.session import (
@@ -21,14 +20,17 @@ from orlop.cli.session import (
     Session,
     check_lasting,
     format_options,
+    formats,
     pass_session,
     path_hint,
     progress_options,
     verb,
 )
-from orlop.errors import FailedPrecondition
+from orlop.errors import FailedPrecondition, NotFound
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orlop.cli.filters import Fits
     from orlop.cli.progress import ProgressMode
     from orlop.config import Driver, PullPolicy
     from orlop.images.api import Mount, PreparedInfo
@@ -126,7 +128,11 @@ def prepare_verb(
     extra = extra_of(volumes, tmpfs, image_volumes)
     if mount:
         check_lasting(f"prepare {path}")
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call, path_hint(path):
+    with (
+        session.store() as store,
+        session.call(quiet=quiet, progress=progress, of=("prepare",)) as call,
+        path_hint(path),
+    ):
         prepared = store.prepare(
             image,
             path,
@@ -147,7 +153,7 @@ def prepare_verb(
     if mount and not as_json:
         output.write(f"{prepared.path}\n")
     else:
-        _show_mounts(prepared.mounts, as_json=as_json)
+        _show_mounts(prepared.mounts, form="json" if as_json else "table")
 
 
 @verb(
@@ -155,16 +161,16 @@ def prepare_verb(
     "orlop mounts /srv/a | sudo sh -e",
 )
 @click.argument("path", metavar="PATH")
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
+@formats(names="Where they go alone, one a line.")
 @pass_session
-def mounts_verb(session: Session, path: str, as_json: bool) -> None:
+def mounts_verb(session: Session, path: str, form: str = "table") -> None:
     """Print the mounts of a prepared root again.
 
     They can be performed when they are printed, also after a reboot.
     """
     with session.store() as store, path_hint(path):
         mounts = store.get(path).mounts
-    _show_mounts(mounts, as_json=as_json)
+    _show_mounts(mounts, form=form)
 
 
 @verb(
@@ -206,12 +212,30 @@ def unmount_verb(session: Session, paths: tuple[str, ...]) -> None:
     "ps",
     "orlop ps",
     "orlop ps --quiet | xargs -r orlop cleanup",
+    "orlop ps --filter image=alpine --filter mounted=no",
     "orlop ps --format '{{.path}} {{.labels}}'",
 )
 @format_options
+@click.option("-a", "--all", "everything", is_flag=True, help="All of them, as is done without it.")
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Those alone: image=, path=, label=, driver=, kind=, mounted=.  May be repeated.",
+)
+@click.option("--no-trunc", is_flag=True, help="Whole cells, also where a terminal has no room for them.")
 @pass_session
-def ps_verb(session: Session, form: str = "table") -> None:
-    """List prepared roots."""
+def ps_verb(
+    session: Session, everything: bool, filters: tuple[str, ...], no_trunc: bool, form: str = "table"
+) -> None:
+    """List prepared roots.
+
+    Filters of different keys have to hold all, of one key any; image and path take * and ?.
+    """
+    from orlop.cli.filters import kept
+
     columns: list[output.Column] = [
         ("PATH", lambda root: root.path),
         ("IMAGE", lambda root: root.image),
@@ -222,26 +246,65 @@ def ps_verb(session: Session, form: str = "table") -> None:
     ]
     with session.store() as store:
         found: list[PreparedInfo] = store.prepared()
-    output.show_list(found, columns, form=form, names=lambda root: root.path)
+    found = kept(found, filters, _filters())
+    output.show_list(found, columns, form=form, names=lambda root: root.path, whole=no_trunc)
+
+
+def _filters() -> dict[str, Fits]:
+    from fnmatch import fnmatchcase
+
+    from orlop.cli.filters import fits_label, fits_name, fits_truth
+
+    def image(root: PreparedInfo, text: str) -> bool:
+        return fits_name(root.image, text) or (
+            len(text) >= 12 and root.image_id.partition(":")[2].startswith(text)
+        )
+
+    return {
+        "image": image,
+        "ancestor": image,  # docker's word for it
+        "path": lambda root, text: fnmatchcase(root.path, text),
+        "label": lambda root, text: fits_label(root.labels, text),
+        "driver": lambda root, text: bool(root.driver == text),
+        "kind": lambda root, text: bool(root.kind == text),
+        "mounted": lambda root, text: fits_truth(root.mounted, text),
+    }
 
 
 @verb(
     "cleanup",
     "orlop cleanup /srv/a /srv/b",
+    "orlop cleanup --all",
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1)
+@click.option("-a", "--all", "everything", is_flag=True, help="All prepared roots; then there is no PATH.")
+@click.option("-f", "--force", is_flag=True, help="Ignore paths where nothing is prepared.")
 @progress_options
 @pass_session
-def cleanup_verb(session: Session, paths: tuple[str, ...], quiet: bool, progress: ProgressMode) -> None:
+def cleanup_verb(
+    session: Session,
+    paths: tuple[str, ...],
+    everything: bool,
+    force: bool,
+    quiet: bool,
+    progress: ProgressMode,
+) -> None:
     """Unmount prepared roots and delete what was written.
 
     Prints each path.  One that is still in use is left whole, with an error that says who uses it.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
-        for path in paths:
+    if everything is bool(paths):
+        raise Misuse("name the roots, or say --all", "`orlop ps` lists them")
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("cleanup",)) as call:
+        for path in paths or [root.path for root in store.prepared()]:
             call.check(f"clean up {path}")
-            with path_hint(path):
-                store.verbs.cleanup(path, call=call)
+            try:
+                with path_hint(path):
+                    store.verbs.cleanup(path, call=call)
+            except NotFound:
+                if not force:
+                    raise
+                continue
             _remove_container_folder(session, path)
             output.write(f"{path}\n")
 
@@ -270,8 +333,10 @@ def mount_command(mount: Mount) -> str:
     return shlex.join([*words, mount.source, mount.target])
 
 
-def _show_mounts(mounts: tuple[Mount, ...], *, as_json: bool) -> None:
-    if as_json:
+def _show_mounts(mounts: tuple[Mount, ...], *, form: str) -> None:
+    if form == "json":
         output.write_json(mounts)
-    else:
+    elif form == "table":  # for a shell, which takes a path's bytes as they are
         output.write("".join(f"{mount_command(mount)}\n" for mount in mounts))
+    else:
+        output.show_each(mounts, form=form, line=mount_command, names=lambda mount: mount.target)

@@ -19,10 +19,8 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import RunFailed
 from orlop.cli.interrupts import Interrupts
@@ -31,6 +29,7 @@ from orlop.cli.roots import PULL
 from orlop.cli.runargs import container_name, entrypoint_of, environment, volume_of
 from orlop.cli.session import DRIVER, Session, pass_session, path_hint, progress_options, verb
 from orlop.errors import Cancelled, Error, FailedPrecondition, InvalidArgument, from_oserror
+from orlop.hints import TYPE_CHECKING
 from orlop.images.running.bundle import RunOptions, build_spec, write_bundle, write_etc_files
 from orlop.observe import Call
 from orlop.spec.documents import parse_config

@@ -26,10 +26,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
 
 from orlop.cli.terminal import ConsoleSocket, Relay, raw_mode
 from orlop.errors import AlreadyExists, Error, FailedPrecondition, NotFound, PermissionDenied, from_oserror
+from orlop.hints import Any, Self
 from orlop.linux.programs import find_helper
 from orlop.linux.reaper import subreaper
 

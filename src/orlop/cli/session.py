@@ -6,12 +6,11 @@ The one place that opens a store or connects to a daemon for the command line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
 
-import click
-
+from orlop.cli import declared as click
+from orlop.cli import output
 from orlop.cli.environment import (
     auth_files,
     default_root,
@@ -22,7 +21,8 @@ from orlop.cli.environment import (
     registries_conf,
 )
 from orlop.config import DRIVERS, Configuration
-from orlop.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from orlop.errors import Cancelled, FailedPrecondition, InvalidArgument, Unimplemented
+from orlop.hints import TYPE_CHECKING, TypeVar
 from orlop.values import dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode
     from orlop.config import Driver, ProxySettings, Settings
     from orlop.facade import Store
+    from orlop.images.api import ImageInfo
     from orlop.observe import Call
     from orlop.remote.api import Registries
 
@@ -43,6 +44,7 @@ __all__ = [
     "Target",
     "check_lasting",
     "format_options",
+    "formats",
     "needs_extra",
     "pass_session",
     "path_hint",
@@ -101,13 +103,20 @@ class Target:
             hosts_dirs=self._told("hosts_dirs", hosts_dirs(os.environ)),
             registries_conf=self._told("registries_conf", registries_conf(os.environ)),
             proxy=self._proxy(),
-            auth_files=(not elsewhere and said.auth_files) or auth_files(os.environ, os.geteuid()),
-            auth_config=os.environ.get("DOCKER_AUTH_CONFIG") or said.auth_config,
+            auth_files=((not elsewhere or self._is_told("auth_files")) and said.auth_files)
+            or auth_files(os.environ, os.geteuid()),
+            auth_config=(not self._is_told("auth_config") and os.environ.get("DOCKER_AUTH_CONFIG"))
+            or said.auth_config,
             nondistributable=self.nondistributable or said.nondistributable,
             compression_threads=self.compression_threads or said.compression_threads,
             # PATH is always set, and by nobody for orlop: a file that says it knows better.
             helper_path=self.configuration.get("helper_path") or os.environ.get("PATH", os.defpath),
         )
+
+    def _is_told(self, name: str) -> bool:
+        """Whether a setting was given by a variable of orlop's own, or an option: more than a file."""
+        given = self.configuration.given.get(name)
+        return given is not None and given.kind != "file"
 
     def _told(self, name: str, usual: tuple[str, ...]) -> tuple[str, ...]:
         """A setting that a file has, be it empty, or what is usual."""
@@ -162,6 +171,19 @@ class Session:
         """Open the store; a context manager."""
         return self.opener(self.target)
 
+    def images(self) -> list[ImageInfo]:
+        """All images, by name; here without opening the store, where it needs no more than a look."""
+        target = self.target
+        durable = target.durable is not False and target.configuration.get("durable") is not False
+        if self.opener is open_store and target.host is None and durable:
+            from orlop.images.glance import images_at
+
+            found = images_at(target.root_path, target.run_path)
+            if found is not None:
+                return found
+        with self.store() as store:
+            return store.images()
+
     @contextmanager
     def registries(self) -> Iterator[Registries]:
         """The verbs on registries, done here or by the daemon; neither opens a store."""
@@ -181,17 +203,30 @@ class Session:
             yield opened
 
     @contextmanager
-    def call(self, *, quiet: bool = False, progress: ProgressMode = "auto") -> Iterator[Call]:
-        """Show progress and heed Ctrl-C while the block runs."""
+    def call(
+        self, *, quiet: bool = False, progress: ProgressMode = "auto", of: Sequence[str] = ()
+    ) -> Iterator[Call]:
+        """Show progress and heed Ctrl-C while the block runs.
+
+        ``of`` are the verb and what it is about, for what is said where it is interrupted.
+        """
         from orlop.cli.interrupts import Interrupts
         from orlop.cli.progress import default_observer
         from orlop.observe import Call
 
         observer = default_observer(progress, quiet=quiet)
+        output.before_writing.append(observer.make_room)
         try:
             with Interrupts(on_first=observer.interrupted) as interrupts:
                 yield Call(observer=observer, cancel=interrupts.cancel)
+        except Cancelled as exc:
+            if "signal" in exc.details:
+                from orlop.cli.resuming import left_by
+
+                exc.details["left"] = left_by(of, exc, observer.board)
+            raise
         finally:
+            output.before_writing.remove(observer.make_room)
             observer.close()
 
 
@@ -223,31 +258,55 @@ def progress_options(function: _F) -> _F:
         show_default=True,
         help="How to show progress on standard error.",
     )(function)
-    return click.option("-q", "--quiet", is_flag=True, help="Show no progress.")(function)
+    return click.option("-q", "--quiet", is_flag=True, help="Show no progress, and no remarks.")(function)
 
 
-def format_options(function: _F) -> _F:
-    """Add ``--json``, ``--format`` and ``--quiet`` to a verb that lists; the verb takes ``form``."""
+def formats(
+    *,
+    names: str = "Names alone, one a line.",
+    as_json: str = "JSON; its fields are stable.",
+    flags: Sequence[str] = ("--format",),
+) -> Callable[[_F], _F]:
+    """Options of a verb that lists: ``--format``, ``--json``, ``--quiet``; the verb takes ``form``.
+
+    ``names`` is what ``--quiet`` says of itself; empty for a verb that shows one thing, which has no names.
+    """
 
     def choose(ctx: click.Context, param: click.Parameter, value: object) -> None:
         if value:
-            ctx.params["form"] = param.name if value is True else value
+            form = str(param.name if value is True else value)
+            if form == "name" and not names:
+                raise InvalidArgument(
+                    "use format 'name'", "not a format", hint="json, or a template as '{{.name}}'"
+                )
+            output.check_form(form)  # before anything is asked for
+            ctx.params["form"] = form
 
-    for flags, name, text, kind in (
-        (("--format",), "format_text", "table, json, name, or a template such as '{{.name}}'.", False),
-        (("-q", "--quiet"), "name", "Names alone, one a line.", True),
-        (("--json",), "json", "JSON; its fields are stable.", True),
-    ):
-        function = click.option(
-            *flags,
-            name,
-            is_flag=kind,
-            metavar=None if kind else "FORM",
-            expose_value=False,
-            callback=choose,
-            help=text,
-        )(function)
-    return function
+    def add(function: _F) -> _F:
+        words = "table, json, name, or" if names else "json, or"
+        for given, name, text, kind in (
+            (tuple(flags), "format_text", f"{words} a template such as '{{{{.name}}}}'.", False),
+            (("-q", "--quiet"), "name", names, True),
+            (("--json",), "json", as_json, True),
+        ):
+            if text:
+                function = click.option(
+                    *given,
+                    name,
+                    is_flag=kind,
+                    metavar=None if kind else "FORM",
+                    expose_value=False,
+                    callback=choose,
+                    help=text,
+                )(function)
+        return function
+
+    return add
+
+
+def format_options(function: _F) -> _F:
+    """`formats` with the words that suit most lists."""
+    return formats()(function)
 
 
 def check_lasting(attempted: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.session import Session, format_options, pass_session, progress_options, verb
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orlop.cli.progress import ProgressMode

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
 
-import click
-
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import Misuse
 from orlop.cli.session import Session, pass_session, progress_options, verb
+from orlop.hints import TYPE_CHECKING, TypeVar
 from orlop.layers.packing.recipes import COMPRESSIONS, FORMATS
 from orlop.values import replace
 
@@ -58,7 +57,7 @@ def pull_verb(
     A further platform of the same index is added to the name, which then means the first one given
     where nobody says a platform.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("pull", *images)) as call:
         for image in images:
             call.check(f"pull {image}")
             info = store.pull(image, platform=platform, all_platforms=all_platforms, call=call)
@@ -122,7 +121,7 @@ def push_verb(
     session.target = replace(
         session.target, nondistributable=nondistributable, compression_threads=threads or 0
     )
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("push",)) as call:
         result = store.push(
             image,
             destination,
@@ -152,7 +151,7 @@ def fetch_blobs_verb(
     it came, also when the registry that it came from is gone.  They come from registries known to have
     them, and stay as long as their layers do.  Prints the digests of those that were fetched.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress) as call:
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("fetch-blobs",)) as call:
         result = store.fetch_blobs(image, call=call)
         if as_json:
             output.write_json(output.plain(result))

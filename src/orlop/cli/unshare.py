@@ -11,9 +11,8 @@ import signal
 import sys
 from pathlib import PurePath
 
-import click
-
 from orlop import rootless
+from orlop.cli import declared as click
 from orlop.cli import output
 from orlop.cli.exits import RunFailed
 from orlop.cli.session import PASSING, verb

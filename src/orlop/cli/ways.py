@@ -14,12 +14,12 @@ import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from orlop.cli import output
 from orlop.cli.jobs import CREATE
 from orlop.cli.runtime import RUNTIMES, choose_runtime, run_container
 from orlop.errors import Error, FailedPrecondition, NotFound
+from orlop.hints import TYPE_CHECKING, Literal
 from orlop.images.running.namespace import UserNamespace
 from orlop.linux import userns
 from orlop.linux.programs import find_helper

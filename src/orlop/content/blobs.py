@@ -17,9 +17,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orlop.errors import DataLoss, NotFound, ResourceExhausted, from_oserror
+from orlop.hints import TYPE_CHECKING
 from orlop.linux.files import write_durably
 from orlop.linux.sync import DURABLE, Sync
 from orlop.spec.digest import Digest

@@ -14,7 +14,8 @@ import os
 import stat
 from functools import cache
 from struct import Struct
-from typing import Final
+
+from orlop.hints import Final
 
 __all__ = [
     "BLOCK",

@@ -17,11 +17,11 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
 
 from orlop.erofs import format as fmt
 from orlop.erofs import xattrs as xattr_body
 from orlop.errors import DataLoss, InvalidArgument, from_oserror
+from orlop.hints import Self
 from orlop.values import dataclass
 
 __all__ = ["Extent", "Image", "Inode", "open_image"]

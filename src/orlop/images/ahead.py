@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
 
+from orlop.hints import Self
 from orlop.layers.index import LayerIndex
 from orlop.metadata.roots import ChainRow
 from orlop.observe import Call

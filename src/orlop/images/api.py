@@ -12,10 +12,10 @@ or at least 12 hexadecimal digits of it.  Paths are absolute and clean.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol
 
 from orlop.config import Driver, PullPolicy
+from orlop.hints import TYPE_CHECKING, Literal, Protocol
+from orlop.images.infos import NO_LABELS, HeldPlatform, ImageInfo
 from orlop.observe import Call
 from orlop.values import dataclass, field
 
@@ -52,7 +52,6 @@ _ELSEWHERE = {
     "Store": "orlop.images.protocol",
     **dict.fromkeys(("Collected", "DriverInfo", "Keeping", "StoreInfo", "Upkeep"), "orlop.images.upkeep"),
 }
-_NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,40 +62,6 @@ class Mount:
     source: str
     target: str
     options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldPlatform:
-    """One image of an index that a name holds: its platform, its ID, the digest of its manifest."""
-
-    platform: str
-    id: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageInfo:
-    """An image of the store.
-
-    A name may mean an index: then ``index`` is its digest, ``platforms`` are its images that the store holds,
-    and the rest is about the first of them, which the name means where nobody says a platform.
-    ``id`` is the digest of its config; ``digest`` that of its manifest, or None while it has none
-    (an image made by commit has a manifest only once it was pushed or exported).  ``size`` counts the
-    bytes of its layers' tars.  ``created`` is RFC 3339, from the config;
-    ``used`` when it was last pulled, prepared or committed.  ``labels`` are the store's own, of this name.
-    """
-
-    name: str
-    id: str
-    digest: str | None = None
-    platform: str = ""
-    created: str = ""
-    size: int = 0
-    layers: int = 0
-    used: str = ""
-    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
-    index: str | None = None
-    platforms: tuple[HeldPlatform, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +138,7 @@ class PrepareOptions:
     self_contained: bool = False
     pull: PullPolicy | None = None
     platform: str | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     driver: Driver | None = None
     quota: int | None = None
     extra: tuple[ExtraMount, ...] = ()
@@ -199,7 +164,7 @@ class PreparedInfo:
     mounted: bool
     created: str
     mounts: tuple[Mount, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     quota: int | None = None
     uid_map: tuple[IdMap, ...] = ()
     gid_map: tuple[IdMap, ...] = ()
@@ -229,7 +194,7 @@ class CommitOptions:
     exclude: tuple[str, ...] = ()
     squash: bool = False
     base: str | None = None
-    annotations: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    annotations: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     freeze: str = ""
 
 

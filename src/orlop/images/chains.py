@@ -18,9 +18,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orlop.errors import Aborted, DataLoss, FailedPrecondition, NotFound, from_oserror
+from orlop.hints import TYPE_CHECKING
 from orlop.images.ahead import Ahead, Rendered
 from orlop.images.core import Core
 from orlop.images.space import check_room
@@ -251,7 +251,8 @@ class Chains:
         with self._core.locked("chain", name, call=call, attempted=f"build chain {name[:12]}"):
             if self.stack(name):
                 return
-            call.observer.progress(Progress(item=name[:12], phase="merging"))
+            item = f"chain {name[:12]}"
+            call.observer.progress(Progress(item=item, phase="merging"))
             made = indexes.take(name) if isinstance(indexes, Ahead) and not below else None
             if made is None:
                 with no_cycles():
@@ -260,6 +261,7 @@ class Chains:
             for warning in warnings[:20]:
                 call.observer.warning(warning)
             self._publish(row, diff_ids, image, call)
+            call.observer.progress(Progress(item=item, phase="done", done=len(image), total=len(image)))
 
     def again(self, row: ChainRow, *, call: Call) -> tuple[ChainRow, bytearray]:
         """What the image of a row is when it is made now of its layers, in the shape that the row remembers.

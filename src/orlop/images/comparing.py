@@ -7,8 +7,8 @@ people count them: 1 is the lowest.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Literal, Protocol
 
+from orlop.hints import Literal, Protocol
 from orlop.images.contents import FileInfo
 from orlop.observe import Call
 from orlop.values import dataclass

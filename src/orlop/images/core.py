@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orlop.config import DRIVERS, Settings
 from orlop.config import Driver as DriverName
@@ -23,6 +22,8 @@ from orlop.errors import (
     ResourceExhausted,
     from_oserror,
 )
+from orlop.hints import TYPE_CHECKING
+from orlop.images.format import NAMESPACE
 from orlop.images.layout import Layout
 from orlop.images.locks import Locks
 from orlop.images.space import Reserve, is_full
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMESPACE", "Core", "Lease"]
 
-NAMESPACE = "default"
 FORM_OF: dict[Privilege, FormName] = {
     "root": "real",
     "user-namespace": "namespace",

@@ -211,7 +211,9 @@ class Folders:
             tar = os.open(self._core.layers.tar(diff_id), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 with needing(self._core.layout.root, _least(index), f"unpack layer {diff_id}"):
-                    return self._write(folder, layer_items(index, tar), form, call)
+                    made = self._write(folder, layer_items(index, tar), form, call)
+                call.observer.progress(Progress(item=diff_id, phase="done"))
+                return made
             finally:
                 os.close(tar)
 

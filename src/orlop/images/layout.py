@@ -22,35 +22,19 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import stat
 from pathlib import Path
 
 from orlop.content.blobs import BlobStore
 from orlop.errors import DataLoss, FailedPrecondition, InvalidArgument, from_oserror
+from orlop.images.format import FEATURES, FORMAT, FORMAT_VERSION
 from orlop.linux.files import fsync_dir, write_durably
 from orlop.observe import reached
 from orlop.values import dataclass
 
 __all__ = ["FORMAT_VERSION", "Layout", "check_format", "check_root_path"]
 
-FORMAT_VERSION = 1
-_FEATURES: dict[str, frozenset[str]] = {
-    "compat": frozenset(),
-    "ro_compat": frozenset(),
-    "incompat": frozenset({"erofs-index-1"}),
-}
-_FORMAT = b"""\
-{
- "version": 1,
- "compat": [],
- "ro_compat": [],
- "incompat": [
-  "erofs-index-1"
- ]
-}
-"""  # as it is written; who finds just this has nothing to parse
-_ODD = re.compile(r"[,:\\\"\s]")
+_ODD = ',:\\"'  # and white space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +206,7 @@ class Layout:
                     hint="choose an empty folder, or one that does not exist",
                 )
             os.chmod(self.root, 0o700)
-            text = _FORMAT
+            text = FORMAT
             write_durably(path, text)
             reached("layout.format-written")
         check_format(text, what)
@@ -274,12 +258,12 @@ def _made(folder: Path, mode: int) -> bool:
 
 def check_format(text: bytes, what: str) -> None:
     """Refuse a store that we cannot work with, by its format.json.  Raises `FailedPrecondition`."""
-    if text == _FORMAT:
+    if text == FORMAT:
         return
     try:
         document = json.loads(text)
         version = document["version"]
-        unknown = {kind: sorted(set(document.get(kind, [])) - names) for kind, names in _FEATURES.items()}
+        unknown = {kind: sorted(set(document.get(kind, [])) - names) for kind, names in FEATURES.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise FailedPrecondition(what, "its format.json is not one of orlop's") from exc
     if type(version) is not int or version < 1:
@@ -296,7 +280,7 @@ def check_root_path(folder: Path, what: str) -> None:
     text = str(folder)
     if not folder.is_absolute():
         raise InvalidArgument(what, f"the path {text!r} is relative", hint="give an absolute path")
-    if _ODD.search(text):
+    if any(char in _ODD or char.isspace() for char in text):
         raise InvalidArgument(
             what,
             f"the path {text!r} holds a comma, colon, backslash, quote or white space",

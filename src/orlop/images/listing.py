@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from orlop.errors import DataLoss, Error, NotFound
-from orlop.images.api import HeldPlatform, ImageInfo
-from orlop.images.core import NAMESPACE, Core
+from orlop.hints import TYPE_CHECKING
+from orlop.images.format import NAMESPACE
+from orlop.images.infos import HeldPlatform, ImageInfo
 from orlop.metadata import images, platforms, uses
-from orlop.metadata.db import Transaction
 from orlop.metadata.images import ImageRow, ListedImage
 from orlop.metadata.platforms import PlatformRow
 from orlop.metadata.uses import ImageUse
-from orlop.observe import Call
-from orlop.spec.digest import Digest
-from orlop.values import replace
+from orlop.values import dataclass, replace
 
-__all__ = ["describe", "held_of", "info_of", "list_images", "noted"]
+if TYPE_CHECKING:
+    from orlop.images.core import Core
+    from orlop.metadata.db import Transaction
+    from orlop.spec.digest import Digest
+
+__all__ = ["Rows", "describe", "held_of", "info_of", "list_images", "list_known", "noted", "rows_of"]
 
 _KEEP_SECONDS = 1.0  # how long a list may wait to write down what it has learnt
 
@@ -57,22 +60,50 @@ def held_of(row: ImageRow, held: Sequence[PlatformRow]) -> tuple[HeldPlatform, .
     return tuple(HeldPlatform(platform=one.platform, id=one.config, digest=one.manifest) for one in first)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What the metadata say of all images at one moment."""
+
+    images: list[ListedImage]
+    uses: list[ImageUse]
+    held: dict[str, list[PlatformRow]]
+
+
+def rows_of(tx: Transaction) -> Rows:
+    """Read them."""
+    return Rows(
+        images=images.list_with_sizes(tx, NAMESPACE),
+        uses=uses.image_uses(tx, NAMESPACE),
+        held=platforms.all_platforms(tx, NAMESPACE),
+    )
+
+
 def list_images(core: Core) -> list[ImageInfo]:
     """All images, by name."""
-    found, used, held = core.db.read(
-        lambda tx: (
-            images.list_with_sizes(tx, NAMESPACE),
-            uses.image_uses(tx, NAMESPACE),
-            platforms.all_platforms(tx, NAMESPACE),
-        )
-    )
-    notes = {use.name: use for use in used}
-    infos = [(one.row, info) for one in found if (info := _line(core, one)) is not None]
+    rows = core.db.read(rows_of)
+    infos = [(one.row, info) for one in rows.images if (info := _line(core, one)) is not None]
     learnt = {row.config: info for row, info in infos if row.platform is None and info.platform}
     if learnt:
         _keep(core, learnt)
+    return _listed(rows, infos)
+
+
+def list_known(rows: Rows) -> list[ImageInfo] | None:
+    """All images, by name, from their rows alone; None where a row does not know what its config says."""
+    if any(one.row.platform is None for one in rows.images):
+        return None
+    return _listed(rows, [(one.row, _known(one)) for one in rows.images])
+
+
+def _known(image: ListedImage) -> ImageInfo:
+    row = image.row
+    return _info(row, image.size, image.layers, platform=row.platform or "", created=row.created or "")
+
+
+def _listed(rows: Rows, infos: Sequence[tuple[ImageRow, ImageInfo]]) -> list[ImageInfo]:
+    notes = {use.name: use for use in rows.uses}
     return [
-        replace(noted(info, notes.get(info.name)), platforms=held_of(row, held.get(info.name, ())))
+        replace(noted(info, notes.get(info.name)), platforms=held_of(row, rows.held.get(info.name, ())))
         for row, info in infos
     ]
 
@@ -102,6 +133,7 @@ def _line(core: Core, image: ListedImage) -> ImageInfo | None:
 
 def _keep(core: Core, learnt: dict[Digest, ImageInfo]) -> None:
     """Write down what configs say, so that the next list reads none."""
+    from orlop.observe import Call
 
     def body(tx: Transaction) -> None:
         for config, info in learnt.items():

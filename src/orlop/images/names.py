@@ -86,7 +86,10 @@ def require(tx: Transaction, namespace: str, text: str, attempted: str) -> Image
             full = str(Reference.parse(text))
         except InvalidArgument:
             full = text
-        raise NotFound(attempted, f"no image {full} in the store", hint="'orlop images' lists what there is")
+        from orlop.images.nearby import image_hint
+
+        hint = image_hint(tx, namespace, text)
+        raise NotFound(attempted, f"no image {full} in the store", hint=hint)
     return row
 
 

@@ -11,9 +11,9 @@ from contextlib import nullcontext, suppress
 from functools import cached_property, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from orlop.errors import Error, ResourceExhausted, from_oserror
+from orlop.hints import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.space import is_full, told
 from orlop.observe import Call

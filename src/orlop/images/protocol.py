@@ -5,8 +5,7 @@ In a module of its own because it needs all the others, and whoever calls a verb
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from orlop.hints import Protocol
 from orlop.images.api import Images, Roots
 from orlop.images.comparing import Comparing
 from orlop.images.contents import Contents

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orlop.config import DRIVERS, Settings
 from orlop.errors import (
@@ -16,6 +15,7 @@ from orlop.errors import (
     InvalidArgument,
     NotFound,
 )
+from orlop.hints import TYPE_CHECKING, ParamSpec, TypeVar
 from orlop.images.api import (
     CommitOptions,
     FetchedBlobs,

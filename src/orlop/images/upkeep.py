@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Protocol
 
+from orlop.hints import Literal, Protocol
 from orlop.observe import Call
 from orlop.values import dataclass, field
 

@@ -18,15 +18,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
 
 from orlop.errors import Error, Unavailable
+from orlop.hints import Generic, Protocol, TypeVar
 from orlop.linux.flock import FileLock
 from orlop.metadata.forks import watch_forks
 
 __all__ = ["BATCH", "Batch", "Behind", "Waiting"]
 
-_log = logging.getLogger(__name__)
 
 BATCH = 32  # folders that are made at a time, at most
 LOW = 24  # folders left when more are made, at most
@@ -223,7 +222,7 @@ class Waiting(ABC, Generic[_K]):
             try:
                 made = self._make(wanted.like, wanted.missing())
             except Error as exc:  # whoever needs one makes it, and is told why it cannot be
-                _log.debug("no folders are made beforehand: %s", exc)
+                logging.getLogger(__name__).debug("no folders are made beforehand: %s", exc)
                 wanted.taken = 0
             with self._guard:
                 kept = any(shelf is wanted for shelf in self._shelves.values())

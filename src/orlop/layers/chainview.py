@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
 
 from orlop.erofs.reader import Image, Inode, open_image
 from orlop.errors import FailedPrecondition
+from orlop.hints import Any, Self
 from orlop.layers.index import Xattrs
 from orlop.observe import Call
 from orlop.values import dataclass

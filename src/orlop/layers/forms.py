@@ -18,8 +18,8 @@ import os
 import re
 import stat
 import struct
-from typing import TYPE_CHECKING, Literal
 
+from orlop.hints import TYPE_CHECKING, Literal
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import TRUSTED, USER, escape_xattrs, unescape_xattrs
 from orlop.values import dataclass, replace

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orlop.errors import FailedPrecondition
@@ -49,6 +49,7 @@ def write_layer(
     others: Mapping[ChainView, Sequence[Sequence[Path]]] | None = None,
     drop: bool = False,
     write_back: bool = False,
+    written: Callable[[int], None] = lambda total: None,
     call: Call,
 ) -> WrittenTar:
     """Write changes as a layer's tar; returns its diff ID and its index.
@@ -57,7 +58,7 @@ def write_layer(
     ``others`` are further chains, with their devices, that changes may have their bytes in.
     Raises `MovedAway` for a file that is gone, and with ``drop`` leaves it out instead, with a warning, where
     nothing else is wrong without it.  Raises `FailedPrecondition` naming a file that changes all the time.
-    ``write_back`` begins to write to the disk before the end.
+    ``write_back`` begins to write to the disk before the end.  ``written`` is told the bytes of tar so far.
     """
     again = again or Again(view)
     writer = TarWriter(out, write_back=write_back)
@@ -80,7 +81,7 @@ def write_layer(
                 writer.add(member, lambda chunks=chunks: next(chunks, b""))  # type: ignore[misc]  # bound now
             else:
                 try:
-                    _write_file(writer, change, below, again, call)
+                    _write_file(writer, change, below, again, written, call)
                 except MovedAway:
                     if not drop or again.has_lower(member.path):
                         raise
@@ -91,7 +92,9 @@ def write_layer(
     return writer.finish()
 
 
-def _write_file(writer: TarWriter, change: Change, below: Below, again: Again, call: Call) -> None:
+def _write_file(
+    writer: TarWriter, change: Change, below: Below, again: Again, written: Callable[[int], None], call: Call
+) -> None:
     """One file of the upper, by its path, no link followed on the way."""
     member, stamp = change.member, change.stamp
     for _ in range(READS):
@@ -111,7 +114,7 @@ def _write_file(writer: TarWriter, change: Change, below: Below, again: Again, c
                 about = _settled(fd)
             if about.st_ctime_ns != stamp or about.st_size != member.size:
                 member, stamp = again.member(member.path, fd, about), about.st_ctime_ns
-            if _copy(writer, member, fd, about, call):
+            if _copy(writer, member, fd, about, written, call):
                 return
         finally:
             os.close(fd)
@@ -120,7 +123,14 @@ def _write_file(writer: TarWriter, change: Change, below: Below, again: Again, c
     )
 
 
-def _copy(writer: TarWriter, member: Member, fd: int, before: os.stat_result, call: Call) -> bool:
+def _copy(
+    writer: TarWriter,
+    member: Member,
+    fd: int,
+    before: os.stat_result,
+    written: Callable[[int], None],
+    call: Call,
+) -> bool:
     """Write a file as it is; False, and nothing is written, if it was not the same all the while."""
     left = member.size
 
@@ -128,6 +138,7 @@ def _copy(writer: TarWriter, member: Member, fd: int, before: os.stat_result, ca
         nonlocal left
         if left > CHUNK:
             call.check("write layer")
+        written(writer.size)
         chunk = os.read(fd, min(CHUNK, left))
         left -= len(chunk)
         return chunk

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
+from orlop.hints import Self
 from orlop.layers.chainview import ChainView, LowerEntry
 from orlop.layers.folder import Item, Piece
 from orlop.layers.index import COPIED, HIDES, IMPLIED, LINK, OPAQUE, LayerIndex

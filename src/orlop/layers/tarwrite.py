@@ -11,11 +11,11 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 from zlib import adler32
 
 from orlop.config import DEFAULT_LIMITS, Limits
 from orlop.errors import DataLoss
+from orlop.hints import TYPE_CHECKING
 from orlop.layers import pax
 from orlop.layers.builder import IndexBuilder
 from orlop.layers.entry import Entry
@@ -119,6 +119,11 @@ class TarWriter:
         self._pieces: list[bytes] = []
         self._begun = 0 if write_back else None  # how much is on its way to the disk
         self._builder = IndexBuilder(limits=limits)
+
+    @property
+    def size(self) -> int:
+        """The bytes so far."""
+        return self._at
 
     def add(
         self,

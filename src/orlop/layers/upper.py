@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from types import TracebackType
-from typing import Self
 
+from orlop.hints import Self
 from orlop.layers.index import Xattrs
 from orlop.layers.nested import TRUSTED
 

@@ -14,8 +14,8 @@ import os
 import struct
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
 
+from orlop.hints import Self
 from orlop.linux._syscall import (
     AT_EMPTY_PATH,
     AT_FDCWD,

@@ -15,9 +15,9 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 from orlop.errors import Internal, Unavailable, from_oserror
+from orlop.hints import Literal
 from orlop.linux._syscall import call
 
 __all__ = [

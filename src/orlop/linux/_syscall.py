@@ -13,7 +13,8 @@ import errno
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+from orlop.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ctypes

@@ -93,6 +93,7 @@ __all__ = [
     "parse_options",
     "perform",
     "split_lowerdir",
+    "try_mapped",
     "umount",
     "upper_in_use",
 ]
@@ -403,6 +404,18 @@ def _overlay(wanted: MountOptions) -> int:
         options=wanted.without("lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir"),
         attrs=wanted.attrs,
     )
+
+
+def try_mapped(folder: Path, user_namespace: int) -> None:
+    """Make a mount of a folder, with ids as a user namespace maps them, that nobody sees; and let it go.
+
+    Raises OSError where that cannot be had here.
+    """
+    fd = open_tree(folder)
+    try:
+        mount_setattr(fd, set=MOUNT_ATTR_IDMAP, userns_fd=user_namespace)
+    finally:
+        os.close(fd)
 
 
 def map_ids(source: Path, target: Path, user_namespace: int) -> None:

@@ -63,7 +63,10 @@ def command(
         "parent": os.getpid(),
     }
     path = [os.path.abspath(entry) for entry in sys.path]
-    start = f"import sys; sys.path[:] = {path!r}; from {__name__} import main; main({json.dumps(job)!r})"
+    start = (
+        f"import sys; sys.path[:] = {path!r}; from orlop.hints import stand_in; stand_in(); "
+        f"from {__name__} import main; main({json.dumps(job)!r})"
+    )
     return [sys.executable, "-I", "-S", "-c", start]
 
 

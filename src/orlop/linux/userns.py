@@ -17,9 +17,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
 from orlop.errors import Error, FailedPrecondition, Internal, from_oserror
+from orlop.hints import NoReturn
 from orlop.linux._idmaps import (
     IdRange,
     Maps,
@@ -192,6 +192,8 @@ def _become(
     parent: int,
 ) -> NoReturn:
     """The child's part.  Says ``ready`` once the namespace waits for its maps, or what failed and how."""
+    import warnings  # noqa: F401 - execvpe wants it, and inside we may be nobody who can read it
+
     step = "1"
     try:
         call("unshare", CLONE_NEWUSER)

@@ -1,1 +1,3 @@
 """What the store knows, in SQLite: the transaction is the truth."""
+
+SCHEMA_VERSION = 6  # of meta.db: the last of the scripts in schema/

@@ -7,7 +7,10 @@ from before the first such write until a check has found everything whole, or me
 
 from __future__ import annotations
 
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = ["clear", "is_marked", "mark", "others"]
 

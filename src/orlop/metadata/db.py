@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from orlop.errors import (
     Cancelled,
@@ -32,14 +31,15 @@ from orlop.errors import (
     Unavailable,
     from_oserror,
 )
+from orlop.hints import TypeVar
 from orlop.linux.flock import TurnLock
+from orlop.metadata import SCHEMA_VERSION
 from orlop.metadata.forks import check_not_spoilt, spoil, watch_forks
 from orlop.metadata.writers import ATTEMPTED, Job, Writers, run_together
 from orlop.observe import Call, reached
 
 __all__ = ["SCHEMA_VERSION", "Database", "Transaction", "script"]
 
-SCHEMA_VERSION = 6
 BUSY_SECONDS = 30  # how long strangers may hold SQLite's own lock
 WAL_LIMIT = 8 << 20  # the log keeps this size, so a commit need not grow it
 LOG_PAGES = 2_000  # in the log when a commit itself copies them to their places, and the log begins anew

@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+from orlop.hints import TYPE_CHECKING
 from orlop.values import dataclass
 
 if TYPE_CHECKING:
@@ -72,12 +72,18 @@ def add(
 
 def _text(said: Mapping[str, str]) -> str:
     """A JSON object, as `json.dumps` writes it with sorted keys; for texts alone, in a fifth of the time."""
-    quoted = _quote()
-    return "{" + ", ".join([f"{quoted(key)}: {quoted(said[key])}" for key in sorted(said)]) + "}"
+    return "{" + ", ".join([f"{_quoted(key)}: {_quoted(said[key])}" for key in sorted(said)]) + "}"
+
+
+def _quoted(text: str) -> str:
+    """A text of JSON.  What is plain, as nearly all is here, needs no encoder, which is 3 ms to import."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    return _encoder()(text)
 
 
 @functools.cache
-def _quote() -> Callable[[str], str]:
+def _encoder() -> Callable[[str], str]:
     from json import JSONEncoder  # not on the way of a command that only looks
 
     return JSONEncoder().encode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
+from orlop.hints import Literal
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID
 from orlop.values import dataclass

@@ -16,9 +16,9 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import Protocol
 
 from orlop.errors import FailedPrecondition
+from orlop.hints import Protocol
 
 __all__ = ["check_not_spoilt", "spoil", "watch_forks"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from orlop.metadata import events, labels, platforms
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING, Any
+from orlop.metadata import labels, platforms
 from orlop.metadata.platforms import PlatformRow
 from orlop.spec.digest import DiffID, Digest
 from orlop.values import dataclass
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = [
     "ImageRow",
@@ -99,6 +101,12 @@ def list_images(tx: Transaction, namespace: str) -> list[ImageRow]:
     return [_row(tuple(row)) for row in tx.execute(_SELECT + " ORDER BY name", (namespace,))]
 
 
+def some_names(tx: Transaction, namespace: str, most: int) -> list[str]:
+    """So many of the names, the first by name."""
+    query = "SELECT name FROM images WHERE namespace = ? ORDER BY name LIMIT ?"
+    return [str(row[0]) for row in tx.execute(query, (namespace, most))]
+
+
 def list_with_sizes(tx: Transaction, namespace: str) -> list[ListedImage]:
     """All images, by name, with what a list shows of them."""
     query = (
@@ -181,6 +189,8 @@ def _tell_put(
     index: Digest | None,
 ) -> None:
     """Write the event of a name that is to mean something, if it did not mean just that."""
+    from orlop.metadata import events  # late: a list tells of nothing
+
     query = "SELECT config_digest, manifest_digest, index_digest FROM images WHERE namespace = ? AND name = ?"
     row = tx.execute(query, (namespace, name)).fetchone()
     if row is None:
@@ -214,6 +224,8 @@ def delete_image(tx: Transaction, namespace: str, name: str) -> bool:
         "SELECT config_digest FROM images WHERE namespace = ? AND name = ?", (namespace, name)
     ).fetchone()
     if row is not None:
+        from orlop.metadata import events
+
         events.add(tx, namespace, "image.removed", name, {"id": row[0]})
     cursor = tx.execute("DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, name))
     return cursor.rowcount > 0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = ["all_image_labels", "change_image_labels", "delete_image_labels", "image_labels"]
 

@@ -24,8 +24,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING
 from orlop.values import dataclass
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = ["NOTHING", "Needs", "Without"]
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING
 from orlop.spec.digest import Digest
 from orlop.values import dataclass
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = [
     "IndexBlob",

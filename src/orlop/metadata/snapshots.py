@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from orlop.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from orlop.hints import Literal
 from orlop.metadata.db import Transaction
 from orlop.spec.digest import DiffID
 from orlop.values import dataclass

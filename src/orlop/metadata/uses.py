@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orlop.metadata.db import Transaction
+from orlop.hints import TYPE_CHECKING
 from orlop.metadata.labels import all_image_labels, image_labels
-from orlop.metadata.needs import Needs, Without
 from orlop.values import dataclass
+
+if TYPE_CHECKING:
+    from orlop.metadata.db import Transaction
 
 __all__ = [
     "ImageUse",
@@ -97,6 +99,8 @@ def layer_uses(
     """
     free = set[str]()
     if names:
+        from orlop.metadata.needs import Needs, Without
+
         without = Without(namespace=namespace, images=frozenset(names), leases=frozenset(leases))
         free.update(Needs(tx, now=now, without=without).unneeded("layer", "layers", "diff_id"))
     query = "SELECT diff_id, size, size + data_size + index_size FROM layers"

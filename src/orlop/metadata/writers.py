@@ -16,9 +16,9 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 from orlop.errors import from_oserror
+from orlop.hints import Generic, TypeVar
 from orlop.linux.flock import TurnLock
 from orlop.observe import Call
 

@@ -33,6 +33,7 @@ class _Heard(Warnings):
     def progress(self, event: Progress) -> None:
         """Keep the event in the place of the last one."""
         with self._lock:
+            self._progress.pop((event.item, event.phase), None)  # what is told last was said last
             self._progress[event.item, event.phase] = event
 
     def news(self) -> list[Progress | str]:

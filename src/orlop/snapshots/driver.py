@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from orlop.config import Driver as DriverName
 from orlop.errors import InvalidArgument
+from orlop.hints import Protocol
 from orlop.linux.mountinfo import MountEntry
 from orlop.linux.sync import Sync
 from orlop.values import dataclass

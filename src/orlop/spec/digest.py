@@ -7,9 +7,9 @@ Sources: OCI image-spec, descriptor.md ("Digests") and config.md ("Layer DiffID"
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Self
 
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -9,7 +9,7 @@ object the last counts, as Go has it, in every reader here alike.
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar  # msgspec reads them, and wants typing's own
 
 import msgspec
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from orlop.errors import InvalidArgument, NotFound
 from orlop.images import names
+from orlop.images.nearby import root_hint
 from orlop.metadata import costs, images, roots
 from orlop.metadata.db import Transaction
 from orlop.spec.reference import Reference
@@ -128,7 +129,7 @@ def _of_kind(tx: Transaction, namespace: str, kind: str, name: str, attempted: s
     """A thing whose kind is known."""
     if kind == "root":
         if roots.get_root(tx, name) is None:
-            raise NotFound(attempted, f"nothing is prepared at {name}", hint="'orlop ps' lists what is")
+            raise NotFound(attempted, f"nothing is prepared at {name}", hint=root_hint(tx, name))
         return Thing("root", name)
     if kind == "pin":
         if costs.get_pin(tx, namespace, name) is None:

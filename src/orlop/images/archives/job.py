@@ -15,7 +15,7 @@ from orlop.images.archives.rootlayer import LayerMaker
 from orlop.images.core import Core, Lease
 from orlop.images.space import needing
 from orlop.images.transfer.ingest import BlobLayer, LayerIngest
-from orlop.observe import Call
+from orlop.observe import Call, Progress
 from orlop.spec.digest import Digest
 from orlop.spec.platform import Platform
 from orlop.spec.reference import Reference
@@ -98,6 +98,8 @@ class Job:
     def read_layers(self, wanted: list[tuple[str, BlobLayer]], *, verify: bool) -> None:
         """Bring in the layers of an image, named by their paths in the archive; one is open at a time."""
         least = self.ingest.least_size([blob for _, blob in wanted])
+        for _, blob in wanted:
+            self.call.observer.progress(Progress(item=blob.digest, phase="waiting", total=blob.size))
         with needing(self.core.layout.root, least, self.what, by_workers=True):
             for name, blob in wanted:
                 member = self.member(name)

@@ -21,7 +21,7 @@ from orlop.layers.worker.client import Feed, Unpacked, unpack
 from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
-from orlop.observe import Call, Progress, reached
+from orlop.observe import Call, Progress, Steps, reached
 from orlop.spec.digest import DiffID
 
 __all__ = ["LayerMaker"]
@@ -55,6 +55,7 @@ class LayerMaker:
                     tar=new.tar,
                     limits=core.settings.limits,
                     call=self._call,
+                    written=Steps(self._call, self._what, "indexing").at,
                 )
             except (InvalidArgument, ResourceExhausted, Unavailable) as exc:
                 raise type(exc)(self._what, exc.reason, hint=exc.hint, details=exc.details) from exc

@@ -305,6 +305,7 @@ class Supply:
                     progress = Progress(item=item, phase="reading", done=done, total=total, rate=rate.rate)
                     self._call.observer.progress(progress)
             os.lseek(fd, 0, os.SEEK_SET)
+            self._call.observer.progress(Progress(item=item, phase="done", done=done, total=done))
         except BaseException:
             os.close(fd)
             raise

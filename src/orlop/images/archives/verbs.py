@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from orlop.errors import InvalidArgument
+from orlop.hints import TYPE_CHECKING
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call, Progress, Rate
 

@@ -48,7 +48,7 @@ from orlop.metadata import copies, images, layers
 from orlop.metadata.copies import Saved
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
-from orlop.observe import Call, Progress
+from orlop.observe import Call, Progress, Steps
 from orlop.spec.digest import DiffID, Digest
 from orlop.spec.reference import Reference
 from orlop.values import dataclass, replace
@@ -206,6 +206,9 @@ class _Restorer:
         if lost and self._backup.label.content:
             raise DataLoss(self._what, f"layer {lost[0]} is not in it")
         least = sum(part.size for part in parts.values() if part is not None)
+        for diff_id, part in parts.items():
+            if part is not None:
+                self._call.observer.progress(Progress(item=diff_id, phase="waiting", total=part.size))
         with needing(self._core.layout.root, least, self._what, by_workers=True):
             for diff_id, part in parts.items():
                 if part is not None:
@@ -244,7 +247,6 @@ class _Restorer:
     def _bring(self, diff_id: DiffID, offset: int, size: int, lease: Lease) -> None:
         """A layer's tar from the backup, through the worker."""
         core, call = self._core, self._call
-        call.observer.progress(Progress(item=diff_id, phase="reading", total=size))
         core.template.start()
         with core.locked("layer", diff_id.hex, call=call, attempted=self._what):
             if self._keep([diff_id], lease):
@@ -260,6 +262,7 @@ class _Restorer:
                     tar=new.tar,
                     limits=core.settings.limits,
                     call=call,
+                    written=Steps(call, diff_id, "reading", total=size).at,  # a tar as it is
                 )
                 if unpacked.diff_id != diff_id:
                     raise DataLoss(self._what, f"layer {diff_id} has other bytes than its digest says")

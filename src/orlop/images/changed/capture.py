@@ -27,7 +27,7 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerRow
 from orlop.metadata.roots import ChainRow, RootRow
-from orlop.observe import Call, reached, stepped
+from orlop.observe import Call, Steps, reached, stepped
 from orlop.spec.digest import DiffID
 from orlop.values import dataclass
 
@@ -114,6 +114,7 @@ class Capture:
                 others={source.base: source.base_devices} if source.base is not source.view else None,
                 drop=last,
                 write_back=core.sync.durable,
+                written=Steps(call, root.path, "reading", total=least).at,
                 call=call,
             )
             reached("commit.written")

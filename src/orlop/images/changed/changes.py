@@ -16,9 +16,9 @@ import json
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from orlop.errors import InvalidArgument
+from orlop.hints import Any
 from orlop.images.changed.words import expand, split_words
 
 __all__ = ["INSTRUCTIONS", "Editor", "apply_change", "is_text"]

@@ -10,9 +10,9 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.hints import Any
 from orlop.images import names
 from orlop.images.api import CommitOptions, ImageInfo
 from orlop.images.chains import Chains

@@ -12,6 +12,7 @@ moment.  Long reading is done without a lock, and is worth nothing if the files 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +32,7 @@ from orlop.images.upkeep import Checked, Finding
 from orlop.linux.flock import FileLock
 from orlop.metadata import boots, checks, images, pins, roots, snapshots
 from orlop.metadata.db import Transaction
-from orlop.observe import Call
+from orlop.observe import Call, Progress
 from orlop.spec.digest import DiffID, Digest
 
 __all__ = ["Checker"]
@@ -127,6 +128,8 @@ class _Run:
         scope = self._scope = read(lambda tx: Scope.of(tx, things))
         if scope.everything:
             self._skeleton()
+        if self._full:
+            self._expect(scope)
         for digest in self._wanted(scope.blobs, [row.digest for row in read(checks.all_blobs)]):
             self.blob(digest)
         names = [row.name for row in read(lambda tx: images.list_images(tx, NAMESPACE))]
@@ -149,6 +152,13 @@ class _Run:
                 )
             self._leftovers()
         return self.checked()
+
+    def _expect(self, scope: Scope) -> None:
+        """Tell what will be read; of chains and folders nobody knows how much it is."""
+        sizes = dict(self._core.db.read(lambda tx: checks.layers_by_age(tx, math.inf)))
+        for diff_id in self._wanted(scope.layers, sizes):
+            progress = Progress(item=diff_id, phase="waiting", total=sizes[DiffID(diff_id)])
+            self._call.observer.progress(progress)
 
     def _wanted(self, chosen: set[str], there: Iterable[str]) -> list[str]:
         return [name for name in there if self._scope.everything or name in chosen]
@@ -184,6 +194,8 @@ class _Run:
             folder = self._core.layers.path(diff_id)
             files = [folder / name for name in ("layer.tar", "layer.index", "layer.data")]
             problems += self._read(lock, files, lambda: self._reader.layer(diff_id))
+        if self._full:
+            self.meter.end(diff_id)
         self._tell(f"layer {diff_id}", problems, lambda why, _: self._mender.layer(diff_id, why))
         if any(finding.open and finding.thing == f"layer {diff_id}" for finding in self.findings):
             self._spoilt.add(diff_id)

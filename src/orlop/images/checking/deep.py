@@ -48,6 +48,7 @@ class Meter:
         self._rate = Rate()
         self._ready = time.monotonic()
         self._item, self._total, self._done = "", 0, 0
+        self._told = False  # whether anything was, of this item
         self.bytes = 0
 
     @property
@@ -57,7 +58,16 @@ class Meter:
 
     def begin(self, item: str, total: int) -> None:
         """The next thing, and its bytes."""
+        self.end()
         self._item, self._total, self._done = item, total, 0
+
+    def end(self, item: str = "") -> None:
+        """It is read, as far as it can be; an ``item`` is told of in any case."""
+        if self._told or item:
+            done = self._done if item in {"", self._item} else 0
+            progress = Progress(item=item or self._item, phase="done", done=done, total=done)
+            self._call.observer.progress(progress)
+        self._told = False
 
     def spend(self, count: int) -> None:
         """Some bytes are about to be read; waits until they may be.  Raises as the call is to stop."""
@@ -73,6 +83,7 @@ class Meter:
             self._report()
 
     def _report(self) -> None:
+        self._told = True
         self._call.observer.progress(
             Progress(
                 item=self._item, phase="checking", done=self._done, total=self._total, rate=self._rate.rate

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from orlop.errors import FailedPrecondition
+from orlop.hints import TYPE_CHECKING
 from orlop.images import names
 from orlop.images.api import Removed
 from orlop.images.collection.graves import is_free, is_named

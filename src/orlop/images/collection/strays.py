@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from orlop.content.writes import PREFIX as WRITE
 from orlop.errors import Error, InvalidArgument, from_oserror
+from orlop.hints import Literal
 from orlop.images.account.measure import measure_some
 from orlop.images.collection.graves import bury, is_free, is_named
 from orlop.images.core import Core

@@ -18,14 +18,14 @@ import contextlib
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orlop.errors import Error, from_oserror
+from orlop.hints import TYPE_CHECKING
 from orlop.images.account.measure import measure_some
 from orlop.metadata import garbage
 from orlop.metadata.db import Transaction
 from orlop.metadata.forks import watch_forks
-from orlop.observe import Call, count, reached
+from orlop.observe import Call, Progress, Steps, count, reached
 
 if TYPE_CHECKING:
     from orlop.images.core import Core
@@ -122,6 +122,7 @@ class Sweeper:
         """One round over the list as it is now.  Needs the turn."""
         gone: dict[str, int] = {}
         listed = self._core.db.read(garbage.trash_list)
+        steps = Steps(call, "trash", "deleting")
         for start in range(0, len(listed), BATCH):
             graves: dict[str, Path] = {}
             try:
@@ -133,10 +134,13 @@ class Sweeper:
                     if size is not None:
                         gone[path] = size
                         count("collected_bytes", size)
+                        steps.add(size)
                     if pause:
                         self._hurry.wait(min(time.monotonic() - started, MOST_PAUSE))
             if self._quit.is_set():
                 break
+        if gone:
+            call.observer.progress(Progress(item="trash", phase="done", done=steps.done))
         return gone
 
     def _lift(self, paths: list[str], graves: dict[str, Path], call: Call) -> None:

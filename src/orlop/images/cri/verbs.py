@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from orlop.errors import InvalidArgument, NotFound
+from orlop.hints import TYPE_CHECKING
 from orlop.images.api import ImageInfo
 from orlop.images.parts import Parts, verb
 from orlop.observe import Call

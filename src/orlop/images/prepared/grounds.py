@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orlop.errors import FailedPrecondition, NotFound, from_oserror
+from orlop.hints import TYPE_CHECKING
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core
 from orlop.images.prepared.asked import check_path
@@ -76,7 +76,10 @@ class Grounds:
         check_path(path, what)
         root = self._core.db.read(lambda tx: roots.get_root(tx, path))
         if root is None:
-            raise NotFound(what, "nothing is prepared there", hint="'orlop ps' lists what is")
+            from orlop.images.nearby import root_hint
+
+            hint = self._core.db.read(lambda tx: root_hint(tx, path))
+            raise NotFound(what, "nothing is prepared there", hint=hint)
         return root
 
     def driver(self, row: RootRow) -> Driver:

@@ -12,9 +12,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from orlop.errors import Aborted, DataLoss, Error, InvalidArgument, NotFound
+from orlop.errors import (
+    Aborted,
+    DataLoss,
+    Error,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from orlop.hints import TYPE_CHECKING
 from orlop.images import names
 from orlop.images.api import PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
@@ -146,13 +155,19 @@ class Making:
             except NotFound:
                 if policy == "never":
                     raise
-        pulled = self._puller().pull_name(
-            name,
-            platform=options.platform,
-            keep_default=options.platform is not None,
-            ahead=ahead,
-            call=call,
-        )
+        try:
+            pulled = self._puller().pull_name(
+                name,
+                platform=options.platform,
+                keep_default=options.platform is not None,
+                ahead=ahead,
+                call=call,
+            )
+        except (NotFound, Unauthenticated, PermissionDenied, Unavailable) as exc:
+            from orlop.images.nearby import add_meant
+
+            add_meant(core, name, exc)
+            raise
         row = core.db.read(lambda tx: names.find(tx, NAMESPACE, pulled.name))
         if row is None:
             raise Aborted(what, "the image was removed at once", hint="try again")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from orlop.errors import Aborted, Error, FailedPrecondition, NotFound
+from orlop.hints import TYPE_CHECKING
 from orlop.images.api import PreparedInfo, PrepareOptions
 from orlop.images.chains import Chains
 from orlop.images.core import NAMESPACE, Core

@@ -47,7 +47,10 @@ def look(core: Core, path: str, what: str) -> Seen:
 
     seen = core.db.read(body)
     if seen is None:
-        raise NotFound(what, "nothing is prepared there", hint="'orlop ps' lists what is")
+        from orlop.images.nearby import root_hint
+
+        hint = core.db.read(lambda tx: root_hint(tx, path))
+        raise NotFound(what, "nothing is prepared there", hint=hint)
     return seen
 
 

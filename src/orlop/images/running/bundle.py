@@ -25,9 +25,9 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from orlop.errors import InvalidArgument, from_oserror
+from orlop.hints import Literal
 from orlop.images.running.accounts import User, resolve_user
 from orlop.images.running.namespace import UserNamespace
 from orlop.spec.documents import ImageConfig, RunConfig, encode

@@ -23,7 +23,6 @@ from orlop.observe import reached
 
 __all__ = ["Graves"]
 
-_log = logging.getLogger(__name__)
 
 _PARTS = ("fs", "work/work", "work")  # the second is made by overlayfs, when it is mounted
 LINGER = 0.25  # seconds in which others may join
@@ -73,7 +72,7 @@ class Graves:
                 try:
                     thread.start()
                 except RuntimeError as exc:  # no thread is to be had: the next one takes it, or a collection
-                    _log.warning("what was removed is not deleted yet: %s", exc)
+                    logging.getLogger(__name__).warning("what was removed is not deleted yet: %s", exc)
                 else:
                     self._thread = thread
 
@@ -108,7 +107,7 @@ class Graves:
                 with self._core.reserve.deleting():
                     self._bury(ids)
             except (Error, OSError) as exc:
-                _log.warning("what was removed is not deleted yet: %s", exc)
+                logging.getLogger(__name__).warning("what was removed is not deleted yet: %s", exc)
             except BaseException:
                 with self._change:
                     self._thread = None  # a bug; who comes next has a new thread

@@ -32,7 +32,6 @@ from orlop.observe import reached
 
 __all__ = ["Pool", "pool_lock"]
 
-_log = logging.getLogger(__name__)
 
 BATCH = 32  # folders that are made at a time
 LOW = 24  # folders left when more are made
@@ -133,7 +132,7 @@ class Pool:
             try:
                 made = self._make(BATCH)
             except Error as exc:  # whoever needs one makes it, and is told why it cannot be
-                _log.debug("no folders are made beforehand: %s", exc)
+                logging.getLogger(__name__).debug("no folders are made beforehand: %s", exc)
             with self._guard:
                 self._ready += made
                 if not made or self._closed or len(self._ready) >= LOW:

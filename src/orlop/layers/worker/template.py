@@ -123,7 +123,10 @@ class Template:
             raise FailedPrecondition("start worker", "this Python does not know its own executable")
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         path = [os.path.abspath(entry) for entry in sys.path]
-        start = f"import sys; sys.path[:] = {path!r}; {self._entry}; main({theirs.fileno()})"
+        start = (
+            f"import sys; sys.path[:] = {path!r}; from orlop.hints import stand_in; stand_in(); "
+            f"{self._entry}; main({theirs.fileno()})"
+        )
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", start],
