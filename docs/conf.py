@@ -32,5 +32,6 @@ html_static_path = []
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
 html_show_sourcelink = False
+highlight_language = "none"  # blocks that do not say theirs are text
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

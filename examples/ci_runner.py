@@ -103,6 +103,7 @@ def run(store: orlop.Store, pipeline: Pipeline, args: argparse.Namespace, root_p
                 env=pipeline.env,
                 cwd="/src" if in_sources else "/",
                 net="host" if args.network else "none",
+                isolate=True,
             )
             (args.out / f"{number + 1:02}-{step.name}.log").write_text(ran.stdout + ran.stderr)
             print(f"{step.name:12} exit {ran.code:<3} {(time.perf_counter() - begin) * 1000:6.0f} ms")

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis
 
+from orlop.config.keys import keys
 from orlop.linux.mount import FsContext
 from support import disks
 from support.registries import Registry, serve
@@ -29,6 +30,7 @@ from support.registries import Registry, serve
 SELECTED_ONLY_BY_NAME = ("images", "soak")
 LARGE_SECONDS = 600  # what `make soak` has unless told otherwise
 NO_SKIP = os.environ.get("CI") == "true" or os.environ.get("ORLOP_NO_SKIP") == "1"
+OF_SHELLS = {"ORLOP_LIMITS", "NO_COLOR", "CLICOLOR_FORCE"}
 _soak_share = pytest.StashKey[float]()
 
 
@@ -37,6 +39,8 @@ _soak_share = pytest.StashKey[float]()
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["ORLOP_CONFIG"] = os.devnull  # no test depends on what this machine's files say
+    for name in ({key.variable for key in keys().values()} | OF_SHELLS) & os.environ.keys():
+        del os.environ[name]  # nor on what the shell that runs them says
     gc.disable()  # thousands of tests are collected, and none of what that makes is garbage
     # No property fails because the machine was slow.
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -1,8 +1,8 @@
 """Words of `typing` for modules that every start imports: ``from orlop.hints import Protocol``.
 
 `typing`, with `re` and what that imports, is a fifth of a short command, and at run time its words do nothing
-for us: annotations are texts.  To a type checker the words here *are* typing's, and at run time they are, too,
-in every program: each is fetched from typing when a module asks for it.  In a process that is orlop's alone,
+for us: annotations are texts.  To a type checker the words here *are* typing's, and at run time, too, in
+every program: each is fetched from typing when a module asks for it.  In a process that is orlop's alone,
 which says so by `stand_in` before it imports anything else of orlop, they are stand-ins that take every use
 and mean nothing.  A library's user never meets one.
 

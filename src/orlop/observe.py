@@ -61,10 +61,11 @@ class Progress:
     """One step of one item of a long call.
 
     ``item`` is a digest or a name; ``phase`` one of ``resolving``, ``waiting``, ``fetching``,
-    ``following`` (another call fetches it, here or in another process),
-    ``indexing``, ``reading``, ``checking``, ``mounted`` (cross-repository), ``packing``, ``pushing``,
-    ``exists``, ``done``, and ``retrying``, which leaves all else as it was and says in ``note`` why the item
-    waits.  ``done`` and ``total`` are bytes; ``total`` is 0 where it is not known.
+    ``following`` (another call fetches it, here or in another process), ``indexing``, ``merging``,
+    ``unpacking``, ``reading``, ``writing``, ``checking``, ``packing``, ``pushing``, ``mounted``
+    (cross-repository), ``deleting``, ``freezing``, ``exists``, ``done``, and ``retrying``, which leaves all
+    else as it was and says in ``note`` why the item waits.  ``done`` and ``total`` are bytes; ``total`` is 0
+    where it is not known.
     ``rate`` is bytes per second over the last moments.  Of a layer ``fetching`` and ``indexing`` go on side
     by side, the former counting bytes of the blob, the latter of the tar that it becomes.
     """

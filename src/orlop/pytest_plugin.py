@@ -89,7 +89,8 @@ def _option(config: pytest.Config, name: str) -> str:
 class OrlopSpec:
     """What a root is to be: the arguments of the mark, over the options."""
 
-    def __init__(self, config: pytest.Config, words: dict[str, Any]) -> None:
+    def __init__(self, request: pytest.FixtureRequest, words: dict[str, Any]) -> None:
+        config = request.config
         unknown = words.keys() - {"image", "view", "driver", "mount", "quota", "setup", "platform"}
         if unknown:
             raise pytest.UsageError(f"the mark orlop has no {', '.join(sorted(unknown))}")
@@ -100,6 +101,7 @@ class OrlopSpec:
         self.quota: int | None = words.get("quota")
         self.platform: str | None = words.get("platform")
         self.setup: Callable[[OrlopRoot], object] | None = words.get("setup")
+        self.hook = request.node.ihook.pytest_orlop_setup  # of the conftest.py files above the test alone
         if not self.image:
             raise pytest.UsageError(
                 "orlop_root needs an image: @pytest.mark.orlop(image=…), --orlop-image,"
@@ -168,20 +170,20 @@ class _Maker:
 
     def base(self, spec: OrlopSpec) -> OrlopRoot | None:
         """The root that the tests' ones are forks of; None where nothing is set up."""
-        hooks = self._config.pluginmanager.hook.pytest_orlop_setup
-        if spec.setup is None and not hooks.get_hookimpls():
+        hooks = tuple(hook.function for hook in spec.hook.get_hookimpls())
+        if spec.setup is None and not hooks:
             return None
-        key = (spec.image, spec.platform, spec.driver, spec.setup)
+        key = (spec.image, spec.platform, spec.driver, spec.mount, spec.quota, spec.setup, hooks)
         if key not in self._bases:
             root = self.prepare(spec)
-            hooks(root=root, image=spec.image)
+            spec.hook(root=root, image=spec.image)
             if spec.setup is not None:
                 spec.setup(root)
             self._bases[key] = root
         return self._bases[key]
 
     def prepare(self, spec: OrlopSpec) -> OrlopRoot:
-        from orlop.errors import FailedPrecondition, PermissionDenied
+        from orlop.errors import Error, FailedPrecondition, PermissionDenied
 
         driver: Any = spec.driver or _option(self._config, "driver") or None
         pull: Any = _option(self._config, "pull") or None
@@ -199,10 +201,11 @@ class _Maker:
                 platform=spec.platform,
                 pull=pull,
             )
-        except (FailedPrecondition, PermissionDenied) as exc:
-            if "driver" in exc.attempted or spec.driver is not None or not mount:
-                pytest.skip(f"no root of {spec.image}: {exc}")
-            raise
+        except Error as exc:
+            asked = spec.driver is not None or spec.mount or spec.quota is not None
+            if asked and isinstance(exc, FailedPrecondition | PermissionDenied):
+                pytest.skip(f"no such root of {spec.image} here: {exc}")
+            raise pytest.fail.Exception(f"no root of {spec.image}: {exc}", pytrace=False) from None
         self._made.append(made)
         return OrlopRoot(made)
 
@@ -292,7 +295,7 @@ def orlop_roots(
     said = _said(request)
 
     def make(**words: Any) -> OrlopRoot:  # noqa: ANN401 - the mark's words
-        return _orlop_maker.make(OrlopSpec(request.config, {**said, **words}), _orlop_bases)
+        return _orlop_maker.make(OrlopSpec(request, {**said, **words}), _orlop_bases)
 
     return make
 

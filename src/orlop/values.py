@@ -4,7 +4,8 @@
 of a short command's life, once a hundred values are imported (docs/adr/0016).  `dataclass` here takes the
 same words (``slots=True`` always; ``frozen``, ``kw_only`` and ``eq`` or not) and gives a class that behaves
 alike.  To a type checker it *is* the other one; `dataclasses.fields`, `replace`, `asdict` and msgspec take it
-for one, because ``__dataclass_fields__`` is made when somebody asks for it.  An instance costs the same.
+for one, because ``__dataclass_fields__`` is made when somebody asks for it.  Of a class of which there are
+many instances ``__init__`` is compiled after all, so that they cost no more.
 
 Imports nothing of orlop but `orlop.hints`.
 """
@@ -91,6 +92,9 @@ if not TYPE_CHECKING:
         return lambda cls: _build(cls, frozen=frozen, kw_only=kw_only, eq=eq)
 
 
+_MANY = 500  # instances of a class from which on it pays to compile how they are made
+
+
 def _build(cls: type, *, frozen: bool, kw_only: bool, eq: bool) -> type:
     """The class once more, with slots and methods."""
     body = dict(cls.__dict__)
@@ -148,9 +152,17 @@ def _initializer(
     kw_only: bool,
     finish: bool,
 ) -> Callable[..., None]:
-    """An ``__init__`` that walks over the fields: ``plan``, which is filled when the class is there."""
+    """An ``__init__`` that walks over the fields: ``plan``, which is filled when the class is there.
+
+    Of a class of which there are many it puts a compiled one in its own place.
+    """
+    calls = 0
 
     def by_name(self: object, /, **given: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == _MANY:
+            _compile(type(self), chosen, plan, title, kw_only=kw_only, finish=finish)
         used = 0
         for name, put, default, factory in plan:
             if name in given:
@@ -170,9 +182,6 @@ def _initializer(
         if finish:
             self.__post_init__()  # type: ignore[attr-defined]
 
-    if kw_only:
-        return by_name
-
     def by_place(self: object, /, *args: object, **given: object) -> None:
         if len(args) > len(plan):
             raise TypeError(f"{title} takes {len(plan)} positional arguments but {len(args)} were given")
@@ -182,7 +191,44 @@ def _initializer(
             given[name] = value
         by_name(self, **given)
 
-    return by_place
+    chosen: Callable[..., None] = by_name if kw_only else by_place
+    return chosen
+
+
+def _compile(
+    cls: type,
+    init: Callable[..., None],
+    plan: list[tuple[str, Any, Any, Any]],
+    title: str,
+    *,
+    kw_only: bool,
+    finish: bool,
+) -> None:
+    """Replace ``init`` by one with a line for each field: much faster, but it takes a while to make."""
+    owner = next((base for base in cls.__mro__ if base.__dict__.get("__init__") is init), None)
+    known: dict[str, Any] = {"_none": _NONE}
+    words, lines = [], []
+    for number, (name, put, default, factory) in enumerate(plan):
+        known[f"_put{number}"], word, value = put, name, name
+        if default is not _NONE:
+            known[f"_default{number}"], word = default, f"{name}=_default{number}"
+        elif factory is not _NONE:
+            known[f"_factory{number}"], word = factory, f"{name}=_none"
+            value = f"_factory{number}() if {name} is _none else {name}"
+        words.append(word)
+        lines.append(f" _put{number}(self, {value})")
+    if owner is None or any(name == "self" or name in known for name, *_ in plan):
+        return
+    if finish:
+        lines.append(" self.__post_init__()")
+    head = ", ".join(["self", "/", *(["*"] if kw_only else []), *words])
+    try:
+        exec("\n".join([f"def __init__({head}):", *lines]), known)  # noqa: S102 - of names of fields alone
+    except SyntaxError:  # one without a default stands behind one with: the slow way does
+        return
+    made = known["__init__"]
+    made.__qualname__, made.__module__ = title.removesuffix("()"), owner.__module__
+    owner.__init__ = made  # type: ignore[misc]  # the same, of this class
 
 
 def _add_comparison(body: dict[str, Any], names: tuple[str, ...], *, frozen: bool) -> None:

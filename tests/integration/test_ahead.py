@@ -28,13 +28,13 @@ for _number in range(60):
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The images that are made, with the threads that make them."""
     seen: list[tuple[str, str]] = []
-    render = Chains._render
+    render = Chains.render
 
     def watched(self: Chains, name: str, *args: object) -> object:
         seen.append((name, threading.current_thread().name))
         return render(self, name, *args)  # type: ignore[arg-type] # as they came
 
-    monkeypatch.setattr(Chains, "_render", watched)
+    monkeypatch.setattr(Chains, "render", watched)
     return seen
 
 

@@ -61,9 +61,7 @@ async def opened(dirs: StoreDirs, address: str = "", **options) -> AsyncIterator
                     await (await store.get(root.path)).cleanup()
 
 
-def test_a_root_from_prepare_to_cleanup_and_what_is_inside(
-    store_dirs: StoreDirs, address: str, box: str
-) -> None:
+def a_root_from_prepare_to_cleanup_and_what_is_inside(store_dirs: StoreDirs, address: str, box: str) -> None:
     path = store_dirs.work / "a"
 
     async def main() -> None:
@@ -108,7 +106,7 @@ def test_a_root_from_prepare_to_cleanup_and_what_is_inside(
     asyncio.run(main())
 
 
-def test_twenty_prepares_at_once(store_dirs: StoreDirs, address: str, box: str) -> None:
+def twenty_prepares_at_once(store_dirs: StoreDirs, address: str, box: str) -> None:
     async def main() -> None:
         async with opened(store_dirs, address) as store:
             paths = [store_dirs.work / f"p{number}" for number in range(MANY)]
@@ -123,7 +121,7 @@ def test_twenty_prepares_at_once(store_dirs: StoreDirs, address: str, box: str) 
     asyncio.run(main())
 
 
-def test_events_are_followed_and_gone_on_with(store_dirs: StoreDirs, address: str, box: str) -> None:
+def events_are_followed_and_gone_on_with(store_dirs: StoreDirs, address: str, box: str) -> None:
     async def main() -> None:
         async with opened(store_dirs, address) as store:
             async with store.events(follow=True, kinds="image") as events:
@@ -137,6 +135,13 @@ def test_events_are_followed_and_gone_on_with(store_dirs: StoreDirs, address: st
                 assert [event.subject async for event in events] == ["localhost/two:latest"]
 
     asyncio.run(main())
+
+
+def test_all_works_here_and_with_a_daemon(store_dirs: StoreDirs, address: str, box: str) -> None:
+    """One after the other: a daemon takes long to start."""
+    twenty_prepares_at_once(store_dirs, address, box)
+    events_are_followed_and_gone_on_with(store_dirs, address, box)
+    a_root_from_prepare_to_cleanup_and_what_is_inside(store_dirs, address, box)
 
 
 def test_a_pull_that_is_cancelled_leaves_nothing_half_and_goes_on_with_what_it_had(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import shutil
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -37,7 +41,7 @@ def environ(store: orlop.Store, store_dirs: StoreDirs, tmp_path: Path) -> dict[s
     home, binaries = tmp_path / "home", tmp_path / "bin"
     home.mkdir()
     binaries.mkdir()
-    start = f"exec {sys.executable} -c 'from orlop.cli import main; raise SystemExit(main())' \"$@\""
+    start = f"exec {sys.executable} -c 'from orlop.cli import main; raise SystemExit(main())' \"$@\" 2>>~/why"
     program = binaries / "orlop"
     program.write_text(f'#!/bin/sh\n[ -z "$_ORLOP_COMPLETE" ] || {start}\necho "RAN:$*:"\n')
     program.chmod(0o755)
@@ -57,7 +61,14 @@ def environ(store: orlop.Store, store_dirs: StoreDirs, tmp_path: Path) -> dict[s
         "TERM": "dumb",
         "ZDOTDIR": str(home),
         "_ORLOP_SECONDS": str(PATIENCE),
+        "_ORLOP_WHY": "1",
     }
+
+
+def why(environ: dict[str, str]) -> str:
+    """What completions said that had no answer: no shell shows it."""
+    said = Path(environ["HOME"], "why")
+    return said.read_text() if said.exists() else "nothing"
 
 
 class Typing:
@@ -67,6 +78,9 @@ class Typing:
         self._master, slave = pty.openpty()
         stack.callback(os.close, self._master)
         self._seen = ""
+        self._environ = environ
+        # Wide enough that no line is broken, whatever the folder of the test is called.
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 500, 0, 0))
         # The shell gets a session of its own, whose terminal this is.
         self._shell = subprocess.Popen(
             ["setsid", "--ctty", *argv],
@@ -81,6 +95,8 @@ class Typing:
 
     def _end(self) -> None:
         self._shell.kill()
+        with suppress(ProcessLookupError):  # what it has just started to answer a Tab
+            os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.wait()
 
     def type(self, text: str) -> None:
@@ -91,7 +107,7 @@ class Typing:
         deadline = time.monotonic() + PATIENCE
         while (found := re.search(pattern, self._seen)) is None:
             ready, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"no {pattern!r} in {self._seen!r}"
+            assert ready, f"no {pattern!r} in {self._seen!r}; completions said: {why(self._environ)}"
             try:
                 self._seen += os.read(self._master, 65_536).decode(errors="replace")
             except OSError as exc:  # EIO: nobody has the other end any more
@@ -128,7 +144,7 @@ def test_a_shell_completes_verbs_images_files_and_paths(
     ):
         typing.until(PROMPT)
         typing.type(f"{typed}\n")
-        assert typing.until(r"RAN:[^\r\n]*:\r") == f"RAN:{run}:\r"
+        assert typing.until(r"RAN:[^\r\n]*:\r") == f"RAN:{run}:\r", why(environ)
 
 
 def test_fish_completes_verbs_images_files_and_paths(environ: dict[str, str], tmp_path: Path) -> None:
@@ -147,7 +163,10 @@ def test_fish_completes_verbs_images_files_and_paths(environ: dict[str, str], tm
         )
         return [row.partition("\t")[0] for row in done.stdout.splitlines()]
 
-    assert ask("orlop rmi localhost/app:") == ["localhost/app:1"]
-    assert ask("orlop cat localhost/app:1 /etc/") == ["/etc/motd"]
-    assert ask(f"orlop cleanup {tmp_path}/") == [f"{tmp_path}/prepared-here"]
-    assert ask("orlop push alpine --compression=zs") == ["--compression=zstd"]
+    for line, words in (
+        ("orlop rmi localhost/app:", ["localhost/app:1"]),
+        ("orlop cat localhost/app:1 /etc/", ["/etc/motd"]),
+        (f"orlop cleanup {tmp_path}/", [f"{tmp_path}/prepared-here"]),
+        ("orlop push alpine --compression=zs", ["--compression=zstd"]),
+    ):
+        assert ask(line) == words, why(environ)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import orlop
 from conftest import StoreDirs
 from support import images, users
 from support.layers import Layer
@@ -101,9 +102,10 @@ def test_the_best_of_some_attempts_is_kept(examples: Examples, name: str) -> Non
     scores = {line.split()[1]: (line.split()[0], " ".join(line.split()[2:4])) for line in said[1:-1]}
     assert scores == {"right": ("100", "exit 0"), "lazy": ("10", "exit 0"), "vandal": ("0", "exit 3")}
     assert said[-1] == "kept as localhost/best:1"
-    # And it is an image as others are, that the scanner reads
-    found = json.loads(examples.run("scan.py", "localhost/best:1", "--pull", "never"))
-    assert len(found["packages"]) == 3
+    # And it is an image as others are
+    with orlop.open(examples.dirs.root, examples.dirs.run) as store:
+        assert b"".join(store.cat("localhost/best:1", "/work/answer")) == b"29\n"
+        assert store.prepared() == []
 
 
 def test_the_scanner_tells_packages_and_privileged_programs(examples: Examples, name: str) -> None:
@@ -128,21 +130,23 @@ def test_a_pipeline_runs_once_and_its_failure_is_ours(examples: Examples, name: 
     assert ends() == ["tools exit 0", "build exit 0", "test exit 0"]
     assert (work / "out/dist/result.txt").read_text() == "hello\n1.0\ncode\ndist\n"
     assert (work / "out/02-build.log").read_text() == ""
-    assert ends() == ["tools cached", "build cached", "test cached"]
     (work / "sources/code").write_text("2\n")
     assert ends() == ["tools cached", "build exit 0", "test exit 0"]
     broken = work / "broken.toml"
-    broken.write_text('image = "x"\n[[step]]\nname = "bad"\nrun = "echo oh; exit 9"\n')
-    examples.run("ci_runner.py", broken, *words[1:], code=9)
-    assert (work / "out/01-bad.log").read_text() == "oh\n"
+    broken.write_text(words[0].read_text() + '[[step]]\nname = "bad"\nrun = "echo oh; exit 9"\n')
+    said = examples.run("ci_runner.py", broken, *words[1:], code=9).splitlines()
+    assert [" ".join(line.split()[:3]) for line in said] == [
+        "tools cached", "build cached", "test cached", "bad exit 9",
+    ]  # fmt: skip
+    assert (work / "out/04-bad.log").read_text() == "oh\n"
 
 
 def test_a_farm_is_hardly_larger_than_its_base(examples: Examples, name: str) -> None:
-    said = examples.run("swe_farm.py", name, "--instances", "12", "--samples", "3").splitlines()
-    assert said[0] == f"12 instances of {name}"
+    said = examples.run("swe_farm.py", name, "--instances", "8", "--samples", "2").splitlines()
+    assert said[0] == f"8 instances of {name}"
     assert len(said) == 6
     times = int(said[3].split()[-3])
-    assert times >= 5  # one of a hundred would be more
+    assert times >= 4  # one of a hundred would be more
 
 
 def test_they_need_no_root(store_dirs: StoreDirs) -> None:

@@ -29,6 +29,7 @@ from support.layers import Layer
 pytestmark = pytest.mark.root
 WAIT = 120.0  # s; for what takes far less on any machine
 SIZE = (30, 100)  # lines, columns
+_NOT_OURS = ("ORLOP_", "TEXTUAL", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "COLORFGBG")
 EVIL = b"\x1b]0;pwned\x07[red]\x1b[41m"
 
 STACK = [
@@ -119,21 +120,33 @@ class Terminal:
         self.screen = pyte.Screen(SIZE[1], SIZE[0])
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
+        self._rest = b""  # an escape sequence of which the end has not come yet
         self.slave = slave
+        ours = {name: text for name, text in os.environ.items() if not name.startswith(_NOT_OURS)}
         self.process = subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, **env}, start_new_session=True
+            argv, stdin=slave, stdout=slave, stderr=slave, env={**ours, **env}, start_new_session=True
         )
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Draw what comes until something is so."""
+        """Draw what comes until something is so; at the end of the program it has to be."""
         end = time.monotonic() + WAIT
         while not condition():
-            assert time.monotonic() < end, "\n".join(self.screen.display)
-            if select.select([self.master], [], [], 0.1)[0]:
-                data = os.read(self.master, 65_536)
-                self.raw += data
-                # pyte knows no modes that are asked for, nor kitty's keys
-                self._stream.feed(re.sub(rb"\x1b\[[?>=<][0-9;]*[$a-zA-Z]", b"", data))
+            ended = self.ended()
+            if select.select([self.master], [], [], 0 if ended else 0.1)[0]:
+                self._draw(os.read(self.master, 65_536))
+                continue
+            shown = "\n".join([f"returned {self.process.returncode}", *self.screen.display])
+            assert not ended or condition(), shown
+            assert time.monotonic() < end, shown
+
+    def _draw(self, data: bytes) -> None:
+        self.raw += data
+        data = self._rest + data
+        open_end = re.search(rb"\x1b(\[[?>=<]?[0-9;$]*)?\Z", data)
+        at = open_end.start() if open_end else len(data)
+        data, self._rest = data[:at], data[at:]
+        # pyte knows no modes that are asked for, nor kitty's keys
+        self._stream.feed(re.sub(rb"\x1b\[(?:\?[0-9;]*\$[a-z]|[?>=<][0-9;]*[a-zA-Z])", b"", data))
 
     def shows(self, text: str) -> bool:
         return any(text in line for line in self.screen.display)

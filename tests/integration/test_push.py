@@ -36,10 +36,13 @@ class Log:
 
     def __init__(self) -> None:
         self.phases: dict[str, str] = {}
+        self.whole: list[tuple[str, str]] = []  # events of what is pushed, not of its blobs
         self.warnings: list[str] = []
 
     def progress(self, event: orlop.Progress) -> None:
         self.phases[event.item] = event.phase
+        if not event.item.startswith("sha256:"):
+            self.whole.append((event.phase, event.item))
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)
@@ -175,7 +178,10 @@ def test_a_blob_that_is_there_is_not_sent(store_dirs: StoreDirs, server: MemoryR
     with opened(store_dirs) as store:
         store.pull(name)
         store.push(name, f"{server.host}/app:v2", call=Call(observer=log))
+        again = Log()
+        store.push(name, f"{server.host}/app:v2", call=Call(observer=again))
     assert {log.phases[digest] for digest in image.blobs} == {"exists"}
+    assert again.whole == [("done", f"{server.host}/app:v2")], "one last event, also of what is all there"
 
 
 @pytest.mark.distribution("mount.from")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.root
 
 PYTEST = ("-p", "orlop.pytest_plugin", "-p", "no:cacheprovider", "-q")
-Run = Callable[..., pytest.RunResult]
 
 
 def layout(folder: Path) -> Path:
@@ -30,138 +27,133 @@ def layout(folder: Path) -> Path:
     return images.write_layout(folder, {"v1": images.make_image([layer.tar()], config=config)})
 
 
+ALL = """
+import os
+import pytest
+
+pytestmark = pytest.mark.orlop("localhost/box")
+
+
+def test_one(orlop_root):
+    assert (orlop_root / "etc/motd").read_text() == "hello\\n"
+    (orlop_root / "/etc/motd").write_text("changed\\n")
+    assert orlop_root.check(["cat", "/etc/motd"]) == "changed\\n"
+    assert orlop_root.changed() == {"/etc/motd": "changed"}
+
+
+def test_another(orlop_root):
+    assert orlop_root.run(["cat", "/etc/motd"]).stdout == "hello\\n"
+    assert orlop_root.changed() == {}
+
+
+@pytest.mark.orlop(view=True)
+def test_a_view(orlop_root):
+    with pytest.raises(OSError, match="Read-only"):
+        (orlop_root / "etc/new").write_text("")
+
+
+@pytest.mark.orlop("localhost/box", driver="native", mount=False)
+def test_a_folder(orlop_root):
+    assert str(orlop_root.path) == orlop_root.prepared.folder
+    assert orlop_root.run(["cat", "/etc/motd"]).code == 0
+
+
+def test_several(orlop_roots, orlop_store):
+    roots = [orlop_roots() for _ in range(3)]
+    assert len({root.path for root in roots}) == 3
+    assert {str(root.path) for root in roots} <= {root.path for root in orlop_store.prepared()}
+    assert os.environ["PYTEST_XDIST_WORKER"] in {"gw0", "gw1"}
+
+
+def test_cleans_up_itself(orlop_root):
+    orlop_root.prepared.cleanup()
+
+
+def test_fails(orlop_root):
+    (orlop_root / "etc/new").write_text("x")
+    orlop_root.check(["sh", "-c", "echo trouble >&2; exit 3"])
+
+
 @pytest.fixture
-def run(
+def broken(orlop_root):
+    raise RuntimeError("in a fixture")
+
+
+def test_breaks(broken):
+    pass
+
+
+@pytest.mark.orlop(driver="nonsense")
+def test_has_no_such_driver(orlop_root):
+    pass
+
+
+@pytest.mark.orlop("localhost/nosuch", pull="never")
+def test_has_a_word_too_many(orlop_root):
+    pass
+
+
+@pytest.mark.orlop("localhost/nosuch")
+def test_has_no_such_image(orlop_root):
+    pass
+"""
+NAMELESS = """
+def test_it(orlop_root):
+    pass
+"""
+HOOK = """
+def pytest_orlop_setup(root, image):
+    assert image == "localhost/box"
+    with (root / "etc/motd").open("a") as file:
+        file.write("set up\\n")
+"""
+SET_UP = """
+import pytest
+
+pytestmark = pytest.mark.orlop("localhost/box")
+
+
+def more(root):
+    root.check(["sh", "-c", "echo more >> /etc/motd"])
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_it(orlop_root, number):
+    assert (orlop_root / "etc/motd").read_text() == "hello\\nset up\\n"
+    (orlop_root / "etc/motd").write_text("")
+
+
+@pytest.mark.orlop(setup=more)
+def test_more(orlop_root):
+    assert (orlop_root / "etc/motd").read_text() == "hello\\nset up\\nmore\\n"
+"""
+
+
+def test_each_test_has_a_root_of_its_own_and_workers_share_a_store(
     store: orlop.Store, store_dirs: StoreDirs, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Run]:
-    """Run test files with the test's store, in which there is ``localhost/box``; no root of it is left then."""
+) -> None:
     store.load(layout(store_dirs.work / "box"), name="localhost/box")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "")
-
-    def run_them(source: str, *options: str, image: str = "localhost/box") -> pytest.RunResult:
-        pytester.makepyfile(textwrap.dedent(source))
-        given = (
-            f"--orlop-store={store_dirs.root}",
-            f"--orlop-run={store_dirs.run}",
-            f"--orlop-image={image}",
-        )
-        # On the tests' own disk, from where an unmount reaches the namespaces that others have just made
-        temporary = f"--basetemp={store_dirs.work}/tmp"
-        return pytester.runpytest_subprocess(*PYTEST, *given, temporary, *options, timeout=200)
-
-    yield run_them
+    pytester.mkdir("setup")
+    files = {"test_all": ALL, "test_nameless": NAMELESS, "setup/conftest": HOOK, "setup/test_setup": SET_UP}
+    for name, text in files.items():
+        (pytester.path / f"{name}.py").write_text(text)
+    # Temporary files are on the tests' own disk, from where an unmount reaches the namespaces that others have
+    # just made
+    options = (
+        f"--orlop-store={store_dirs.root}", f"--orlop-run={store_dirs.run}", "--orlop-pull=never",
+        f"--basetemp={store_dirs.work}/tmp", "-p", "xdist.plugin", "-n", "2",
+    )  # fmt: skip
+    done = pytester.runpytest_subprocess(*PYTEST, *options, timeout=300)
+    done.assert_outcomes(passed=9, failed=1, errors=5)
+    said = done.stdout.str()
+    assert "exits with 3:" in said
+    assert "trouble" in said
+    assert "the mark orlop has no pull" in said
+    assert "orlop_root needs an image" in said
+    assert "localhost/nosuch" in said
     assert store.prepared() == []
-
-
-def test_each_test_has_a_root_of_its_own(run: Run) -> None:
-    done = run("""
-        import pytest
-
-        def test_one(orlop_root):
-            assert (orlop_root / "etc/motd").read_text() == "hello\\n"
-            (orlop_root / "/etc/motd").write_text("changed\\n")
-            assert orlop_root.check(["cat", "/etc/motd"]) == "changed\\n"
-            assert orlop_root.changed() == {"/etc/motd": "changed"}
-
-        def test_another(orlop_root):
-            assert orlop_root.run(["cat", "/etc/motd"]).stdout == "hello\\n"
-            assert orlop_root.changed() == {}
-
-        @pytest.mark.orlop(view=True)
-        def test_a_view(orlop_root):
-            with pytest.raises(OSError, match="Read-only"):
-                (orlop_root / "etc/new").write_text("")
-
-        @pytest.mark.orlop("localhost/box", driver="native", mount=False)
-        def test_a_folder(orlop_root):
-            assert str(orlop_root.path) == orlop_root.prepared.folder
-            assert orlop_root.run(["cat", "/etc/motd"]).code == 0
-
-        @pytest.mark.parametrize("number", range(3))
-        def test_several(orlop_roots, orlop_store, number):
-            roots = [orlop_roots() for _ in range(3)]
-            assert len({root.path for root in roots}) == 3
-            assert len(orlop_store.prepared()) == 3
-
-        def test_it_is_clean_then(orlop_store):
-            assert orlop_store.prepared() == []
-        """)
-    done.assert_outcomes(passed=8)
-
-
-def test_what_fails_leaves_nothing_and_says_why(run: Run, store: orlop.Store) -> None:
-    done = run("""
-        import pytest
-
-        def test_fails(orlop_root):
-            (orlop_root / "etc/new").write_text("x")
-            orlop_root.check(["sh", "-c", "echo trouble >&2; exit 3"])
-
-        @pytest.fixture
-        def broken(orlop_root):
-            raise RuntimeError("in a fixture")
-
-        def test_breaks(broken):
-            pass
-
-        @pytest.mark.orlop(driver="nonsense")
-        def test_has_no_such_driver(orlop_root):
-            pass
-
-        @pytest.mark.orlop(colour="red")
-        def test_has_a_word_too_many(orlop_root):
-            pass
-
-        def test_cleans_up_itself(orlop_root):
-            orlop_root.prepared.cleanup()
-        """)
-    done.assert_outcomes(passed=1, failed=1, errors=3)
-    done.stdout.fnmatch_lines(["*exits with 3:*", "*trouble*"])
-    done.stdout.fnmatch_lines(["*the mark orlop has no colour*"])
-
-
-def test_without_an_image_the_ways_to_name_one_are_told(run: Run) -> None:
-    done = run("def test_it(orlop_root): pass", image="")
-    done.assert_outcomes(errors=1)
-    done.stdout.fnmatch_lines(["*orlop_root needs an image*"])
-
-
-def test_a_setup_is_done_once_and_each_test_has_a_fork(run: Run, pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("""
-        def pytest_orlop_setup(root, image):
-            assert image == "localhost/box"
-            with (root / "etc/motd").open("a") as file:
-                file.write("set up\\n")
-    """)
-    done = run("""
-        import pytest
-
-        def more(root):
-            root.check(["sh", "-c", "echo more >> /etc/motd"])
-
-        @pytest.mark.parametrize("number", range(3))
-        def test_it(orlop_root, number):
-            assert (orlop_root / "etc/motd").read_text() == "hello\\nset up\\n"
-            (orlop_root / "etc/motd").write_text("")
-
-        @pytest.mark.orlop(setup=more)
-        def test_more(orlop_root):
-            assert (orlop_root / "etc/motd").read_text() == "hello\\nset up\\nmore\\n"
-        """)
-    done.assert_outcomes(passed=4)
-
-
-def test_workers_share_a_store(run: Run) -> None:
-    source = """
-        import pytest
-
-        @pytest.mark.parametrize("number", range(6))
-        def test_it(orlop_root, number):
-            assert orlop_root.check(["cat", "/etc/motd"]) == "hello\\n"
-            (orlop_root / "etc/motd").write_text(str(number))
-        """
-    run(source, "-p", "xdist.plugin", "-n", "2").assert_outcomes(passed=6)
 
 
 def test_it_is_inert_until_a_test_wants_it(
@@ -188,9 +180,20 @@ def test_it(orlop_root):
 """
 
 
-def test_without_root_a_test_has_a_folder_and_in_a_namespace_a_mount(store_dirs: StoreDirs) -> None:
+@pytest.mark.parametrize(
+    ("driver", "mounted", "before"),
+    [
+        ("native", False, ()),
+        pytest.param("overlay", True, (sys.executable, "-m", "orlop", "unshare"), marks=pytest.mark.soak),
+    ],
+)
+def test_without_root_a_test_has_a_folder_and_in_a_namespace_a_mount(
+    store_dirs: StoreDirs, driver: str, mounted: bool, before: tuple[str, ...]
+) -> None:
     user = users.make(store_dirs.work / "user", "subids")
     user.orlop("import", layout(user.folder / "box"), "--name", "localhost/box", check=True)
+    file = user.folder / "test_it.py"
+    file.write_text(WITHOUT_ROOT.replace("DRIVER", driver).replace("MOUNTED", str(mounted)))
     command = (
         sys.executable,
         "-m",
@@ -201,10 +204,6 @@ def test_without_root_a_test_has_a_folder_and_in_a_namespace_a_mount(store_dirs:
         "no:faulthandler",
     )
     env = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    for driver, mounted, before in (("native", False, ()), ("overlay", True, ("-m", "orlop", "unshare"))):
-        file = user.folder / f"test_{driver}.py"
-        file.write_text(WITHOUT_ROOT.replace("DRIVER", driver).replace("MOUNTED", str(mounted)))
-        words = (sys.executable, *before, *command) if before else command
-        done = user.run(*words, file, env=env)
-        assert "1 passed" in done.stdout, done.stdout + done.stderr
+    done = user.run(*before, *command, file, env=env)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert user.orlop("ps", "-q", check=True).stdout == ""

@@ -16,11 +16,14 @@ import pytest
 import orlop
 from orlop.explorer.report import report
 from support import disks
-from support.browser import Page, Scheme, browser
+from support.browser import CHROMIUM, Page, Scheme, browser
 from support.images import make_image, write_layout
 from support.layers import Layer
 
-pytestmark = pytest.mark.root
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, to look at the pages as people do"),
+]
 
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
 SCHEMES: tuple[Scheme, Scheme] = ("light", "dark")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,14 +21,16 @@ from support.layers import Layer
 
 pytestmark = pytest.mark.root
 
-ENV = {"config": {"Env": ["PATH=/nowhere:/bin", "FROM=image"], "WorkingDir": "/srv"}}
+# A loader outside that had the preloaded one would say that there is none; busybox has no loader
+VARIABLES = ["PATH=/nowhere:/bin", "FROM=image", "LD_PRELOAD=/none.so", "=odd", "odd"]
+ENV = {"config": {"Env": VARIABLES, "WorkingDir": "/srv"}}
 
 
 def layout(folder: Path) -> Path:
     """An image with busybox."""
     layer = Layer().folder("bin").folder("srv").folder("tmp", mode=0o1777)
     layer.file("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755).file("bin/data", b"x")
-    for name in ("sh", "cat", "echo", "id", "sleep", "env", "ls"):
+    for name in ("sh", "cat", "echo", "id", "setsid", "sleep", "env", "ls"):
         layer.symlink(f"bin/{name}", "/bin/busybox")
     return images.write_layout(folder, {"v1": images.make_image([layer.tar()], config=ENV)})
 
@@ -47,10 +53,30 @@ def test_a_program_runs_with_what_the_image_and_the_caller_say(root: orlop.Prepa
     assert root.run(["sh", "-c", "kill -9 $$"], isolate=isolate).code == 137
     with pytest.raises(orlop.NotFound, match="nosuch"):
         root.run(["nosuch"], isolate=isolate)
+    with pytest.raises(orlop.NotFound, match="/no/folder"):
+        root.run(["sh"], cwd="/no/folder", isolate=isolate)
     with pytest.raises(orlop.FailedPrecondition, match="Permission denied"):
         root.run(["/bin/data"], isolate=isolate)
-    with pytest.raises(orlop.InvalidArgument):
-        root.run([])
+    for args, env in (([], {}), (["id", "\0"], {}), (["id"], {"A": "\0--bind"}), (["id"], {"A=B": ""})):
+        with pytest.raises(orlop.InvalidArgument):
+            root.run(args, env=env, isolate=isolate)
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_what_is_given_and_taken_is_the_programs_alone_and_of_any_length(
+    root: orlop.Prepared, isolate: bool
+) -> None:
+    ran = root.run(["sh", "-c", "env; ls /proc/self/fd"], isolate=isolate, net="host")
+    assert "FROM=image\n" in ran.stdout
+    assert "LD_PRELOAD=/none.so\n" in ran.stdout
+    assert "ld.so" not in ran.stderr
+    if isolate:
+        assert ran.stdout.endswith("\n0\n1\n2\n3\n")  # 3 is ls's own
+    text = "x" * 1_000_000
+    assert root.run(["cat"], input=text, isolate=isolate).stdout == text
+    assert root.run(["sh", "-c", "exec <&-; echo done"], input=text, isolate=isolate).stdout == "done\n"
+    with pytest.raises(orlop.ResourceExhausted, match="64 MiB"):
+        root.run(["cat", "/dev/zero"], isolate=True)
 
 
 def test_an_isolated_one_sees_no_other_process_and_no_network(root: orlop.Prepared) -> None:
@@ -77,12 +103,63 @@ def test_forks_and_roots_whose_image_lost_its_name_run_and_are_bundled(
         store.inspect(fork.info.image_id)
 
 
+def running_with(token: str) -> list[bytes]:
+    """The processes that have a word among their arguments."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found += [words for words in (file.read_bytes(),) if token.encode() in words]
+    return found
+
+
 @pytest.mark.parametrize("isolate", [True, False])
 def test_a_call_that_ends_ends_the_program(root: orlop.Prepared, isolate: bool) -> None:
+    token = uuid.uuid4().hex
+    script = "setsid sh -c 'sleep 1000; :' $0 & sleep 1000; :" if isolate else "sleep 1000; :"
+    deadline = orlop.Call(deadline=time.monotonic() + 0.5)
     with pytest.raises(orlop.DeadlineExceeded):
-        root.run(["sleep", "1000"], isolate=isolate, call=orlop.Call(deadline=time.monotonic() + 0.2))
+        root.run(["sh", "-c", script, token], isolate=isolate, call=deadline)
+    assert not running_with(token)
     root.cleanup()  # which would say who uses it
     root._verbs.prepare_root("localhost/box", root.path, call=orlop.Call())
+
+
+# In a mount namespace of its own, so that no other test's copies the mount, from which no unmount reaches others, as
+# all are in most containers
+APART = """
+import subprocess, sys
+from pathlib import Path
+import orlop
+
+root, run, place = sys.argv[1:]
+Path(place).mkdir()
+subprocess.run(["mount", "--bind", place, place], check=True)
+subprocess.run(["mount", "--make-private", place], check=True)
+with orlop.open(root, run) as store:
+    for way in ("bwrap", "chroot"):
+        words = ["run", "-q", "-i", "--runtime", way, "localhost/box", "sh", "-c", "echo up; cat"]
+        command = [sys.executable, "-m", "orlop", "--root", root, "--run", run, *words]
+        with store.prepare("localhost/box", f"{place}/a", mount=True) as another:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            try:
+                assert process.stdout.readline() == b"up\\n"
+                another.cleanup()
+                assert process.poll() is None
+                store.prepare("localhost/box", f"{place}/a")
+                process.communicate(b"", timeout=100)
+                assert process.returncode == 0
+            finally:
+                process.kill()
+                process.wait()
+"""
+
+
+def test_what_runs_keeps_no_other_root_in_use(store: orlop.Store, store_dirs: StoreDirs) -> None:
+    store.load(layout(store_dirs.work / "box"), name="localhost/box")
+    words = (APART, store_dirs.root, store_dirs.run, store_dirs.work / "apart")
+    command = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-c", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_root_that_is_nowhere_is_refused(root: orlop.Prepared) -> None:

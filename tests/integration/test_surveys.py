@@ -20,6 +20,7 @@ from orlop import errors
 from orlop.cli import main
 from orlop.explorer.report import report
 from orlop.explorer.survey import LayerSurvey, Node, survey, tree_at
+from orlop.images import sketches
 from orlop.images.browsing.diff import compare
 from orlop.images.browsing.nodes import Node as FileNode
 from orlop.images.browsing.nodes import Tree
@@ -395,16 +396,29 @@ def umask() -> int:
     return mask
 
 
-def test_what_was_built_to_look_at_lower_layers_goes_with_the_image(shelf: Shelf) -> None:
-    chains = Path(shelf.store.info().root) / "chains"
-    layers = [Layer().file(f"only/here{number}", bytes(number)) for number in range(12)]
+def test_looking_at_lower_layers_leaves_nothing_and_remembers_little(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sketches, "KEPT", 50_000)
+    layers = [Layer().file(f"only/here{number}", bytes(number)) for number in range(30)]
     name = shelf.load("gone", layers)
-    assert list(shelf.store.ls(f"{name}#0")) == []  # whose chain is every image's
-    before = set(chains.iterdir())
-    survey(shelf.store, name)
-    assert len(set(chains.iterdir()) - before) == 12
-    shelf.store.remove(name)
-    assert set(chains.iterdir()) - before == set()
+    verbs = shelf.store.verbs
+    assert isinstance(verbs, LocalStore)
+    folder = Path(shelf.store.info().root) / "chains"
+    before = set(folder.iterdir())
+    found = survey(shelf.store, name)
+    assert [layer.added for layer in found.layers] == [2, *[1] * 29]
+    assert tree_at(shelf.store, name, 17).count == 18
+    chains = verbs._chains
+    kept = list(chains.sketches._known.values())
+    assert sum(sketch.size for sketch in kept) <= 50_000
+    assert len(kept) >= 2
+    assert set(folder.iterdir()) == before
+    with shelf.store.prepare(name, shelf.free(), view=True):  # now some of it is in files
+        assert [layer.added for layer in survey(shelf.store, name).layers] == [2, *[1] * 29]
+    for file in folder.iterdir():
+        file.unlink()  # as a collection would
+    assert [layer.added for layer in survey(shelf.store, name).layers] == [2, *[1] * 29]
 
 
 class Noting(Tree):

@@ -321,7 +321,8 @@ def _method(face: Face, module: _Module, method: ast.FunctionDef) -> str:
         return _plain(method, signature, "AsyncEvents", says,
                       f"return AsyncEvents(self._calls, {work}{call}, follow=follow)")  # fmt: skip
     undo = f", undo={UNDONE[method.name]}" if method.name in UNDONE else ""
-    run = f"await self._calls.run({work}{call}{undo})"
+    fed = "".join(f", fed=isinstance({name}, AsyncIterable)" for verb, name in FED if verb == method.name)
+    run = f"await self._calls.run({work}{call}{undo}{fed})"
     if returns == "Prepared":
         lines = [
             "        async def done() -> AsyncPrepared:",

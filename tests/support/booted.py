@@ -19,7 +19,7 @@ _BOOT = r"""
 set -eu
 lab=$1; new=$lab/root
 mkdir -p "$lab"/{upper,work,root,store}
-mount --make-rprivate /
+mount --make-rslave /
 mount -t overlay overlay -o "lowerdir=/,upperdir=$lab/upper,workdir=$lab/work" "$new"
 mount -t proc proc "$new/proc"
 mount --bind "$new/proc/sys" "$new/proc/sys"; mount -o remount,bind,ro "$new/proc/sys"
@@ -42,7 +42,18 @@ cd "$new"; pivot_root . old; umount -l /old
 exec env -i container=orlop PATH=/usr/sbin:/usr/bin:/sbin:/bin \
   /lib/systemd/systemd --system --unit=orlop-test.target --log-target=console --show-status=no
 """
-_UNSHARE = ("unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child")
+_UNSHARE = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "slave",
+    "--pid",
+    "--uts",
+    "--ipc",
+    "--cgroup",
+    "--fork",
+    "--kill-child",
+)
 _START = 120.0  # seconds
 
 

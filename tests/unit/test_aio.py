@@ -367,7 +367,7 @@ def test_bytes_of_the_loop_reach_a_thread_and_cancelling_reaches_who_gives_them(
                 await asyncio.sleep(0)
                 yield text
 
-        assert await calls.run(lambda inner: b"".join(calls.feed(given(), inner))) == b"ab"
+        assert await calls.run(lambda inner: b"".join(calls.feed(given(), inner)), fed=True) == b"ab"
         asked, ended = asyncio.Event(), asyncio.Event()
 
         async def never() -> AsyncIterator[bytes]:
@@ -378,7 +378,7 @@ def test_bytes_of_the_loop_reach_a_thread_and_cancelling_reaches_who_gives_them(
                 ended.set()
             yield b""
 
-        task = asyncio.create_task(calls.run(lambda inner: list(calls.feed(never(), inner))))
+        task = asyncio.create_task(calls.run(lambda inner: list(calls.feed(never(), inner)), fed=True))
         await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -386,6 +386,17 @@ def test_bytes_of_the_loop_reach_a_thread_and_cancelling_reaches_who_gives_them(
         await ended.wait()
 
     run(work)
+
+
+def test_what_is_fed_from_a_stream_of_the_same_store_waits_for_no_thread() -> None:
+    async def work(calls: Calls) -> None:
+        def fed(number: int) -> Awaitable[bytes]:
+            stream = AsyncStream(calls, lambda _: iter([b"%d" % number] * 3))
+            return calls.run(lambda inner: b"".join(calls.feed(stream, inner)), fed=True)
+
+        assert await asyncio.gather(*map(fed, range(3))) == [b"000", b"111", b"222"]
+
+    run(work, threads=1)
 
 
 # ------------------------------------------------------------------ progress and pending ones

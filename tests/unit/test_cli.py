@@ -826,7 +826,9 @@ def test_a_full_disk_under_stdout_is_an_error():
 def test_the_first_ctrl_c_stops_cleanly(orlop_run, verbs):
     code, out, err = orlop_run("pull", "--progress", "none", "interrupted", "next")
     assert (code, out) == (130, "")
-    assert "orlop: interrupted; 2 B of 2 B are kept, `orlop pull interrupted next` goes on from there\n" in err
+    assert (
+        "orlop: interrupted; 2 B of 2 B are kept, `orlop pull interrupted next` goes on from there\n" in err
+    )
     assert "docker.io/library/next:latest" not in verbs.known
     assert verbs.closed
 
@@ -854,6 +856,18 @@ def test_the_second_ctrl_c_ends_the_process_at_once():
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert "stopped at once" in err
+
+
+def test_a_ctrl_c_while_the_command_line_is_imported_is_no_traceback():
+    process = start(
+        "import sys; sys.modules.pop('orlop.cli.app', None);"
+        "Finder = type('Finder', (), {'find_spec': lambda self, name, *_:"
+        " name == 'orlop.cli.app' and signal.raise_signal(2) or None});"
+        "sys.meta_path.insert(0, Finder()); sys.argv = ['orlop', 'pull', 'alpine'];"
+        "from orlop.cli import main; sys.exit(main())"
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "")
 
 
 def test_a_signal_that_the_parent_ignored_stays_ignored():
@@ -1067,7 +1081,7 @@ def test_ctrl_c_while_preparing_leaves_nothing_even_of_what_was_prepared_by_then
     verbs.after_prepare = interrupt
     code, _, err = run_in("--name", "a", "alpine")
     assert (code, ran.specs, verbs.roots) == (130, [], {})
-    assert "cancelled" in err
+    assert err.endswith("orlop: interrupted; nothing ran\n")
     assert left_behind(run_in) == []
 
 

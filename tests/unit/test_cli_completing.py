@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, get_args
 
 import click
@@ -181,6 +182,16 @@ def test_where_there_is_no_store_none_is_made_and_nothing_said(
     for line in (f"orlop --root {tmp_path}/r rmi ", f"orlop --host unix://{tmp_path}/s rmi "):
         assert ask(line) == []
     assert os.listdir(tmp_path) == []
+
+
+def test_no_completion_brings_a_store_to_a_new_version(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(completing, "_opener", completing.open_store)
+    with closing(sqlite3.connect(tmp_path / "meta.db")) as connection:
+        connection.execute("PRAGMA user_version = 5")
+    assert ask(f"orlop --root {tmp_path} --run {tmp_path}-run rmi ") == []
+    assert os.listdir(tmp_path) == ["meta.db"]
 
 
 def test_help_stands_beside_what_may_be_meant(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

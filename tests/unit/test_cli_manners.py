@@ -124,6 +124,7 @@ def test_a_template_has_the_fields_of_the_json(
         ("{{.nam}}", "no field 'nam'", "; did you mean name?"),
         ("{{.config.Env}}", "no field 'Env'", "the fields are Cmd"),
         ("{{.name.x}}", "no field 'x'", "{{.}}"),
+        ("{{.name}} {{.size", "{{ without }}", "{{.field}}"),
         ("{{range .labels}}", "{{range .labels}} is not known", "jq"),
         ("nonsense", "not a format", "table, json, name"),
     ],
@@ -252,7 +253,7 @@ def a_store(folder: Path) -> Path:
 def test_the_page_fits_a_screen_and_names_verbs_that_there_are(user: bool) -> None:
     lines = welcome.page("1.2.3", "The store is here.", user=user).splitlines()
     assert len(lines) < 24
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 80
     commands = [line.split()[1] for line in lines if line.startswith("  orlop")]
     known = {verb for verbs in VERBS.values() for verb in verbs}
     assert set(commands) - {"VERB", "--help"} <= known
@@ -365,6 +366,7 @@ NAMES = (
         ("user/tol:1", ["user/tool:1"]),
         ("Alpine", ["alpine:3.20", "alpine:latest"]),
         ("nginx", []),
+        ("r.example/team/other:2", []),  # a place that is alike says nothing
         ("\x1b[31m" * 1000, []),
     ],
 )
@@ -459,6 +461,31 @@ def test_a_table_is_as_wide_as_the_terminal_and_the_first_column_stays() -> None
         assert lines[1].startswith("localhost/a-name:1  ready  ")
         assert (lines[1][-1] == "…") is (width < 63)
     assert table(12, row).splitlines()[1] == "localho…  ready  a text …"  # what is less says nothing
+
+
+def test_columns_that_can_be_spared_go_before_names_and_ids_are_shortened() -> None:
+    titles = ("NAME", "ID", "PLATFORM", "LAYERS", "SIZE")
+    row = ("registry.example.com/team/app:1", "93ddae4ac2c8", "linux/amd64", "12", "171.8 MB")
+    without = {80: (), 72: ("12",), 58: ("12", "linux/amd64")}
+    for width, gone in without.items():
+        line = table(width, row, titles=titles).splitlines()[1]
+        assert line.split() == " ".join(cell for cell in row if cell not in gone).split()
+    assert table(None, row, titles=titles).splitlines()[1].split() == " ".join(row).split()
+
+
+def test_a_last_column_of_sentences_takes_further_lines_and_a_cell_of_megabytes_no_time() -> None:
+    rows = [("downloads", "3", "blobs fetched at a time, per call"), ("x", "y" * 8_000_000, "")]
+    lines = table(36, *rows, titles=("KEY", "DEFAULT", "WHAT IT DOES")).splitlines()
+    assert lines == [
+        "KEY        DEFAULT      WHAT IT DOES",
+        "downloads  3            blobs",
+        "                        fetched at a",
+        "                        time, per",
+        "                        call",
+        "x          yyyyyyyyyy…",
+    ]
+    piped = table(None, rows[0], titles=("KEY", "DEFAULT", "WHAT IT DOES")).splitlines()
+    assert piped[1:] == ["downloads  3        blobs fetched at a time, per call"]
 
 
 def test_wide_characters_take_two_columns_and_line_up() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import re
+import struct
+import termios
+import threading
 
 import pytest
 
@@ -255,6 +259,59 @@ def test_an_interrupted_drawing_goes_away_and_nothing_is_drawn_after():
             written += os.read(reader, 100_000)
         seen.feed(written.decode(), raw=True)
         assert seen.lines() == ["orlop: stopping"]
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_handler_that_meets_another_threads_drawing_lets_it_end():
+    seen, observer, stream = live()
+    seen.tell(A, done=5, total=10)
+    drawing, met = threading.Event(), threading.Event()
+    write = stream.write
+
+    def slow(text):
+        drawing.set()
+        assert met.wait(60)
+        return write(text)
+
+    reader, writer = os.pipe()
+    thread = threading.Thread(target=lambda: seen.tell(B, done=6, total=10))
+    try:
+        stream.write, stream.fileno = slow, lambda: writer
+        thread.start()
+        assert drawing.wait(60)
+        observer._lock = _Met(observer._lock, met)
+        assert observer.interrupted()
+        assert os.read(reader, 100) == b"\x1b[3A\r\x1b[J", "two lines and their sum"
+    finally:
+        met.set()
+        thread.join(60)
+        os.close(reader)
+        os.close(writer)
+
+
+class _Met:
+    """A lock that says when somebody begins to wait for it, who then has all the time."""
+
+    def __init__(self, lock, met):
+        self._lock, self._met = lock, met
+        self.release = lock.release
+
+    def acquire(self, *, timeout):
+        assert timeout > 0
+        self._met.set()
+        return self._lock.acquire(timeout=60)
+
+
+def test_the_size_is_that_of_the_terminal_that_is_drawn_on():
+    reader, writer = os.openpty()
+    try:
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 30, 47, 0, 0))
+        with open(writer, "w", encoding="utf-8", closefd=False) as stream:
+            assert choose("auto", stream, {"TERM": "xterm"})._size() == (47, 30)
+            fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 0, 0, 0, 0))
+            assert choose("auto", stream, {"TERM": "xterm"})._size() == (80, 24), "it does not know"
     finally:
         os.close(reader)
         os.close(writer)
@@ -551,7 +608,7 @@ def interrupted(words, *events, **details):
     [
         ((), (), {}, "pull x: cancelled"),
         (("nothing-known",), (), {}, "pull x: cancelled"),
-        (("pull", "a"), (), {}, "nothing is fetched yet, `orlop pull a` begins anew"),
+        (("pull", "a"), (), {}, "nothing came this time, `orlop pull a` tries again"),
         (
             ("pull", "a", "b c"),
             (event(done=1, total=9),),
@@ -577,7 +634,19 @@ def interrupted(words, *events, **details):
             {},
             "2 of 3 blobs (27 B) are at the registry, the same command sends the rest",
         ),
-        (("push",), (event(done=9, total=10, phase="pushing"),), {}, "nothing is at the registry yet"),
+        (
+            ("push",),
+            (event(done=9, total=10, phase="pushing"),),
+            {},
+            "no blob was sent whole, the same command tries again",
+        ),
+        (("run",), (), {}, "nothing ran"),
+        (
+            ("run",),
+            (event(done=1, total=9),),
+            {"kept": "5000", "wanted": "9000"},
+            "nothing ran; 5.0 kB of 9.0 kB of the image are kept, the same command goes on from there",
+        ),
         (
             ("import",),
             (event(phase="done", done=10, total=10), event(B, phase="waiting", total=5)),

@@ -307,6 +307,15 @@ def test_the_example_is_a_file_of_all_keys_that_parses_with_and_without_its_mark
     assert configured(str(path), {}, 0).settings() == Settings()
 
 
+@pytest.mark.parametrize("name", ["ORLOP_DRIVER", "ORLOP_DURABLE", "ORLOP_COLOR"])
+def test_a_variable_that_is_wrong_is_named_and_not_the_option_that_nobody_gave(
+    name: str, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "odd")
+    code, _, said = run("", "images")
+    assert (code, said.partition(": 'odd' is not ")[0]) == (2, f"orlop: error: invalid value of {name}")
+
+
 def test_the_daemons_settings_are_refused_where_a_daemon_is_asked(
     run: Callable[..., tuple[int, str, str]],
 ) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,8 @@ def test_a_check_that_fails_says_so_and_stops_no_other(subject: Subject) -> None
         ("two", "note"),
         ("three", "problem"),
     ]
-    assert (found[1].advice, "ZeroDivisionError" in found[2].text) == ("find it", True)
+    assert (found[1].text, found[1].advice) == ("could not be looked at: look: it is gone", "find it")
+    assert "ZeroDivisionError" in found[2].text
 
 
 # ------------------------------------------------------------------ configuration
@@ -232,6 +233,12 @@ def test_lines_are_those_of_keys_and_not_of_what_looks_like_one_in_a_text(tmp_pa
         (5, "downloads"),
         (6, "limits.depth"),
     ]
+
+
+def test_a_secret_of_a_wrong_type_is_not_shown(tmp_path: Path) -> None:
+    text = '[auth_config.auths."r.lan"]\nauth = "s3cret"\n[proxy]\nhttps = ["s3cret"]\n'
+    _, faults = faults_of_file(put(tmp_path / "c.toml", text))
+    assert [fault.text for fault in faults] == ["auth_config takes a text", "proxy.https takes a text"]
 
 
 def test_a_file_that_is_not_there_or_that_others_may_write_is_a_problem(tmp_path: Path) -> None:
@@ -313,6 +320,11 @@ def test_folders_that_cannot_serve_are_problems(subject: Subject, tmp_path: Path
     for one, check in ((replace(subject, root=file), check_root), (odd, check_root), (inside, check_run)):
         assert "problem" in states(check(one)).values()
     assert states(check_run(replace(subject, run="", run_fault="why")))["folders.run"] == "problem"
+
+
+def test_a_store_behind_a_link_to_a_disk_that_is_not_mounted_is_a_problem(subject: Subject) -> None:
+    os.symlink(f"{subject.root}-elsewhere", subject.root)
+    assert states(check_root(subject))["folders.root"] == "problem"
 
 
 def test_a_store_that_others_may_enter_is_a_problem(subject: Subject) -> None:
@@ -513,8 +525,35 @@ def test_a_registry_that_is_down_or_has_no_name_is_a_problem(subject: Subject) -
             replace(subject, registries=("r.invalid",), settings=Settings(proxy=proxy))
         )
         assert (found.state, f"connect to {host}" in found.text) == ("problem", True)
+        assert "(the proxy to r.invalid)" in found.text
     assert states(check_registries(replace(subject, registries=("a b",))))["registries.a b"] == "problem"
     assert states(check_registries(replace(subject, offline=True))) == {"registries": "ok"}
+
+
+def test_a_registry_that_never_comes_to_an_end_is_given_up(subject: Subject) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # it was closed
+                    return
+                with connection, suppress(OSError):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                    while not ended.wait(0.01):  # less than the timeout of a step
+                        connection.sendall(b"x")
+
+        ended = threading.Event()
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        try:
+            host = f"127.0.0.1:{server.getsockname()[1]}"
+            assert looked(replace(subject, timeout=0.05), host) == {"": "problem"}
+        finally:
+            ended.set()
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(30)
 
 
 def test_the_certificate_is_looked_at(subject: Subject, tmp_path: Path) -> None:

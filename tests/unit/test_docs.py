@@ -116,7 +116,7 @@ def test_roff_has_nothing_to_say_of_the_man_pages(tmp_path: Path) -> None:
         set(tmp_path.glob("orlop*.1")) - {tmp_path / "orlopd.1"}
     )  # which is orlop.1, where it is installed
     command = ["groff", "-man", "-Kutf8", "-Tutf8", "-ww", "-z", *map(str, pages)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -146,6 +146,34 @@ def drawn(app: Explorer, name: str = "") -> str:
     return picture
 
 
+async def gallery(app: Explorer, pilot: Pilot[None]) -> None:
+    """Every view as people see it, in the theme that there is."""
+    theme = "light" if app.theme == LIGHT.name else "dark"
+    names = {"1": "layers", "2": "map", "3": "waste", "4": "history", "5": "config"}
+    panes: list[type[Widget] | str] = [TreePane, MapPane, WasteList, HistoryList, "#config"]
+    for key, pane in zip(names, panes, strict=True):
+        await view(app, key, pane)
+        await pilot.pause()  # the footer comes last
+        drawn(app, f"{names[key]}-{theme}")
+    press(app, "question_mark")
+    await until(lambda: isinstance(app.screen, HelpScreen) and app.screen.size)
+    await pilot.pause()
+    drawn(app, f"keys-{theme}")
+    await close(app)
+    press(app, "slash")
+    await until(lambda: isinstance(app.focused, Input))
+    app.field.value = "*.so"
+    press(app, "enter")
+    await until(lambda: app.focused is app.tree_pane and "1 of 2" in said(app, "#tree-above"))
+    await pilot.pause()
+    drawn(app, f"search-{theme}")
+    press(app, "enter")
+    await preview(app)
+    await pilot.pause()
+    drawn(app, f"preview-{theme}")
+    await close(app)
+
+
 # ------------------------------------------------------------------ texts
 
 
@@ -365,7 +393,6 @@ def test_layers_and_the_tree_show_what_the_image_is() -> None:
             assert {p: w for p, (w, _) in marks(app.forest).items() if w != "same"} == shelf.changes(number)
         assert sorted(shelf.asked) == [1, 2, 3]  # and not read again
         await until(lambda: "&& rm /tmp/junk" in str(app.query_one("#details Static", Static).content))
-        drawn(app, "layers-dark")
 
         press(app, "d")  # only what is deleted, which stands struck
         await until(lambda: app.focused is tree and len(model.rows) == 3)
@@ -390,12 +417,10 @@ def test_layers_and_the_tree_show_what_the_image_is() -> None:
         for key, path in (("n", b"usr/lib/small.so"), ("n", b"usr/lib/big.so"), ("N", b"usr/lib/small.so")):
             press(app, key)
             await until(lambda path=path: f"/{path.decode()}   -rw" in said(app, "#tree-below"))
-        drawn(app, "search-dark")
         press(app, "s", "left", "left")
         await until(lambda: tree.row is not None and (tree.row.path, tree.row.open) == (b"usr/lib", False))
         press(app, "question_mark")
         await until(lambda: isinstance(app.screen, HelpScreen))
-        drawn(app, "keys-dark")
         await close(app)
         press(app, "q")
         await until(lambda: app.return_code is not None)
@@ -444,9 +469,10 @@ def test_waste_history_configuration_and_map_lead_to_where_things_are() -> None:
         press(app, "enter", "[", "[")
         await at_layer(app, 1)
         assert pane.path == b"usr"
+        await gallery(app, pilot)
         press(app, "t")
         await until(lambda: app.theme == LIGHT.name)
-        drawn(app, "map-light")
+        await gallery(app, pilot)
 
     play(Shelf(LAYERS, COMMANDS, CONFIG), script)
 

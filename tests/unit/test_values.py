@@ -13,8 +13,8 @@ import pytest
 from orlop import values
 
 
-def _pair(**words):
-    """The same class, made by each."""
+def _pair(*, many=False, **words):
+    """The same class, made by each; with ``many`` there are so many that it is made in another way."""
 
     def made(kind):
         @kind.dataclass(slots=True, **words)
@@ -33,11 +33,18 @@ def _pair(**words):
 
         return Thing
 
-    return made(values), made(dataclasses)
+    ours, theirs = made(values), made(dataclasses)
+    if many:
+        slow = ours.__init__
+        for _ in range(values._MANY):
+            ours(a=1)
+        assert ours.__init__ is not slow
+    return ours, theirs
 
 
 WORDS = [
-    {"frozen": frozen, "kw_only": kw_only, "eq": eq}
+    {"many": many, "frozen": frozen, "kw_only": kw_only, "eq": eq}
+    for many in (True, False)
     for frozen in (True, False)
     for kw_only in (True, False)
     for eq in (True, False)
@@ -143,8 +150,10 @@ def test_a_value_builds_on_another():
     assert [item.name for item in dataclasses.fields(Plain)] == ["x", "inner", "y"]
     assert [item.name for item in dataclasses.fields(Base)] == ["x", "inner"]
     assert values.asdict(Derived(x=1, inner=(Base(x=2),)))["inner"] == ({"x": 2, "inner": ()},)
-    with pytest.raises(ValueError, match="x"):
-        Derived(x=-1)
+    for _ in range(values._MANY + 1):
+        with pytest.raises(ValueError, match="x"):
+            Derived(x=-1)
+        assert Plain(x=1, y=3).y == 3
 
 
 def test_a_value_can_be_pickled_and_has_no_dict():

@@ -23,7 +23,7 @@ def pages() -> dict[str, str]:
 
 
 def _index(orlop: Command, verbs: dict[str, Command]) -> str:
-    lines = ["# The command line", "", *_filled(orlop.about), "```text", orlop.usage, "```", ""]
+    lines = ["# Every verb, with its options", "", *_filled(orlop.about), "```text", orlop.usage, "```", ""]
     lines += ["Each page here is also a man page: `man orlop-pull`, and what `orlop pull --help` prints.", ""]
     for heading, names in HEADINGS.items():
         lines += [f"## {heading}", "", "| verb | |", "| --- | --- |"]

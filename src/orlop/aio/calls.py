@@ -62,10 +62,13 @@ class Calls:
         *,
         undo: Callable[[_T], object] | None = None,
         steady: bool = False,
+        fed: bool = False,
     ) -> _T:
         """What ``work`` returns, called in a thread with a call that the awaiting task's end cancels.
 
-        ``steady`` work is not cancelled, neither by the task nor by the store's end.
+        ``steady`` work is not cancelled, neither by the task nor by the store's end.  ``fed`` work waits for
+        what the loop gives it, which may come from a call of this store: it has a thread beside the others',
+        or enough of it would take them all, and wait for ever.
         """
         if self._ended or (self.closed and not steady):
             raise FailedPrecondition("use store", "the store is closed")
@@ -75,7 +78,10 @@ class Calls:
             inner.check("use store")  # it may have waited for a thread
             return work(inner)
 
-        job: Future[_T] = self._pool.submit(contextvars.copy_context().run, attempt)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="orlop-aio-fed") if fed else self._pool
+        job: Future[_T] = pool.submit(contextvars.copy_context().run, attempt)
+        if fed:
+            pool.shutdown(wait=False)  # its thread ends with the work
         future = asyncio.wrap_future(job, loop=self.loop)
         self._running.add(future)
         cancelled: asyncio.CancelledError | None = None

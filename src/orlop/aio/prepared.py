@@ -337,7 +337,8 @@ class AsyncPrepared:
         no such folders.
 
         Raises `FailedPrecondition` for a root that is nowhere to be seen and where nothing may be run,
-        `NotFound` for a program that is not there, `Cancelled` and `DeadlineExceeded`.
+        `NotFound` for a program that is not there, `ResourceExhausted` for one that prints more than 64 MiB,
+        `Cancelled` and `DeadlineExceeded`.
         """
         return await self._calls.run(
             lambda inner: self.sync.run(

@@ -177,6 +177,7 @@ class AsyncStore:
                 call=inner,
             ),
             call,
+            fed=isinstance(source, AsyncIterable),
         )
 
     async def images(self) -> list[ImageInfo]:
@@ -597,6 +598,7 @@ class AsyncStore:
                 call=inner,
             ),
             call,
+            fed=isinstance(data, AsyncIterable),
         )
 
     def events(

@@ -31,8 +31,11 @@ def main(
 
     ``open_store`` replaces what opens the store or connects to the daemon, ``runner`` the OCI runtime.
     """
-    ours = argv is None
-    if ours:
+    if argv is not None:
+        from orlop.cli.app import app, run_command
+
+        return run_command(app, "orlop", argv, opener=open_store, runner=runner)
+    try:
         import sys
 
         from orlop.cli.frontpage import answer
@@ -44,11 +47,12 @@ def main(
         from orlop.cli import own
 
         own.begin()
-    from orlop.cli.app import app, run_command
+        from orlop.cli.app import app, run_command
 
-    code = run_command(app, "orlop", argv, opener=open_store, runner=runner)
-    if ours:
+        code = run_command(app, "orlop", None, opener=open_store, runner=runner)
         own.end(code)
+    except KeyboardInterrupt:  # while this was imported; nothing had begun
+        return 130
     return code
 
 

@@ -247,9 +247,14 @@ def _debug(session: Session, args: Sequence[str]) -> bool:
 
 
 def _explained(exc: BaseException) -> BaseException:
-    """A hint for a global option that was given after the verb."""
+    """A hint for a global option that was given after the verb, and the like."""
     if not is_clicks(exc):
         return exc
+    if isinstance(exc, click.BadParameter) and exc.ctx is not None and exc.param is not None:
+        variable = exc.param.envvar
+        if variable and click.source_of(exc.ctx, exc.param.name or "") == "ENVIRONMENT":
+            hint = f"`{exc.ctx.command_path} --help` tells of {exc.param.opts[0]}, for which it stands"
+            return Misuse(f"invalid value of {variable}: {exc.message}", hint, ctx=exc.ctx)
     if isinstance(exc, click.NoSuchOption) and exc.ctx is not None and exc.ctx.parent is not None:
         known = {name for param in app.params for name in param.opts}
         if exc.option_name in known:

@@ -31,6 +31,7 @@ from orlop.hints import NoReturn
 from orlop.linux import mount as mounts
 from orlop.linux._syscall import call
 from orlop.linux.files import openat2
+from orlop.linux.privatemounts import leave_behind
 
 __all__ = ["main", "may_chroot", "run_chroot"]
 
@@ -184,10 +185,12 @@ def _first(job: Job, say: int, *, can_mount: bool) -> int:
         with suppress(OSError):  # then it has the host's
             socket.sethostname(job.hostname)
     if can_mount:
-        mounts.mount_setattr("/", propagation=mounts.MS_PRIVATE, recursive=True)
+        # Not private: what is unmounted elsewhere goes here, too; else all roots would be in use meanwhile.
+        mounts.mount_setattr("/", propagation=mounts.MS_SLAVE, recursive=True)
         if job.network:
             _loopback_up()
         job = _mount_all(job)
+        leave_behind([job.root])
     os.chroot(job.root)
     os.chdir("/")
     return _run_child(lambda: _become(job), say)

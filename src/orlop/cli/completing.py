@@ -21,6 +21,7 @@ from click.shell_completion import CompletionItem, ShellComplete, add_completion
 
 from orlop.cli.completion import SCRIPTS
 from orlop.cli.session import Target, open_store
+from orlop.errors import FailedPrecondition
 from orlop.hints import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class _Shell(ShellComplete):
             dress(self.cli)
             found = super().get_completions(args, incomplete)
         except Exception:  # noqa: BLE001 - a line that is being typed is no place for errors
+            if "_ORLOP_WHY" in os.environ:
+                import traceback
+
+                traceback.print_exc()
             return []
         head, equals, _ = incomplete.partition("=")
         if not (equals and head.startswith("-")):
@@ -173,9 +178,23 @@ def _store(ctx: click.Context) -> Iterator[Store]:
         configuration=found,
     )
     if target.host is None and _opener is open_store:
-        os.stat(os.path.join(target.root_path, "meta.db"))
+        _check_version(os.path.join(target.root_path, "meta.db"))
     with _opener(target) as store:
         yield store
+
+
+def _check_version(database: str) -> None:
+    """Raise where there is no store, or where opening it would bring it to this version: no Tab does that."""
+    import sqlite3
+    from urllib.parse import quote
+
+    from orlop.metadata import SCHEMA_VERSION
+
+    os.stat(database)
+    with closing(sqlite3.connect(f"file:{quote(database)}?mode=rw", uri=True)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        raise FailedPrecondition("complete a word", f"the metadata have version {version}")
 
 
 def _fitting(values: Iterable[str], text: str) -> list[Item]:

@@ -244,7 +244,7 @@ def keys_verb(form: str = "table") -> None:
         ("KEY", lambda key: key.name),
         ("TAKES", lambda key: key.takes.replace("`", "")),
         ("DEFAULT", lambda key: key.usual or shown(key.default, key.unit) or "-"),
-        ("WHAT", lambda key: key.about),
+        ("WHAT IT DOES", lambda key: key.about),
     ]
     output.show_list(list(keys().values()), columns, form=form, names=lambda key: key.name, record=key_json)
 

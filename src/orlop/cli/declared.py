@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from click import (
         UNPROCESSED,
+        BadParameter,
         Choice,
         Command,
         Context,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNPROCESSED",
+    "BadParameter",
     "Choice",
     "Command",
     "Context",

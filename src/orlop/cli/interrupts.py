@@ -29,8 +29,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """A context manager; ``cancel`` is set by the first signal, ``signum`` says which it was (else 0).
 
-    ``on_first`` is called in the handler: it may wait for no lock, and says whether it has made a place to
-    write at.  Outside the main thread, where Python delivers no signals, it does nothing.
+    ``on_first`` is called in the handler: it may wait for no lock for long, and says whether it has made a
+    place to write at.  Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
     def __init__(self, *, on_first: Callable[[], bool] | None = None) -> None:

@@ -10,6 +10,8 @@ standard error fails, it is silent.  The cursor is never hidden, so nothing has 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 import re
@@ -29,7 +31,8 @@ __all__ = ["JsonLines", "Lines", "Live", "ProgressMode", "Silent", "choose", "de
 
 ProgressMode = Literal["auto", "plain", "json", "none"]
 
-_REDRAW = 0.08  # seconds between two drawings
+_REDRAW = 0.125  # seconds between two drawings
+_PATIENCE = 0.2  # seconds that an interrupted drawing has to end
 _EVERY = 5.0  # seconds between two lines about how far all is, on a pipe
 _PAINT = re.compile(r"\x1b\[[0-9;]*m")
 _BUSY = 2  # items that such a line names
@@ -56,7 +59,7 @@ class Silent:
             self._put(f"orlop: warning: {one_line(text)}\n")
 
     def interrupted(self) -> bool:
-        """A signal handler is about to write; whether a new line was begun for it.  Waits for no lock."""
+        """A signal handler is about to write; whether a new line was begun for it.  It does not wait long."""
         return False
 
     def make_room(self) -> None:
@@ -171,10 +174,12 @@ class Lines(Silent):
             self._put(f"orlop: {'; '.join(words)}\n")
 
 
-def _terminal_size() -> os.terminal_size:
-    import shutil  # late: it brings much with it, and most commands show no progress
-
-    return shutil.get_terminal_size()
+def _terminal_size(stream: TextIO) -> os.terminal_size:
+    """The size of the terminal that a stream goes to: standard output may go elsewhere."""
+    columns, rows = 0, 0
+    with contextlib.suppress(OSError, ValueError):  # no terminal, or closed
+        columns, rows = os.get_terminal_size(stream.fileno())
+    return os.terminal_size((columns or 80, rows or 24))  # one that was never told its size says 0
 
 
 class Live(Silent):
@@ -193,7 +198,7 @@ class Live(Silent):
         colour: bool = False,
     ) -> None:
         super().__init__(stream, clock=clock)
-        self._size = size or _terminal_size
+        self._size = size or functools.partial(_terminal_size, stream)
         self._ascii, self._colour = ascii_only, colour
         self._finished: list[Callable[[Look], str]] = []  # lines that scroll up with the next drawing
         self._drawn: list[int] = []  # cells of the lines of the last drawing, above the cursor
@@ -219,9 +224,12 @@ class Live(Silent):
             self._draw(self._clock())
 
     def interrupted(self) -> bool:
-        """Take away what is in flight: it goes no further.  Where somebody draws just now, leave it."""
+        """Take away what is in flight: it goes no further.  Where it is drawn just now, let that end.
+
+        Not where the very frame draws that the signal interrupted: it does not go on before we are through.
+        """
         self._stopped = True
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(timeout=_PATIENCE):
             self._drawn = []  # what the handler writes is not drawn over
             return False
         try:

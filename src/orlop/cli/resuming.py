@@ -36,14 +36,14 @@ def _pull(names: Sequence[str], exc: Error, board: Board) -> str:
     kept, wanted = _fetched(exc, board)
     command = f"orlop pull {' '.join(map(shlex.quote, names))}"
     if not kept:
-        return f"nothing is fetched yet, `{command}` begins anew"
+        return f"nothing came this time, `{command}` tries again"
     return f"{size_text(kept)} of {size_text(wanted)} are kept, `{command}` goes on from there"
 
 
 def _fetch(names: Sequence[str], exc: Error, board: Board) -> str:
     kept, wanted = _fetched(exc, board)
     if not kept:
-        return "nothing is fetched yet"
+        return "nothing came this time, the same command tries again"
     return f"{size_text(kept)} of {size_text(wanted)} are kept, the same command goes on from there"
 
 
@@ -55,10 +55,18 @@ def _root(names: Sequence[str], exc: Error, board: Board) -> str:
     return f"no root was made; {fetched} of the image are kept, the same command goes on from there"
 
 
+def _run(names: Sequence[str], exc: Error, board: Board) -> str:
+    kept, wanted = _fetched(exc, board)
+    if not kept:
+        return "nothing ran"
+    fetched = f"{size_text(kept)} of {size_text(wanted)}"
+    return f"nothing ran; {fetched} of the image are kept, the same command goes on from there"
+
+
 def _send(names: Sequence[str], exc: Error, board: Board) -> str:
     count = board.over
     if not count:
-        return "nothing is at the registry yet"
+        return "no blob was sent whole, the same command tries again"
     sent = f"{count} of {board.number} blobs ({size_text(board.over_bytes)})"
     return f"{sent} are at the registry, the same command sends the rest"
 
@@ -83,6 +91,7 @@ _VERBS: dict[str, _Say] = {
     "fetch-blobs": _fetch,
     "artifact pull": _fetch,
     "prepare": _root,
+    "run": _run,
     "push": _send,
     "copy": _send,
     "artifact push": _send,

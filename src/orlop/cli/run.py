@@ -337,6 +337,10 @@ def run_verb(
         with session.store() as store, interrupts:
             return Container(store, order, runner).run(observer, interrupts)
     except Exception as exc:
+        if isinstance(exc, Cancelled) and interrupts.signum:
+            from orlop.cli.resuming import left_by
+
+            exc.details["left"] = left_by(("run",), exc, observer.board)
         raise RunFailed(interrupts.signum if isinstance(exc, Cancelled) else 0) from exc
     finally:
         observer.close()

@@ -28,6 +28,8 @@ def is_template(form: str) -> bool:
 
 def check(template: str) -> None:
     """Raise `InvalidArgument` for what these templates do not know."""
+    if "{{" in _ACTION.sub("", template):
+        raise InvalidArgument(f"use format {template!r}", "{{ without }}", hint="write {{.field}}")
     for match in _ACTION.finditer(template):
         if _FIELD.fullmatch(match[0]) is None:
             raise InvalidArgument(

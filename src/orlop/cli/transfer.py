@@ -57,7 +57,9 @@ def pull_verb(
     A further platform of the same index is added to the name, which then means the first one given
     where nobody says a platform.
     """
-    with session.store() as store, session.call(quiet=quiet, progress=progress, of=("pull", *images)) as call:
+    of = ("pull", *(["--all-platforms"] if all_platforms else []))
+    of += tuple(word for one in platform for word in ("--platform", one))
+    with session.store() as store, session.call(quiet=quiet, progress=progress, of=(*of, *images)) as call:
         for image in images:
             call.check(f"pull {image}")
             info = store.pull(image, platform=platform, all_platforms=all_platforms, call=call)

@@ -22,7 +22,7 @@ __all__ = ["here", "page", "place_here"]
 _ROOT = (
     ("orlop pull alpine", "fetch an image"),
     ("orlop run alpine echo hello", "run a command in it"),
-    ("orlop prepare --mount alpine /srv/a", "have its root file system there; write below /srv/a"),
+    ("orlop prepare --mount alpine /srv/a", "have its root file system at /srv/a"),
     ("orlop commit /srv/a localhost/mine", "make an image of what changed"),
     ("orlop cleanup /srv/a", "take the root away; the images stay"),
 )
@@ -31,13 +31,13 @@ _USER = (
     ("orlop run alpine echo hello", "run a command in it"),
     ("orlop ls alpine /etc", "look into it; nothing is mounted"),
     ("orlop cp alpine:/etc/os-release .", "copy files out of it"),
-    ("orlop unshare", "a shell in which roots can be prepared and mounted"),
+    ("orlop unshare", "a shell in which roots can be mounted"),
 )
 _MORE = (
     ("orlop --help", "all verbs, options and exit codes"),
     ("orlop VERB --help", "one verb, with examples"),
-    ("orlop doctor", "what this machine has of what orlop needs, and what to do"),
-    ("orlop completion bash", "completion of verbs, images and paths, also for zsh and fish"),
+    ("orlop doctor", "what works here, and what to do if not"),
+    ("orlop completion bash", "completion; zsh and fish have it, too"),
 )
 ROOTS_OWN = "/var/lib/orlop"  # `orlop.facade.DEFAULT_ROOT`, whose import costs as much as this page
 _BUSY = 0.2  # seconds that a count waits for a database

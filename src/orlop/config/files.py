@@ -342,6 +342,8 @@ def _value(name: str, value: object, source: str, *, kind: Kind = "file", line: 
             hint=meant(name, keys()),
             details={"key": name},
         )
+    if key.secret and not isinstance(value, str):  # the usual words would show it
+        raise InvalidArgument(attempted, f"{name} takes a text", details={"key": name})
     if isinstance(value, str) and kind != "file":
         value = of_text(value, key.kind)
     return Given(value=convert(value, key.kind, name, attempted), source=source, kind=kind, line=line)

@@ -18,7 +18,7 @@ from orlop.config import Configuration, ProxySettings, Settings
 from orlop.config.files import Given, lines_of, parse, read_bytes, read_table
 from orlop.config.keys import keys
 from orlop.config.service import ServiceLimits
-from orlop.diagnosis.findings import Finding, Subject, note, ok, problem
+from orlop.diagnosis.findings import Finding, Subject, note, ok, problem, said
 from orlop.errors import Error, InvalidArgument
 from orlop.registry.access.credentials import read_document
 from orlop.registry.finding.hostfiles.folders import Files, in_force
@@ -227,7 +227,7 @@ def check_configuration(subject: Subject) -> Iterable[Finding]:
     if given and not faults:
         yield ok("configuration.variables", ", ".join(sorted(item.source for item in given.values())))
     if subject.fault is not None and not any(fault.state == "problem" for fault in faults) and not count:
-        yield problem("configuration", str(subject.fault), subject.fault.hint or "orlop config check")
+        yield problem("configuration", said(subject.fault), subject.fault.hint or "orlop config check")
     if not count and not given:
         yield ok("configuration", "nothing is configured, and all is as by default")
     named = faults_of_what_is_named(subject.settings)

@@ -13,7 +13,7 @@ from contextlib import closing
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from orlop.diagnosis.findings import Finding, Subject, note, ok, problem
+from orlop.diagnosis.findings import Finding, Subject, note, ok, problem, said
 from orlop.errors import DeadlineExceeded, Error
 from orlop.version import __version__
 
@@ -59,7 +59,7 @@ def _asked(subject: Subject, address: str, *, named: bool) -> Iterator[Finding]:
         yield note("daemon", text, "pip install 'orlop[daemon]'")
         return
     except Error as exc:
-        yield problem("daemon.answer", f"{address}: {exc}", exc.hint or _START)
+        yield problem("daemon.answer", f"{address}: {said(exc)}", exc.hint or _START)
         return
     took = time.monotonic() - began
     yield ok("daemon.answer", f"{address} answers, in {took * 1000:.0f} ms")
@@ -104,12 +104,12 @@ def _within(seconds: float, ask: Callable[[], StoreInfo], attempted: str) -> Sto
 
     Closing the connection ends the call that nobody waits for any more.
     """
-    answers: SimpleQueue[StoreInfo | Error] = SimpleQueue()
+    answers: SimpleQueue[StoreInfo | Exception] = SimpleQueue()
 
     def work() -> None:
         try:
             answers.put(ask())
-        except Error as exc:
+        except Exception as exc:  # noqa: BLE001 - raised below, where somebody waits for it
             answers.put(exc)
 
     threading.Thread(target=work, name="doctor", daemon=True).start()
@@ -117,7 +117,7 @@ def _within(seconds: float, ask: Callable[[], StoreInfo], attempted: str) -> Sto
         answer = answers.get(timeout=seconds)
     except Empty:
         raise DeadlineExceeded(attempted, f"no answer within {seconds:g} s") from None
-    if isinstance(answer, Error):
+    if isinstance(answer, Exception):
         raise answer
     return answer
 

@@ -13,7 +13,7 @@ from orlop.config import Configuration, Settings
 from orlop.errors import Error
 from orlop.values import dataclass, field
 
-__all__ = ["Check", "Finding", "State", "Subject", "note", "ok", "problem", "run_checks"]
+__all__ = ["Check", "Finding", "State", "Subject", "note", "ok", "problem", "run_checks", "said"]
 
 State = Literal["ok", "note", "problem"]
 
@@ -84,13 +84,18 @@ def problem(check: str, text: str, advice: str) -> Finding:
     return Finding(check=check, state="problem", text=text, advice=advice)
 
 
+def said(exc: Error) -> str:
+    """An error in words; its hint is the finding's advice."""
+    return f"{exc.attempted}: {exc.reason}" if exc.attempted else exc.reason
+
+
 def run_checks(checks: Mapping[str, Check], subject: Subject) -> Iterator[Finding]:
     """Run checks by name, in their order.  One that cannot be made is a note with the reason."""
     for name, check in checks.items():
         try:
             yield from check(subject)
         except Error as exc:
-            yield note(name, f"could not be looked at: {exc}", exc.hint)
+            yield note(name, f"could not be looked at: {said(exc)}", exc.hint)
         except Exception as exc:  # noqa: BLE001 - a doctor does not faint; what is a bug is said to be one
             yield note(
                 name, f"could not be looked at: {type(exc).__name__}: {exc}", "please report it: a bug"

@@ -180,7 +180,12 @@ def _not_there(root: str) -> Iterator[Finding]:
 
 
 def _owned(path: str, about: os.stat_result, check: str, option: str) -> Iterator[Finding]:
-    real = os.stat(path) if stat.S_ISLNK(about.st_mode) else about
+    try:
+        real = os.stat(path) if stat.S_ISLNK(about.st_mode) else about
+    except OSError as exc:
+        text = f"{path} is a link that leads nowhere: {exc.strerror}"
+        yield problem(check, text, f"mount what it leads to, or name another folder with {option}")
+        return
     mode = stat.S_IMODE(real.st_mode)
     if not stat.S_ISDIR(real.st_mode):
         yield problem(check, f"{path} is not a folder", f"name another with {option}")

@@ -10,7 +10,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 
-from orlop.diagnosis.findings import Finding, Subject, note, ok, problem
+from orlop.diagnosis.findings import Finding, Subject, note, ok, problem, said
 from orlop.diagnosis.probing import Probed, probed
 from orlop.errors import Error
 from orlop.linux import mountinfo, userns
@@ -58,13 +58,14 @@ def check_drivers(subject: Subject) -> Iterable[Finding]:
     """Each driver, tried where the store lies or is going to lie."""
     folder = nearest(subject.root)
     if folder is None:
-        advice = f"make {subject.root}, or name another folder with --root"
-        yield note("machine.drivers", "there is no folder that they could be tried in", advice)
+        advice = "make it one that you may write in, or name another folder with --root"
+        text = f"they cannot be tried where the store lies: {subject.root} may not be written"
+        yield note("machine.drivers", text, advice)
         return
     try:
         found = probed(folder, subject.environ)
     except Error as exc:
-        yield problem("machine.drivers", str(exc), "see `dmesg`, and try --driver native")
+        yield problem("machine.drivers", said(exc), "see `dmesg`, and try --driver native")
         return
     subject.cache["probed"] = found
     yield from judge_drivers(found, subject.settings.driver)

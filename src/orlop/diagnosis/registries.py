@@ -10,10 +10,11 @@ import http.client
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 
 from orlop.diagnosis.findings import Finding, Subject, note, ok, problem
@@ -153,6 +154,7 @@ class _Trial:
         origin = self.endpoint.origin
         target = self._proxy.origin if self._proxy is not None else origin
         through = f" through the proxy {target.netloc}" if self._proxy is not None else ""
+        whose = f" (the proxy to {origin.netloc})" if self._proxy is not None else ""
         end = time.monotonic() + self._timeout
 
         def tick() -> None:
@@ -163,19 +165,21 @@ class _Trial:
             infos = resolve(target.host, target.port, seconds=self._timeout, check=tick)
         except (OSError, UnicodeError) as exc:
             said = getattr(exc, "strerror", None) or str(exc)
-            yield problem(self.check, f"the name {target.host} cannot be resolved: {said}", _NAMES)
+            yield problem(self.check, f"the name {target.host}{whose} cannot be resolved: {said}", _NAMES)
             return
         try:
             sock = connect(infos, seconds=self._timeout, check=tick)
         except OSError as exc:
             said = exc.strerror or "no answer"
-            yield problem(self.check, f"cannot connect to {target.netloc}: {said}", self._on_connect())
+            text = f"cannot connect to {target.netloc}{whose}: {said}"
+            yield problem(self.check, text, self._on_connect())
             self.may_be_other = True
             return
         with closing(sock):
             sock.settimeout(self._timeout)
             try:
-                yield from self._spoken(sock, through)
+                with _cut_after(sock, 4 * self._timeout):
+                    yield from self._spoken(sock, through)
             except ssl.SSLCertVerificationError as exc:
                 yield self._certificate(exc)
             except ssl.SSLError as exc:
@@ -262,6 +266,28 @@ class _Trial:
             way = "ahead of" if off > 0 else "behind"
             text = f"this machine's clock is {abs(off) / 60:.0f} minutes {way} that of {self.host}"
             yield problem(f"{self.check}.clock", text, "set the clock: timedatectl set-ntp true")
+
+
+@contextmanager
+def _cut_after(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """Cut a connection after a time, with TimeoutError: whoever sends a byte now and then is never silent."""
+    late = threading.Event()
+    with sock.dup() as twin:  # TLS takes the other for its own
+
+        def cut() -> None:
+            late.set()
+            with suppress(OSError):  # it ended by itself
+                twin.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+    if late.is_set():  # or what came until then would be the answer
+        raise TimeoutError(f"its answer takes longer than {seconds:g} s")
 
 
 _NAMES = "is the name right? see /etc/resolv.conf, and [proxy] if names are a proxy's business"

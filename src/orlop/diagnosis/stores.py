@@ -62,8 +62,15 @@ def _database(layout: Layout, subject: Subject) -> Iterator[Finding]:
             yield problem(check, f"{path} is gone, but there is something in {left[0]}", advice)
         return
     advice = "put it back from a backup: docs/backup.md; `orlop check` says what else is damaged"
+    way = "mode=ro"
+    if not os.access(layout.root, os.W_OK):  # SQLite looks at a log only where it may make its index
+        if _has_log(path):
+            text = f"{path} has a log, and cannot be looked at without writing beside it"
+            yield note(check, text, "look again as its owner, where its disk is mounted for writing")
+            return
+        way = "immutable=1"
     try:
-        uri = f"file:{quote(os.fspath(path))}?mode=ro"
+        uri = f"file:{quote(os.fspath(path))}?{way}"
         with closing(sqlite3.connect(uri, uri=True, timeout=2.0, isolation_level=None)) as connection:
             yield from _ask(connection, subject, advice)
     except sqlite3.Error as exc:
@@ -72,6 +79,13 @@ def _database(layout: Layout, subject: Subject) -> Iterator[Finding]:
             yield note(check, f"{path} is busy: {exc}", "look again in a moment")
         else:
             yield problem(check, f"{path} cannot be used: {exc}", advice)
+
+
+def _has_log(path: Path) -> bool:
+    try:
+        return os.path.getsize(f"{path}-wal") > 0
+    except OSError:
+        return False
 
 
 def _ask(connection: sqlite3.Connection, subject: Subject, advice: str) -> Iterator[Finding]:

@@ -39,6 +39,7 @@ from orlop.snapshots.driver import ChainImage
 from orlop.spec.digest import DiffID, chain_id, chain_ids
 
 if TYPE_CHECKING:
+    from orlop.images.sketches import Sketches
     from orlop.layers.merge import Merger
 
 __all__ = ["Chains"]
@@ -49,6 +50,12 @@ SMALL = 8  # a top is small if it has less than an eighth of the entries below i
 WRITER_VERSION = 1  # part of every UUID: raise it with any change of the bytes that we write
 _NO_INDEXES: Mapping[DiffID, LayerIndex] = {}
 _KNOWN_IMAGES = 1_000
+DepthOf = Callable[[Transaction, str], int | None]
+
+
+def _depth_of(tx: Transaction, name: str) -> int | None:
+    row = roots.get_chain(tx, name)
+    return row.depth if row is not None else None
 
 
 class Chains:
@@ -57,6 +64,7 @@ class Chains:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._images: dict[str, tuple[ChainRow, ChainImage]] = {}  # a chain may have hundreds of devices
+        self._sketches: Sketches | None = None
 
     def file(self, name: str) -> Path:
         """The EROFS image of a chain."""
@@ -84,6 +92,15 @@ class Chains:
         """The chain, to be read without mounting it."""
         return ChainView.open([self.file(row.id) for row in stack])
 
+    @property
+    def sketches(self) -> Sketches:
+        """The chains that are only looked at."""
+        if self._sketches is None:
+            from orlop.images.sketches import Sketches
+
+            self._sketches = Sketches(self)
+        return self._sketches
+
     def stack(self, name: str) -> list[ChainRow]:
         """A chain's images, top first; empty unless all are there."""
         rows = self._core.db.read(lambda tx: roots.chain_stack(tx, name))
@@ -106,7 +123,7 @@ class Chains:
         Raises `NotFound` if the store lacks a layer, `InvalidArgument` where the layers contradict
         one another.
         """
-        name = self._name(diff_ids, whole=whole)
+        name = self.name(diff_ids, whole=whole)
         stack = self.stack(name)
         if stack:
             return stack
@@ -115,7 +132,7 @@ class Chains:
             parent = known.parent
             below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent))) if parent else 0
         else:
-            below = 0 if whole else self._plan(self._rows(diff_ids), room)
+            below = 0 if whole else self.plan(self.rows(diff_ids), room)
         parent_stack: list[ChainRow] = []
         if below:
             parent_stack = self.ensure(diff_ids[:below], call=call, indexes=indexes, room=room - 1)
@@ -141,7 +158,7 @@ class Chains:
         found: list[ChainRow] = []
         for count in range(1, len(diff_ids) + 1):
             part = diff_ids[:count]
-            name = f"{self._name(part, whole=False)}-each"
+            name = f"{self.name(part, whole=False)}-each"
             if not (stack := self.stack(name)):
                 try:
                     self._build(name, part, count - 1, found[::-1], _NO_INDEXES, call)
@@ -176,28 +193,30 @@ class Chains:
         self, diff_ids: Sequence[DiffID], indexes: Mapping[DiffID, LayerIndex], *, whole: bool, call: Call
     ) -> Rendered | None:
         """The lowest image that `ensure` will build when the layers are there; None where one is there."""
-        rows = self._rows(diff_ids, coming=indexes)
-        room, name = MAX_DEPTH, self._name(diff_ids, whole=whole)
+        rows = self.rows(diff_ids, coming=indexes)
+        room, name = MAX_DEPTH, self.name(diff_ids, whole=whole)
         while True:
             if self._core.db.read(partial(roots.get_chain, chain=name)) is not None:
                 return None
-            below = 0 if whole else self._plan(rows, room)
+            below = 0 if whole else self.plan(rows, room)
             if not below:
                 with no_cycles():
-                    return self._render(name, rows, 0, [], indexes, call)
+                    return self.render(name, rows, 0, [], indexes, call)
             rows, room = rows[:below], room - 1
-            name = self._name([row.diff_id for row in rows], whole=False)
+            name = self.name([row.diff_id for row in rows], whole=False)
 
     @staticmethod
-    def _name(diff_ids: Sequence[DiffID], *, whole: bool) -> str:
+    def name(diff_ids: Sequence[DiffID], *, whole: bool = False) -> str:
+        """The ID of the chain of some layers."""
         if not diff_ids:
             return "empty"
         return chain_id(diff_ids).hex + ("-whole" if whole else "")
 
-    def _plan(self, rows: Sequence[LayerRow], room: int) -> int:
+    def plan(self, rows: Sequence[LayerRow], room: int, *, depth_of: DepthOf = _depth_of) -> int:
         """How many of the lowest layers the new image lies on; 0 to merge all.
 
         The stack may be as high as ``room``; the last of `FRESH` new images merges what is below.
+        ``depth_of`` tells how high a chain is that is there already, and None for one that is not.
         """
         entries = [row.entries for row in rows]
         total = sum(entries)
@@ -210,16 +229,16 @@ class Chains:
                 above += entries[below]
                 if above * SMALL >= total - above:
                     break
-                row = roots.get_chain(tx, names[below - 1])
-                if row is not None and row.depth < room:
+                depth = depth_of(tx, names[below - 1])
+                if depth is not None and depth < room:
                     return below
-                if row is None:
+                if depth is None:
                     best = below
             return best if room > MAX_DEPTH - FRESH + 1 else 0
 
         return self._core.db.read(body)
 
-    def _rows(
+    def rows(
         self, diff_ids: Sequence[DiffID], *, coming: Mapping[DiffID, LayerIndex] = _NO_INDEXES
     ) -> list[LayerRow]:
         """The rows of layers; of those that are ``coming``, as they will be."""
@@ -256,7 +275,7 @@ class Chains:
             made = indexes.take(name) if isinstance(indexes, Ahead) and not below else None
             if made is None:
                 with no_cycles():
-                    made = self._render(name, self._rows(diff_ids), below, parent, indexes, call)
+                    made = self.render(name, self.rows(diff_ids), below, parent, indexes, call)
             row, image, warnings = made
             for warning in warnings[:20]:
                 call.observer.warning(warning)
@@ -274,10 +293,10 @@ class Chains:
             raise DataLoss(f"build chain {row.id[:12]}", f"the image below, {parent_id[:12]}, is not there")
         diff_ids = self._core.db.read(lambda tx: roots.chain_layers(tx, row.id))
         below = len(self._core.db.read(lambda tx: roots.chain_layers(tx, parent_id))) if parent_id else 0
-        found, image, _ = self._render(row.id, self._rows(diff_ids), below, parent, {}, call)
+        found, image, _ = self.render(row.id, self.rows(diff_ids), below, parent, {}, call)
         return found, image
 
-    def _render(
+    def render(
         self,
         name: str,
         rows: Sequence[LayerRow],
@@ -285,14 +304,16 @@ class Chains:
         parent: Sequence[ChainRow],
         indexes: Mapping[DiffID, LayerIndex],
         call: Call,
+        *,
+        below_view: Callable[[], ChainView] | None = None,
     ) -> Rendered:
-        """An image of a chain, the row that describes it, and warnings: the same for the same layers."""
+        """An image, its row and warnings: the same for the same layers.  ``below_view`` opens the parent."""
         from orlop.erofs.writer import build
         from orlop.layers.merge import Merger
 
         diff_ids = [row.diff_id for row in rows]
         if parent:
-            with self.view(parent) as view:
+            with below_view() if below_view is not None else self.view(parent) as view:
                 merger, devices = self._merge(diff_ids[below:], Merger(below=view), indexes, call)
         else:
             merger, devices = self._merge(diff_ids, Merger(), indexes, call)

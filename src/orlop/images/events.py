@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
 
 from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.hints import Protocol
 from orlop.observe import Call
 from orlop.values import dataclass
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from orlop.errors import InvalidArgument
+from orlop.hints import Protocol
 from orlop.observe import Call
 from orlop.values import dataclass
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
 
+from orlop.hints import TYPE_CHECKING, Protocol
 from orlop.observe import Call
 from orlop.values import dataclass, field
 

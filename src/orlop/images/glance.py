@@ -1,9 +1,9 @@
 """A look at a store that is not opened: its list of images, for a command that wants nothing else.
 
 To open a store is to make and check its folders, to bring its metadata to this version, and to import what
-all verbs share.  Of a store of this version a list needs one read.  Anything unusual (ROOT or RUN is missing
-or another's, another version, a lost boot, an error) is None, and then the store is opened, which mends it or
-says what is wrong.
+all verbs share.  Of a store of this version a list needs one read.  Anything unusual (ROOT or RUN is missing,
+another's or in the other, another version, a lost boot, an error) is None: then the store is opened, which
+mends it or says what is wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def images_at(root: str, run: str) -> list[ImageInfo] | None:
     if any(char in _ODD or char.isspace() for char in root + run):
         return None
     try:
-        if not (_is_whole(root) and _is_ours(run)):
+        if not (_is_whole(root) and _is_ours(run) and _are_apart(root, run)):
             return None
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             boot = file.read().strip().decode()
@@ -63,3 +63,9 @@ def _is_whole(root: str) -> bool:
 def _is_ours(folder: str) -> bool:
     about = os.stat(folder)
     return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid()
+
+
+def _are_apart(root: str, run: str) -> bool:
+    """Whether neither lies in the other."""
+    one, other = (f"{os.path.realpath(folder).rstrip('/')}/" for folder in (root, run))
+    return not one.startswith(other) and not other.startswith(one)

@@ -47,8 +47,8 @@ def root_hint(tx: Transaction, path: str) -> str:
 def meant_images(text: str, names: Iterable[str]) -> list[str]:
     """At most three of full names, the likeliest first.
 
-    Likely are another tag of the repository, the same last name in another place, and what differs in a
-    letter or two.
+    Likely are another tag of the repository, the same last name in another place, and a last name that
+    differs in a letter or two; what stands before it is alike in most names of a store, and says little.
 
     >>> meant_images("app:1", ["docker.io/library/alpine:latest", "localhost/app:1", "localhost/app:2"])
     ['localhost/app:1', 'localhost/app:2']
@@ -69,14 +69,12 @@ def meant_images(text: str, names: Iterable[str]) -> list[str]:
         elif repository.rpartition("/")[2] == last:
             likely.append((1 if wanted is not None and tag == wanted.tag else 2, name))
         else:
-            rest.setdefault(_short(repository)[:_LONGEST], name)
             rest.setdefault(repository.rpartition("/")[2][:_LONGEST], name)
     found = [name for _, name in sorted(likely)]
     if not found:
         from difflib import get_close_matches
 
-        words = dict.fromkeys((_short(wanted.name), last)) if wanted else {last: None}
-        found = [rest[word] for short in words for word in get_close_matches(short, rest, cutoff=_CUTOFF)]
+        found = [rest[word] for word in get_close_matches(last, rest, cutoff=_CUTOFF)]
     return [_short(name) for name in dict.fromkeys(found)][:_NAMED]
 
 

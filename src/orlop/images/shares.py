@@ -7,8 +7,9 @@ store has.  Its images are kept as long as the share is there, whatever happens 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
+from orlop.hints import Protocol
 from orlop.observe import Call
 from orlop.values import dataclass
 

@@ -96,10 +96,17 @@ class ChainView:
         self._exit = ExitStack()
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> ChainView:
-        """Open the image files of a chain, top first."""
+    def open(cls, images: Sequence[Path | bytes | bytearray]) -> ChainView:
+        """Open the images of a chain, top first: files, or what would be in them."""
         with ExitStack() as stack:
-            view = cls([stack.enter_context(open_image(path)) for path in paths])
+            view = cls(
+                [
+                    stack.enter_context(
+                        Image(image) if isinstance(image, (bytes, bytearray)) else open_image(image)
+                    )
+                    for image in images
+                ]
+            )
             view._exit = stack.pop_all()
         return view
 

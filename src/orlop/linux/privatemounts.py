@@ -10,10 +10,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from orlop.errors import FailedPrecondition
 from orlop.linux import mount
@@ -22,7 +21,7 @@ from orlop.linux._syscall import call
 from orlop.linux.mountinfo import mount_table
 from orlop.values import asdict, dataclass
 
-__all__ = ["ErofsMount", "command", "main"]
+__all__ = ["ErofsMount", "command", "leave_behind", "main"]
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _MS_SLAVE = 1 << 19  # include/uapi/linux/mount.h
@@ -81,7 +80,8 @@ def main(text: str) -> None:
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         # Not private: what is unmounted elsewhere goes here, too; else all roots would be in use meanwhile.
         mount.mount_setattr(root, propagation=_MS_SLAVE, recursive=True)
-        _leave_behind(job)
+        images = [path for one in job["images"] for path in (one["file"], one["point"], *one["devices"])]
+        leave_behind([*images, *job["lowers"], job["target"], *job["argv"]])
         for image in job["images"]:
             _attach(
                 mount.mount_erofs(Path(image["file"]), [Path(one) for one in image["devices"]]),
@@ -98,19 +98,19 @@ def main(text: str) -> None:
     os._exit(FAILED)
 
 
-def _leave_behind(job: Mapping[str, Any]) -> None:
-    """Let go of all mounts that are not needed.
+def leave_behind(texts: Sequence[str]) -> None:
+    """Let go of all mounts of our own namespace, slaves of the others', that are not needed for some paths.
 
     Where they were private before, as in most containers, nobody else could undo them as long as we run.
-    Ours are slaves by now: nothing of this reaches the others.
+    As ours are slaves nothing of this reaches the others.  What is mounted below the paths stays, too.
     """
-    images = [path for image in job["images"] for path in (image["file"], image["point"], *image["devices"])]
-    texts = [*images, *job["lowers"], job["target"], *job["argv"], sys.prefix, sys.base_prefix]
-    needed = [os.fsencode(os.path.realpath(text)) + b"/" for text in texts if text.startswith("/")]
-    needed += [b"/tmp/", b"/var/tmp/"]
+    given = tuple(os.fsencode(os.path.realpath(text)) + b"/" for text in texts if text.startswith("/"))
+    places = (sys.prefix, sys.base_prefix, *sys.path)
+    python = (os.fsencode(os.path.realpath(text)) + b"/" for text in places if text.startswith("/"))
+    needed = [*given, *python, b"/tmp/", b"/var/tmp/"]
     for target in [entry.target for entry in mount_table()]:
         inside = target.rstrip(b"/") + b"/"
-        if inside.startswith(_SYSTEM) or any(path.startswith(inside) for path in needed):
+        if inside.startswith((*_SYSTEM, *given)) or any(path.startswith(inside) for path in needed):
             continue
         with suppress(OSError):  # one that was below another is gone already
             mount.umount(os.fsdecode(target), detach=True)

@@ -150,7 +150,7 @@ class Explorer(Frame):
         self._fill(survey)
         kept = _efficiency(survey)
         wasted = f"{size_text(survey.wasted)} of {size_text(survey.content)} wasted, {kept:.1%} efficient"
-        files = f"   the {len(survey.waste)} largest files that nothing shows" if survey.waste else ""
+        files = f"   {len(survey.waste)} largest files" if survey.waste else ""
         _say(self.waste_above, wasted + files)
         self.waste_list.show(survey.waste)
 

@@ -41,7 +41,7 @@ class WasteList(Rows):
         line = Line().add(size_text(file.size), width=_SIZE, right=True).add(" ")
         bars = 10 if width >= 90 else 5
         line.add(bar(file.size / (self.files[0].size or 1), bars), self.style_of("wasted"))
-        room = width - line.used - self._words - 4
+        room = width - line.used - self._words - 5  # a column stays free at the right
         line.add("  ").add(cut_front("/" + shown(file.path), room), width=room)
         return line.add("  ").add(_story(file), self.style_of("dim"), width=self._words, right=True)
 

@@ -98,6 +98,8 @@ class Node:
         if change is not None:
             return tuple(sorted(change.member.xattrs))
         assert self.lower is not None
+        if not self.lower.inode.xattr_size:  # as nearly all
+            return ()
         return tuple(sorted(unescape_xattrs(self.lower.raw_xattrs)))
 
     @property

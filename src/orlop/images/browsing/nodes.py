@@ -103,7 +103,7 @@ class Tree:
 
     def child(self, folder: Node, name: bytes) -> Node | None:
         """One entry of a folder; None if it has none of this name."""
-        self._look()
+        self.look()
         up = folder.up.children.get(name) if folder.up is not None else None
         path = folder.path + b"/" + name if folder.path else name
         if up is not None and up.change is not None:
@@ -134,7 +134,7 @@ class Tree:
         if folder.up is None and folder.lower is not None:  # as the chain has it
             prefix = folder.path + b"/" if folder.path else b""
             for name, entry in self.view.members(folder.lower):
-                self._look()
+                self.look()
                 yield Node(self, prefix + name, entry, None)
             return
         for name in self.names(folder):
@@ -307,7 +307,8 @@ class Tree:
                     yield begin + done, data
                     done += len(data)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Let the call be cancelled; asked at each entry."""
         self._steps += 1
         if not self._steps % _OFTEN:
             self.call.check("look at files")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import stat
 from array import array
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Iterator
 
 from orlop.erofs.tree import Node as Merged
 from orlop.images.browsing.diff import differs
@@ -49,20 +50,18 @@ class _Totals:
         self._folders = array("Q")
         seen: set[Hashable] = set()
         above: list[tuple[int, int]] = []  # of the folders on the way: the level and the number
-        for node in tree.walk(top):
-            level = node.path.count(b"/") + bool(node.path)
+        for level, is_folder, size, link in _walked(tree, top):
             while above and above[-1][0] >= level:
                 self._leave(above)
             if above:
                 self._names[above[-1][1]] += 1
-            if node.is_folder:
+            if is_folder:
                 above.append((level, len(self._bytes)))
                 for column in (self._bytes, self._names, self._folders):
                     column.append(0)
-            elif node.is_file and above:
-                link = node.link
+            elif size and above:
                 if link is None or link not in seen:
-                    self._bytes[above[-1][1]] += node.size
+                    self._bytes[above[-1][1]] += size
                 if link is not None:
                     seen.add(link)
         while above:
@@ -79,6 +78,37 @@ class _Totals:
     def of(self, number: int) -> tuple[int, int, int]:
         """Of the folder with this number."""
         return self._bytes[number], self._names[number], self._folders[number]
+
+
+def _walked(tree: Tree, top: Node) -> Iterator[tuple[int, bool, int, Hashable | None]]:
+    """What the sums need of all at and below a node, in the order of `Tree.walk`.
+
+    How deep it is, whether a folder, the bytes of a file, and the same for all names of one file (else None).
+    """
+    level = top.path.count(b"/") + bool(top.path)
+    if top.up is None and top.lower is not None:  # as the chain has it: no node is made of each
+        yield level, top.is_folder, top.size if top.is_file else 0, top.link
+        view = tree.view
+        stack = [view.members(top.lower)] if top.is_folder else []
+        while stack:
+            found = next(stack[-1], None)
+            if found is None:
+                stack.pop()
+                continue
+            entry = found[1]
+            inode = entry.inode
+            kind = inode.mode & 0o170000
+            if kind == stat.S_IFDIR:
+                yield level + len(stack), True, 0, None
+                stack.append(view.members(entry))
+            else:
+                link = (entry.image, inode.nid) if inode.nlink > 1 else None
+                yield level + len(stack), False, inode.size if kind == stat.S_IFREG else 0, link
+            tree.look()
+        return
+    for node in tree.walk(top):
+        level = node.path.count(b"/") + bool(node.path)
+        yield level, node.is_folder, node.size if node.is_file else 0, node.link
 
 
 def _below(merged: Merged | None, path: bytes) -> Merged | None:

@@ -1,10 +1,11 @@
 """From the name of a thing to the tree of its files: images, layers, prepared roots.  Nothing is mounted.
 
-An image's chain is read where it lies, and built first if it is not there (a cache, as Prepare makes it); so
-is that of its lowest layers (``IMAGE#N``), and one with few entries more than the next lower one shares that
-one's image: so looking at each layer in turn costs about what the layers hold.  A layer is read alone: what
-it hides is not in its tree, nor are its hard links to files of lower layers.  Of a prepared root the upper's
-changes lie over its chain; mounts of the caller's own on it do not show.
+An image's chain is read where it lies, and built first if it is not there (a cache, as Prepare makes it).
+That of its lowest layers (``IMAGE#N``) is made in memory if it is not there, and leaves nothing; one with few
+entries more than the next lower one shares that one's image: so looking at each layer in turn costs about
+what the layers hold.  A layer is read alone: what it hides is not in its tree, nor are its hard links to
+files of lower layers.  Of a prepared root the upper's changes lie over its chain; mounts of the caller's own
+on it do not show.
 """
 
 from __future__ import annotations
@@ -151,15 +152,19 @@ def open_tree(
         elif source.kind == "layer":
             yield held.enter_context(_layer_tree(core, source.diff_ids[0], call))
         else:
-            yield held.enter_context(_chain_tree(chains, source.diff_ids, call))
+            passing = source.first is not None
+            yield held.enter_context(_chain_tree(chains, source.diff_ids, call, passing=passing))
 
 
 @contextlib.contextmanager
-def _chain_tree(chains: Chains, diff_ids: tuple[DiffID, ...], call: Call) -> Iterator[Tree]:
+def _chain_tree(chains: Chains, diff_ids: tuple[DiffID, ...], call: Call, *, passing: bool) -> Iterator[Tree]:
     for attempt in range(1, _TRIES + 1):
         try:
-            stack = chains.ensure(diff_ids, call=call)
-            view = chains.view(stack)
+            if passing:
+                stack, view = chains.sketches.view(diff_ids, call=call)
+            else:
+                stack = chains.ensure(diff_ids, call=call)
+                view = chains.view(stack)
         except (Aborted, NotFound):
             if attempt == _TRIES:
                 raise

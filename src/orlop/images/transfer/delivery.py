@@ -473,9 +473,7 @@ class Delivery:
             there = registry.has_manifest(place, push=True, call=call)
         except (Unauthenticated, PermissionDenied, InvalidArgument):
             there = None  # one may perhaps write there, and not look
-        if there == digest:
-            self._report(str(ref), "exists", len(document))
-        else:
+        if there != digest:
             registry.put_manifest(ref, document, media_type, call=call)
 
 
