@@ -13,7 +13,7 @@ import pytest
 from orlop.service.access import Access
 from orlop.service.clients import Ledger
 from orlop.service.door import Door, Listening
-from orlop.service.pools import ServiceLimits
+from orlop.service.pools import ServiceLimits, counts_of
 
 SOON = 60.0
 LIMITS = ServiceLimits(users=(str(os.geteuid()),))
@@ -30,7 +30,7 @@ class Place:
         self.behind = self.plug()
         self.behind.bind(str(folder / "behind"))
         self.behind.listen(16)
-        self.ledger = Ledger(LIMITS.counts)
+        self.ledger = Ledger(counts_of(LIMITS))
         self.door = Door(
             (Listening(sock=front, behind=str(folder / "behind")),),
             access=Access(LIMITS, group=None, attempted="listen"),

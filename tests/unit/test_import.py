@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,7 +102,10 @@ def loaded_by(*argv: str) -> set[str]:
         "sys.stdout.write('\\0')"
     )
     script = f"import sys\n{script}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ORLOP_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=plain, capture_output=True, text=True, check=False
+    )
     return set(done.stdout.partition("\0")[2].split())
 
 

@@ -9,21 +9,20 @@ import pytest
 
 from orlop.errors import FailedPrecondition
 from orlop.images import layout
+from orlop.images.format import FEATURES, FORMAT, FORMAT_VERSION
 
 
 def test_what_is_written_says_what_this_version_knows() -> None:
-    features = {kind: sorted(names) for kind, names in layout._FEATURES.items()}
-    assert json.loads(layout._FORMAT) == {"version": layout.FORMAT_VERSION, **features}
+    features = {kind: sorted(names) for kind, names in FEATURES.items()}
+    assert json.loads(FORMAT) == {"version": FORMAT_VERSION, **features}
 
 
-@pytest.mark.parametrize("text", [layout._FORMAT, layout._FORMAT.replace(b"\n", b""), b'{"version": 1}'])
+@pytest.mark.parametrize("text", [FORMAT, FORMAT.replace(b"\n", b""), b'{"version": 1}'])
 def test_the_same_in_other_words_is_understood(text: bytes) -> None:
     layout.check_format(text, "open store /s")
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"[]", b'{"version": 2}', layout._FORMAT.replace(b"index-1", b"index-2")]
-)
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"version": 2}', FORMAT.replace(b"index-1", b"index-2")])
 def test_what_another_version_wrote_is_refused(text: bytes) -> None:
     with pytest.raises(FailedPrecondition):
         layout.check_format(text, "open store /s")

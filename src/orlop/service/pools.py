@@ -36,7 +36,7 @@ from orlop.errors import Error, ResourceExhausted, over_limit
 from orlop.service.clients import Client, Ledger, ServiceCounts, call_among
 from orlop.service.deadlines import Deadlines
 
-__all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "arrived", "refusal"]
+__all__ = ["DEFAULT_LIMITS", "CallPool", "Pools", "ServiceLimits", "arrived", "counts_of", "refusal"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -49,7 +49,7 @@ _refused = threading.local()
 _awaited = threading.local()
 
 
-def _counts(limits: ServiceLimits) -> ServiceCounts:
+def counts_of(limits: ServiceLimits) -> ServiceCounts:
     """What each client is counted by."""
     return ServiceCounts(
         client_calls=limits.client_calls,
@@ -348,7 +348,7 @@ class Pools:
     def __init__(
         self, limits: ServiceLimits, ledger: Ledger | None = None, deadlines: Deadlines | None = None
     ) -> None:
-        self.ledger = ledger or Ledger(_counts(limits))
+        self.ledger = ledger or Ledger(counts_of(limits))
 
         def pool(name: str, threads: int, *, owners: bool = False) -> CallPool:
             waiting = None if name == "quick" else limits.waiting  # the ledger bounds them all
@@ -371,7 +371,7 @@ class Pools:
 
     def replace(self, limits: ServiceLimits) -> None:
         """Go by other numbers from the next call on, but for those of threads, which are for good."""
-        self.ledger.replace(_counts(limits))
+        self.ledger.replace(counts_of(limits))
         for pool in self.each():
             waiting = None if pool is self.quick else limits.waiting
             pool.replace(waiting=waiting, patience=limits.quick_deadline)
