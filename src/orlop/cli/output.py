@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from orlop.cli.exits import OutputClosed, one_line
 from orlop.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, from_oserror
 from orlop.hints import Any
+from orlop.quantities import size_text
 from orlop.values import fields, is_dataclass
 
 __all__ = [
@@ -260,21 +261,6 @@ def terminal_width() -> int:
     from shutil import get_terminal_size
 
     return get_terminal_size().columns
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in powers of ten as docker shows them.
-
-    >>> size_text(999), size_text(12_345_678)
-    ('999 B', '12.3 MB')
-    """
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.95 or unit == "TB":
-            break
-    return f"{size:.1f} {unit}"
 
 
 def ago(created: str) -> str:

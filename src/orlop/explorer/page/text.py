@@ -11,6 +11,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
+from orlop.quantities import size_text
+
 __all__ = ["count_text", "date_text", "percent_text", "plain", "shown", "size_text"]
 
 PATH = 200  # characters of a path
@@ -87,21 +89,6 @@ def _escape(char: str) -> str:
 
 
 # ------------------------------------------------------------------ numbers
-
-
-def size_text(size: float) -> str:
-    """Bytes, in powers of ten.
-
-    >>> size_text(999), size_text(12_345_678)
-    ('999 B', '12.3 MB')
-    """
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.95 or unit == "TB":
-            break
-    return f"{size:.1f} {unit}"
 
 
 def count_text(count: int) -> str:

@@ -10,6 +10,8 @@ import re
 
 from rich.cells import cell_len, chop_cells
 
+from orlop.quantities import size_text
+
 __all__ = [
     "bar",
     "command_lines",
@@ -89,21 +91,6 @@ def cut_front(text: str, width: int) -> str:
     while cell_len(kept) > width - 1 and kept:
         kept = kept[1:]
     return "…" + kept if width > 0 else ""
-
-
-def size_text(size: float) -> str:
-    """Bytes for people, in powers of ten, as the other verbs have them.
-
-    >>> size_text(999), size_text(12_345_678)
-    ('999 B', '12.3 MB')
-    """
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.95 or unit == "TB":
-            break
-    return f"{size:.1f} {unit}"
 
 
 def bar(share: float, width: int) -> str:
