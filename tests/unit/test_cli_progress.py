@@ -378,7 +378,7 @@ def test_a_pipe_is_told_once_why_something_waits():
     observer = Lines(stream, clock=Clock())
     for _ in range(3):
         observer.progress(event(phase="retrying", note="waiting 3 s: the registry answered 429"))
-    assert lines_of(stream) == ["aaaaaaaaaaaa  waiting  waiting 3 s: the registry answered 429"]
+    assert lines_of(stream) == ["aaaaaaaaaaaa  retrying  waiting 3 s: the registry answered 429"]
 
 
 def test_json_lines_are_the_events():

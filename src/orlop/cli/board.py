@@ -83,7 +83,8 @@ class Item:
     def take(self, event: Progress, now: float) -> int:
         """Take an event in; how many bytes have come with it."""
         if event.phase == "retrying":
-            self.phase, self.note = self.phase or "waiting", event.note
+            began = self.phase not in {"", "waiting"}
+            self.phase, self.note = self.phase if began else event.phase, event.note
             return 0
         self.note = event.note
         if event.phase == "indexing":
@@ -92,7 +93,7 @@ class Item:
             if self.phase != "fetching" or self.done >= self.total:
                 self.phase = event.phase
             return 0
-        first = self.phase in {"", "waiting"}
+        first = self.phase in {"", "waiting", "retrying"}
         before, self.phase = self.done, event.phase
         if event.phase in FINAL:
             self.total = event.total or self.total
