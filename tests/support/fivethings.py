@@ -80,6 +80,12 @@ def five_things(person: Person, registry: Registry, *, forks: int = 100) -> list
     return [thing(person, registry, forks) for thing in things]
 
 
+def _noise(size: int) -> bytes:
+    """Bytes that do not compress, always the same; one call of randbytes has 256 MB at most."""
+    source, part = random.Random(1), 16 << 20
+    return b"".join(source.randbytes(min(part, size - at)) for at in range(0, size, part))
+
+
 def push_images(registry: Registry, *, files: int, large: int) -> None:
     """The two images: ``tool`` with so many small files, ``model`` with a layer of so many random bytes."""
     layer = Layer()
@@ -93,7 +99,7 @@ def push_images(registry: Registry, *, files: int, large: int) -> None:
     images.push(
         registry, "tool", "1", images.make_image([layer.tar()], config={"config": {"Env": ["PATH=/bin"]}})
     )
-    model = Layer().file("weights", random.Random(1).randbytes(large)).tar()
+    model = Layer().file("weights", _noise(large)).tar()
     images.push(registry, "model", "1", images.make_image([model], compression="none"))
 
 
