@@ -79,6 +79,14 @@ def test_what_is_given_and_taken_is_the_programs_alone_and_of_any_length(
         root.run(["cat", "/dev/zero"], isolate=True)
 
 
+@pytest.mark.parametrize("isolate", [True, False])
+def test_the_callers_own_variables_stay_outside(
+    root: orlop.Prepared, isolate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_TOKEN", "secret")
+    assert "secret" not in root.run(["env"], isolate=isolate).stdout
+
+
 def test_an_isolated_one_sees_no_other_process_and_no_network(root: orlop.Prepared) -> None:
     numbers = root.run(["sh", "-c", "ls /proc | while read n; do test -e /proc/$n/cmdline && echo $n; done"])
     assert {int(word) for word in numbers.stdout.split() if word.isdigit()} <= set(range(1, 9))
