@@ -3,7 +3,7 @@
     python examples/agent_sandbox.py alpine:3.20
     python examples/agent_sandbox.py debian:stable-slim --candidates my-candidates/ --keep localhost/best:1
 
-The task here is a toy: /work/answer is to hold the sum of the numbers in /work/numbers, and /work/grade says
+The task here is a toy: /task/answer is to hold the sum of the numbers in /task/numbers, and /task/grade says
 how good an answer is.  A candidate is a shell script; an agent's patch, command or program takes its place.
 
 One root is prepared, set up once, and captured once; its N forks cost milliseconds, and each candidate sees
@@ -28,14 +28,14 @@ import orlop.rootless
 STORE = str(Path.home() / ".cache/orlop-examples")
 NUMBERS = "3\n5\n8\n13\n"
 GRADE = """
-answer=$(cat /work/answer 2>/dev/null) || { echo 0; exit; }
+answer=$(cat /task/answer 2>/dev/null) || { echo 0; exit; }
 case $answer in 29) echo 100;; *[!0-9]*|'') echo 1;; *) echo 10;; esac
 """
 TOYS = {
-    "lazy": "echo 42 > /work/answer",
-    "wrong": "wc -l < /work/numbers > /work/answer",
-    "right": "sum=0; while read n; do sum=$((sum + n)); done < /work/numbers; echo $sum > /work/answer",
-    "vandal": "rm -rf /work/numbers; echo broken > /work/answer",
+    "lazy": "echo 42 > /task/answer",
+    "wrong": "wc -l < /task/numbers > /task/answer",
+    "right": "sum=0; while read n; do sum=$((sum + n)); done < /task/numbers; echo $sum > /task/answer",
+    "vandal": "rm -rf /task/numbers; echo broken > /task/answer",
     "sleeper": "sleep 1000",
 }
 
@@ -60,7 +60,7 @@ async def attempt(name: str, script: str, root: orlop.aio.AsyncPrepared, seconds
     except TimeoutError:
         end = "timeout"
     took = time.perf_counter() - begin
-    grade = await root.run(["sh", "/work/grade"], isolate=True)
+    grade = await root.run(["sh", "/task/grade"], isolate=True)
     return Attempt(name=name, root=root, score=int(grade.stdout or 0), seconds=took, end=end)
 
 
@@ -73,9 +73,9 @@ async def best_of(args: argparse.Namespace, candidates: dict[str, str]) -> orlop
         )
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="best-of-")))
         base = await stack.enter_async_context(store.prepare(args.image, work / "base", mount=True))
-        (work / "base/work").mkdir()
-        (work / "base/work/numbers").write_text(NUMBERS)
-        (work / "base/work/grade").write_text(GRADE)
+        (work / "base/task").mkdir()
+        (work / "base/task/numbers").write_text(NUMBERS)
+        (work / "base/task/grade").write_text(GRADE)
 
         begin = time.perf_counter()
         forks = await base.fork(*(work / name for name in candidates), mount=True)

@@ -88,10 +88,10 @@ def examples(store_dirs: StoreDirs, registry: Registry) -> Examples:
 def candidates(folder: Path) -> Path:
     """Of the example's own, those that end by themselves: no test depends on how fast they are."""
     folder.mkdir()
-    (folder / "lazy.sh").write_text("echo 42 > /work/answer")
-    right = "sum=0; while read n; do sum=$((sum + n)); done < /work/numbers; echo $sum > /work/answer"
+    (folder / "lazy.sh").write_text("echo 42 > /task/answer")
+    right = "sum=0; while read n; do sum=$((sum + n)); done < /task/numbers; echo $sum > /task/answer"
     (folder / "right.sh").write_text(right)
-    (folder / "vandal.sh").write_text("rm -rf /work/numbers; exit 3")
+    (folder / "vandal.sh").write_text("rm -rf /task/numbers; exit 3")
     return folder
 
 
@@ -104,7 +104,7 @@ def test_the_best_of_some_attempts_is_kept(examples: Examples, name: str) -> Non
     assert said[-1] == "kept as localhost/best:1"
     # And it is an image as others are
     with orlop.open(examples.dirs.root, examples.dirs.run) as store:
-        assert b"".join(store.cat("localhost/best:1", "/work/answer")) == b"29\n"
+        assert b"".join(store.cat("localhost/best:1", "/task/answer")) == b"29\n"
         assert store.prepared() == []
 
 
