@@ -97,7 +97,7 @@ class Job:
 
     def read_layers(self, wanted: list[tuple[str, BlobLayer]], *, verify: bool) -> None:
         """Bring in the layers of an image, named by their paths in the archive; one is open at a time."""
-        least = self.ingest.least_size([blob for _, blob in wanted])
+        least = self.ingest.present.least_size([blob for _, blob in wanted])
         for _, blob in wanted:
             self.call.observer.progress(Progress(item=blob.digest, phase="waiting", total=blob.size))
         with needing(self.core.layout.root, least, self.what, by_workers=True):

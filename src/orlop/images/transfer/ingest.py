@@ -31,6 +31,7 @@ from orlop.images.fetching.download import Download, Wanted
 from orlop.images.fetching.following import following
 from orlop.images.space import is_full, needing
 from orlop.images.transfer.filerange import verify_range
+from orlop.images.transfer.present import BlobLayer, Present
 from orlop.images.transfer.publish import publish
 from orlop.images.transfer.turns import FINISHING, Gathering, Turn
 from orlop.images.transfer.writeback import WriteBack
@@ -42,7 +43,7 @@ from orlop.metadata import layers
 from orlop.metadata.db import Transaction
 from orlop.metadata.layers import LayerBlob, LayerRow
 from orlop.observe import Call, Progress, Rate, Steps, count, reached, result_of, stepped
-from orlop.spec.digest import DiffID, Digest
+from orlop.spec.digest import DiffID
 from orlop.spec.reference import Reference
 from orlop.values import dataclass
 
@@ -50,20 +51,6 @@ __all__ = ["BlobLayer", "LayerIngest"]
 
 SMALL = 16 << 20  # bytes of a tar that takes the disk less time than the commits around it
 HEAD = 64 << 10  # bytes at a tar's start in which a file system's superblock would lie
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlobLayer:
-    """A layer as an image's manifest and config describe it together.
-
-    ``urls`` are where it may be had if its registry has it not; empty unless the settings allow that.
-    """
-
-    digest: Digest
-    size: int
-    media_type: str
-    diff_id: DiffID
-    urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +72,7 @@ class LayerIngest:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.present = Present(core)
 
     # -- from a registry ------------------------------------------------------------------------
 
@@ -112,8 +100,14 @@ class LayerIngest:
             found = {}
             meanwhile()
         gone = {layer.diff_id for layer in missing}
-        self._remember_source(ref, [layer for layer in distinct.values() if layer.diff_id not in gone], call)
+        self.present.remember_source(
+            ref, [layer for layer in distinct.values() if layer.diff_id not in gone], call
+        )
         return found
+
+    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
+        """Put a lease on what counts as there; a repair asks more of it."""
+        return self.present.keep(wanted, call, lease)
 
     def _fetch_missing(
         self,
@@ -180,80 +174,9 @@ class LayerIngest:
                     found[layer.diff_id] = index
             if failure is not None:
                 if isinstance(failure, Cancelled | DeadlineExceeded | Unavailable):
-                    self._tell_kept(failure, missing)
+                    self.present.tell_kept(failure, missing)
                 raise failure
         return found
-
-    def _tell_kept(self, failure: Error, missing: list[BlobLayer]) -> None:
-        """Say in an error how much of what was to be fetched is there, to go on from."""
-        blobs = self._core.blobs
-        kept = sum(
-            layer.size if self._is_there(layer) else min(blobs.bytes_of_ingest(layer.digest), layer.size)
-            for layer in missing
-        )
-        failure.details.update(kept=str(kept), wanted=str(sum(layer.size for layer in missing)))
-        if kept and not failure.hint:
-            failure.hint = "what was fetched is kept: the next pull goes on from there"
-
-    def least_size(self, wanted: list[BlobLayer]) -> int:
-        """The bytes that the layers of a list which are not there will take, at least."""
-
-        def body(tx: Transaction) -> int:
-            distinct = {layer.diff_id: layer.size for layer in wanted}
-            return sum(size for diff_id, size in distinct.items() if layers.get_layer(tx, diff_id) is None)
-
-        return self._core.db.read(body)
-
-    def _remember_source(self, ref: Reference, present: list[BlobLayer], call: Call) -> None:
-        """Blobs of layers that were there before, and that are known, are at ``ref``, too."""
-
-        def new(tx: Transaction) -> list[BlobLayer]:
-            where = (ref.registry, ref.repository)
-            return [
-                layer
-                for layer in present
-                if any(blob.digest == layer.digest for blob in layers.blobs_of_layer(tx, layer.diff_id))
-                and where not in layers.sources_of(tx, layer.digest)
-            ]
-
-        def body(tx: Transaction) -> None:
-            for layer in new(tx):
-                layers.add_source(tx, layer.digest, ref.registry, ref.repository)
-
-        if present and self._core.db.read(new):
-            self._core.db.write(body, call=call)
-
-    def _is_there(self, layer: BlobLayer) -> bool:
-        return self._core.db.read(lambda tx: layers.get_layer(tx, layer.diff_id)) is not None
-
-    def _keep_present(self, wanted: list[BlobLayer], call: Call, lease: Lease) -> list[BlobLayer]:
-        """Put a lease on the layers that are there; returns the others.
-
-        That a layer which is there also comes as the blob of this manifest is not remembered: nobody has
-        looked, and a push must not name a blob for it that a stranger made up.
-        """
-
-        def body(tx: Transaction) -> list[BlobLayer]:
-            missing: list[BlobLayer] = []
-            for layer in wanted:
-                if layers.get_layer(tx, layer.diff_id) is None:
-                    missing.append(layer)
-                else:
-                    lease.add(tx, "layer", layer.diff_id)
-            return missing
-
-        missing = wanted
-        if self._core.db.read(
-            lambda tx: any(layers.get_layer(tx, layer.diff_id) is not None for layer in wanted)
-        ):
-            lease.mark_used()
-            missing = self._core.db.write(body, call=call)
-        gone = {layer.diff_id for layer in missing}
-        for layer in wanted:
-            if layer.diff_id not in gone:
-                call.observer.progress(_progress(layer.digest, "exists", layer.size, layer.size))
-                count("layers_reused")
-        return missing
 
     def _fetch(self, layer: BlobLayer, job: _Job) -> LayerIndex | None:
         """One layer, unless somebody else brings it first."""
@@ -270,7 +193,7 @@ class LayerIngest:
                 ),
                 core.locked("layer", layer.diff_id.hex, call=call, attempted=what),
             ):
-                if self._is_there(layer) and not self._keep_present([layer], call, job.lease):
+                if self.present.has(layer) and not self._keep_present([layer], call, job.lease):
                     return None
                 with core.blobs.ingest(layer.digest) as ingest:
                     try:
